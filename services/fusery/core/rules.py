@@ -1,0 +1,61 @@
+"""The names of every choice of algorithm. The functions stand in the module of their subject, in a dict by these names.
+
+Here and not there, because a run's YAML is checked by these names in milliseconds, without numpy or torch.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Positions(StrEnum):
+    """Which source row speaks about which target position (method: sequence dimension)."""
+
+    BOUNDARY = "boundary"
+    MINED = "mined"
+
+
+class Vocabulary(StrEnum):
+    """How source tokens become target tokens, or cells of both (method: vocabulary dimension)."""
+
+    PARTITION = "partition"
+    FIRST_PIECE = "first_piece"
+    MINED = "mined"
+    EXACT = "exact"
+
+
+class Fallback(StrEnum):
+    """What a target position without evidence gets under `mined` positions."""
+
+    NONE = "none"
+    NEXT_TOKEN = "next_token"
+
+
+class FusionRule(StrEnum):
+    """How the aligned distributions of several sources become one."""
+
+    MIN_CE = "min_ce"
+    AVG_CE = "avg_ce"
+
+
+class Quality(StrEnum):
+    """What a source's quality on a document is measured in; lower is better."""
+
+    BITS_PER_BYTE = "bits_per_byte"
+    TOKEN_CE = "token_ce"
+
+
+class Tail(StrEnum):
+    """What becomes of the probability mass outside the kept k entries."""
+
+    TAIL = "tail"
+    RENORMALISE = "renormalise"
+    DROP = "drop"
+
+
+class Dtype(StrEnum):
+    """Number format of weights and activations."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"

@@ -1,0 +1,123 @@
+"""Vocabulary maps: what a source's tokens say in terms of the target's vocabulary.
+
+One form for all rules: both vocabularies are mapped into cells. Under `partition` a cell is a set of source
+tokens and a set of target tokens that are the same event; under the token-valued rules a cell is one target
+token. Either way mass of source cell c supervises the target's mass of cell c, so alignment, fusion and loss
+know one case only. A map is static per pair of tokenizers: built once, in seconds, and stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from rapidfuzz.distance import Levenshtein
+from rapidfuzz.process import cdist
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from fusery.core.rules import Vocabulary
+from fusery.core.tokens import ByteTokenizer
+from fusery.core.topk import PAD, IntArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VocabularyMap:
+    """cell_of_source int64 [source V] and cell_of_target int64 [target V], PAD for tokens in no cell."""
+
+    cell_of_source_V: IntArray
+    cell_of_target_V: IntArray
+    cells: int
+
+
+def build(rule: Vocabulary, source: ByteTokenizer, target: ByteTokenizer) -> VocabularyMap:
+    """The map from `source` to `target` under `rule`; special tokens are in no cell."""
+    return _BUILDERS[rule](source, target)
+
+
+def _partition(source: ByteTokenizer, target: ByteTokenizer) -> VocabularyMap:
+    """Connected components of: source token t — first target token of t's bytes, and the other way round."""
+    source_ids, source_bytes = _ordinary_tokens(source)
+    target_ids, target_bytes = _ordinary_tokens(target)
+    if source.fingerprint == target.fingerprint:
+        edges_source, edges_target = source_ids, target_ids
+    else:
+        forward, backward = target.first_tokens(source_bytes), source.first_tokens(target_bytes)
+        edges_source = np.concatenate([source_ids[forward >= 0], backward[backward >= 0]])
+        edges_target = np.concatenate([forward[forward >= 0], target_ids[backward >= 0]])
+    nodes = source.size + target.size
+    graph = coo_array((np.ones(len(edges_source), np.int8), (edges_source, source.size + edges_target)), (nodes, nodes))
+    _, component = connected_components(graph, directed=False)
+    in_edge = np.zeros(nodes, bool)
+    in_edge[edges_source] = in_edge[source.size + edges_target] = True
+    component = np.where(in_edge, component, PAD).astype(np.int64)
+    return _numbered(component[: source.size], component[source.size :])
+
+
+def _numbered(component_of_source: IntArray, component_of_target: IntArray) -> VocabularyMap:
+    """Cells numbered by their smallest target id, so that the numbering depends on the tokenizers alone."""
+    present = component_of_target[component_of_target != PAD]
+    distinct, first = np.unique(present, return_index=True)
+    rank = np.empty(len(distinct), np.int64)
+    rank[np.argsort(first)] = np.arange(len(distinct))
+    number = np.full(max(component_of_source.max(), component_of_target.max()) + 2, PAD, np.int64)
+    number[distinct] = rank
+    # PAD (−1) indexes the last element of `number`, which stays PAD.
+    return VocabularyMap(number[component_of_source], number[component_of_target], len(distinct))
+
+
+def _first_piece(source: ByteTokenizer, target: ByteTokenizer) -> VocabularyMap:
+    ids, spelled = _ordinary_tokens(source)
+    images = ids if source.fingerprint == target.fingerprint else target.first_tokens(spelled)
+    return _token_valued(source, target, ids, images)
+
+
+def _exact(source: ByteTokenizer, target: ByteTokenizer) -> VocabularyMap:
+    ids, spelled = _ordinary_tokens(source)
+    target_ids, target_bytes = _ordinary_tokens(target)
+    id_of: dict[bytes, int] = {}
+    for index, token in zip(target_ids.tolist(), target_bytes, strict=True):
+        id_of.setdefault(token, index)
+    return _token_valued(source, target, ids, np.asarray([id_of.get(token, PAD) for token in spelled], np.int64))
+
+
+def _mined(source: ByteTokenizer, target: ByteTokenizer) -> VocabularyMap:
+    """Exact, else the target token at the least Levenshtein distance of the bytes; ties go to the smaller id."""
+    exact = _exact(source, target)
+    ids, spelled = _ordinary_tokens(source)
+    target_ids, target_bytes = _ordinary_tokens(target)
+    images = exact.cell_of_source_V[ids]
+    rest = np.flatnonzero(images == PAD)
+    for rows in np.array_split(rest, max(1, len(rest) // 512)):
+        if len(rows):
+            queries = [spelled[row] for row in rows]
+            distances = cdist(queries, target_bytes, scorer=Levenshtein.distance, dtype=np.int32)
+            images[rows] = target_ids[distances.argmin(axis=1)]
+    return _token_valued(source, target, ids, images)
+
+
+def _token_valued(source: ByteTokenizer, target: ByteTokenizer, ids: IntArray, images: IntArray) -> VocabularyMap:
+    cell_of_source = np.full(source.size, PAD, np.int64)
+    cell_of_source[ids] = images
+    return VocabularyMap(cell_of_source, np.arange(target.size, dtype=np.int64), target.size)
+
+
+def _ordinary_tokens(tokenizer: ByteTokenizer) -> tuple[IntArray, list[bytes]]:
+    """Ids, ascending, and bytes of the tokens that spell something.
+
+    A byte-fallback token counts only if no ordinary token spells its byte: a map that lets "<0x61>" stand
+    for "a" puts mass on tokens that the tokenizer never emits.
+    """
+    fallback = tokenizer.byte_fallback_ids
+    single = {token for i, token in enumerate(tokenizer.token_bytes) if token and len(token) == 1 and i not in fallback}
+    kept = [(i, t) for i, t in enumerate(tokenizer.token_bytes) if t and not (i in fallback and t in single)]
+    return np.asarray([i for i, _ in kept], np.int64), [token for _, token in kept]
+
+
+_BUILDERS: dict[Vocabulary, Callable[[ByteTokenizer, ByteTokenizer], VocabularyMap]] = {
+    Vocabulary.PARTITION: _partition,
+    Vocabulary.FIRST_PIECE: _first_piece,
+    Vocabulary.MINED: _mined,
+    Vocabulary.EXACT: _exact,
+}

@@ -1,0 +1,78 @@
+"""One tree of errors, by whose fault it is and whether a retry helps.
+
+The class alone decides three things: the exit code of a command, the gRPC status of an answer, and
+whether a task is worth another attempt. Messages say what, got, expected, and what to do.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class FuseryError(Exception):
+    """Every error that fusery raises on purpose; anything else is a defect."""
+
+    exit_code: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+
+class InvalidInput(FuseryError):
+    """What the caller gave is wrong; the same input fails again."""
+
+    exit_code = 2
+
+
+class ConfigError(InvalidInput):
+    """A run's YAML or a setting is wrong: names the file, the line and the key."""
+
+
+class ModelError(InvalidInput):
+    """A model or its tokenizer can't be used: missing, unknown, pickle-only, without a fast form."""
+
+
+class CorpusError(InvalidInput):
+    """Documents are missing, unreadable or empty."""
+
+
+class AddressError(InvalidInput):
+    """An address given to a run does not answer; found out before any work."""
+
+
+class Mismatch(InvalidInput):
+    """Two things that must belong together don't: a fingerprint, a digest, a partition."""
+
+
+class TooLarge(InvalidInput):
+    """A request is over a limit that the message names."""
+
+
+class Unavailable(FuseryError):
+    """Something is not there now and may be soon: loading, draining, restarting."""
+
+    retryable = True
+
+
+class Overloaded(Unavailable):
+    """A queue is full; try again after a pause."""
+
+
+class Corrupt(FuseryError):
+    """Bytes that are not what their checksum says; `artefact`, where it has a name, is made again."""
+
+    retryable = True
+
+    def __init__(self, message: str, artefact: str | None = None) -> None:
+        super().__init__(message)
+        self.artefact = artefact
+
+
+class Degraded(FuseryError):
+    """Part of a run failed for good; everything else is done and kept."""
+
+    exit_code = 3
+
+
+class Interrupted(FuseryError):
+    """The user stopped the run; the same command takes it up again."""
+
+    exit_code = 130

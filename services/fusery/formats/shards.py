@@ -1,0 +1,238 @@
+"""Shards: Parquet files with one row per document, the form of everything between two hops.
+
+Parquet with zstd, so that pandas, DuckDB and `datasets` open them. Ragged arrays are list columns, flat within
+the file: numpy arrays go in and out by offsets, without a Python object per entry. The schema's metadata says
+the kind, the format version and what the ids mean; another kind, version or fingerprint is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fusery.core.fusion import AlignedSource, Evidence
+from fusery.core.topk import PAD, FloatArray, IntArray, TopK
+from fusery.core.vocab import VocabularyMap
+from fusery.errors import Corrupt, Mismatch
+
+FORMAT_VERSION = 1
+Meta = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusDocument:
+    doc_id: str
+    domain: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CapturedDocument:
+    """A source's top-k over one document: tokens and byte ends int64 [T], top-k [T, K], next-token log-probs [T]."""
+
+    doc_id: str
+    token_ids_T: IntArray
+    byte_ends_T: IntArray
+    top: TopK
+    next_log_probs_T: FloatArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class AlignedDocument:
+    """A captured document at the target's positions; `target_tokens` is the number of target tokens."""
+
+    doc_id: str
+    domain: str
+    target_tokens: int
+    source: AlignedSource
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FusedDocument:
+    """What the trainer reads: the target's tokens int64 [N] and the evidence at its positions."""
+
+    doc_id: str
+    domain: str
+    token_ids_N: IntArray
+    evidence: Evidence
+
+
+def write_corpus(documents: Sequence[CorpusDocument], meta: Meta) -> bytes:
+    columns = {name: pa.array([getattr(d, name) for d in documents], pa.string()) for name in ("doc_id", "domain", "text")}
+    return _write("corpus", columns, meta)
+
+
+def read_corpus(content: bytes) -> list[CorpusDocument]:
+    table, _ = _read("corpus", content)
+    rows = zip(*(table[name].to_pylist() for name in ("doc_id", "domain", "text")), strict=True)
+    return [CorpusDocument(*row) for row in rows]
+
+
+def write_captured(documents: Sequence[CapturedDocument], meta: Meta, log_probs: str) -> bytes:
+    """`log_probs`: float16 or float32, how the top-k's log-probabilities are kept."""
+    number = np.dtype(log_probs)
+    columns = {
+        "doc_id": pa.array([d.doc_id for d in documents], pa.string()),
+        "token_ids": _lists([d.token_ids_T for d in documents], np.uint32),
+        "byte_ends": _lists([d.byte_ends_T for d in documents], np.uint32),
+        "next_log_probs": _lists([d.next_log_probs_T for d in documents], np.float32),
+        "top_ids": _lists([d.top.ids_RK.ravel() for d in documents], np.uint32),
+        "top_log_probs": _lists([d.top.log_probs_RK.ravel() for d in documents], number),
+    }
+    return _write("captured", columns, meta | {"top_k": documents[0].top.k if documents else 0})
+
+
+def read_captured(content: bytes, expect: Meta | None = None) -> list[CapturedDocument]:
+    table, meta = _read("captured", content, expect)
+    k = int(meta["top_k"])
+    ids, ends = _arrays(table, "token_ids", np.int64), _arrays(table, "byte_ends", np.int64)
+    following = _arrays(table, "next_log_probs", np.float32)
+    top_ids, top_log_probs = _arrays(table, "top_ids", np.int64), _arrays(table, "top_log_probs", np.float32)
+    return [
+        CapturedDocument(
+            doc_id, ids[i], ends[i], TopK(top_ids[i].reshape(-1, k), top_log_probs[i].reshape(-1, k)), following[i]
+        )
+        for i, doc_id in enumerate(table["doc_id"].to_pylist())
+    ]
+
+
+def write_aligned(documents: Sequence[AlignedDocument], meta: Meta) -> bytes:
+    sources = [d.source for d in documents]
+    columns = {
+        "doc_id": pa.array([d.doc_id for d in documents], pa.string()),
+        "domain": pa.array([d.domain for d in documents], pa.string()),
+        "target_tokens": pa.array([d.target_tokens for d in documents], pa.uint32()),
+        "quality": pa.array([s.quality for s in sources], pa.float64()),
+        "positions": _lists([s.positions_R for s in sources], np.uint32),
+        **_top_columns([s.top for s in sources]),
+    }
+    return _write("aligned", columns, meta)
+
+
+def read_aligned(content: bytes, expect: Meta | None = None) -> list[AlignedDocument]:
+    table, _ = _read("aligned", content, expect)
+    positions, tops = _arrays(table, "positions", np.int64), _tops(table)
+    plain = zip(*(table[n].to_pylist() for n in ("doc_id", "domain", "target_tokens", "quality")), strict=True)
+    return [
+        AlignedDocument(doc_id, domain, tokens, AlignedSource(positions[i], tops[i], quality))
+        for i, (doc_id, domain, tokens, quality) in enumerate(plain)
+    ]
+
+
+def write_fused(documents: Sequence[FusedDocument], meta: Meta) -> bytes:
+    evidence = [d.evidence for d in documents]
+    columns = {
+        "doc_id": pa.array([d.doc_id for d in documents], pa.string()),
+        "domain": pa.array([d.domain for d in documents], pa.string()),
+        "token_ids": _lists([d.token_ids_N for d in documents], np.uint32),
+        "positions": _lists([e.positions_R for e in evidence], np.uint32),
+        "sources": _lists([e.sources_R for e in evidence], np.uint8),
+        "weights": _lists([e.weights_R for e in evidence], np.float32),
+        **_top_columns([e.top for e in evidence]),
+    }
+    return _write("fused", columns, meta)
+
+
+def read_fused(content: bytes, expect: Meta | None = None) -> list[FusedDocument]:
+    table, _ = _read("fused", content, expect)
+    token_ids, positions = _arrays(table, "token_ids", np.int64), _arrays(table, "positions", np.int64)
+    sources, weights = _arrays(table, "sources", np.int64), _arrays(table, "weights", np.float32)
+    tops = _tops(table)
+    plain = zip(table["doc_id"].to_pylist(), table["domain"].to_pylist(), strict=True)
+    return [
+        FusedDocument(doc_id, domain, token_ids[i], Evidence(positions[i], sources[i], weights[i], tops[i]))
+        for i, (doc_id, domain) in enumerate(plain)
+    ]
+
+
+def write_vocabulary_map(vocabulary: VocabularyMap, meta: Meta) -> bytes:
+    columns = {
+        "cell_of_source": _lists([vocabulary.cell_of_source_V], np.int32),
+        "cell_of_target": _lists([vocabulary.cell_of_target_V], np.int32),
+        "cells": pa.array([vocabulary.cells], pa.int64()),
+    }
+    return _write("vocabulary-map", columns, meta)
+
+
+def read_vocabulary_map(content: bytes, expect: Meta | None = None) -> VocabularyMap:
+    table, _ = _read("vocabulary-map", content, expect)
+    source, target = _arrays(table, "cell_of_source", np.int64)[0], _arrays(table, "cell_of_target", np.int64)[0]
+    return VocabularyMap(source, target, table["cells"][0].as_py())
+
+
+def _top_columns(tops: Sequence[TopK]) -> dict[str, pa.Array]:
+    """Ragged top-k: entries of each row (uint16), then the present entries of all rows, flat."""
+    present = [top.ids_RK != PAD for top in tops]
+    return {
+        "entries": _lists([mask.sum(axis=1) for mask in present], np.uint16),
+        "ids": _lists([top.ids_RK[mask] for top, mask in zip(tops, present, strict=True)], np.uint32),
+        "log_probs": _lists([top.log_probs_RK[mask] for top, mask in zip(tops, present, strict=True)], np.float32),
+    }
+
+
+def _tops(table: pa.Table) -> list[TopK]:
+    entries = _arrays(table, "entries", np.int64)
+    k = max((int(counts.max()) for counts in entries if len(counts)), default=0)
+    flat = zip(entries, _arrays(table, "ids", np.int64), _arrays(table, "log_probs", np.float32), strict=True)
+    return [_padded(counts, ids, log_probs, k) for counts, ids, log_probs in flat]
+
+
+def _padded(counts: IntArray, ids: IntArray, log_probs: FloatArray, k: int) -> TopK:
+    present = np.arange(k) < counts[:, None]
+    ids_RK, log_probs_RK = np.full(present.shape, PAD, np.int64), np.full(present.shape, -np.inf, np.float32)
+    ids_RK[present], log_probs_RK[present] = ids, log_probs
+    return TopK(ids_RK, log_probs_RK)
+
+
+def _lists(arrays: Sequence[npt.NDArray[Any]], dtype: npt.DTypeLike) -> pa.Array:
+    """A list column from one 1-D array per document."""
+    offsets = np.concatenate([[0], np.cumsum([len(array) for array in arrays])]).astype(np.int64)
+    values = np.concatenate(arrays).astype(dtype) if len(arrays) else np.zeros(0, dtype)
+    return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+def _arrays(table: pa.Table, column: str, dtype: npt.DTypeLike) -> list[npt.NDArray[Any]]:
+    """One 1-D array per document of a list column."""
+    lists = table[column].combine_chunks()
+    values = lists.values.to_numpy(zero_copy_only=False).astype(dtype)
+    return np.split(values, lists.offsets.to_numpy()[1:-1]) if len(lists) else []
+
+
+def _write(kind: str, columns: dict[str, pa.Array], meta: Meta) -> bytes:
+    header = {"kind": kind, "format_version": FORMAT_VERSION, **meta}
+    table = pa.table(columns).replace_schema_metadata({"fusery": json.dumps(header, sort_keys=True)})
+    sink = pa.BufferOutputStream()
+    # One row group: a shard is read whole; the same rows give the same bytes.
+    pq.write_table(table, sink, compression="zstd", row_group_size=max(1, table.num_rows))
+    content: bytes = sink.getvalue().to_pybytes()
+    return content
+
+
+def _read(kind: str, content: bytes, expect: Meta | None = None) -> tuple[pa.Table, Meta]:
+    """The table and its header.
+
+    Raises:
+        Corrupt: not a Parquet file of fusery's.
+        Mismatch: another kind or format version, or a header field that is not as in `expect`.
+    """
+    try:
+        table = pq.read_table(pa.BufferReader(content))
+        header: Meta = json.loads(table.schema.metadata[b"fusery"])
+    except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
+        raise Corrupt(f"not a {kind} shard: {error}") from error
+    for key, wanted in ({"kind": kind, "format_version": FORMAT_VERSION} | (expect or {})).items():
+        if header.get(key) != wanted:
+            raise Mismatch(f"{kind} shard: {key} is {header.get(key)!r}, expected {wanted!r}; make it again for this run")
+    return table, header
+
+
+def evidence_rows(documents: Iterable[FusedDocument]) -> int:
+    """Number of evidence rows in all documents."""
+    return sum(len(document.evidence.positions_R) for document in documents)

@@ -1,0 +1,1 @@
+"""The run: plan, coordinator, and the executors that carry it out."""

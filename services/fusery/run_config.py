@@ -1,0 +1,188 @@
+"""The experiment: one YAML, checked whole before any work, frozen, hashed.
+
+Everything that decides the bytes of an artefact stands here; addresses and folders (`services`) may
+stand here too but are left out of the digest, so that moving a run does not change it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from fusery.core.rules import Dtype, Fallback, FusionRule, Positions, Quality, Tail, Vocabulary
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")]
+
+
+class ModelSpec(_Section):
+    """A causal LM with a fast tokenizer and safetensors weights."""
+
+    model: str = Field(min_length=1)
+    """A folder (relative to the YAML file) or a Hugging Face Hub id."""
+    revision: str | None = None
+    """The Hub commit to use; pin it for runs that others repeat."""
+
+
+class SourceSpec(ModelSpec):
+    """One LLM whose knowledge is fused."""
+
+    name: Name
+    """A short name for tables, metrics and folders: lower case, digits, '-'."""
+    address: str | None = None
+    """host:port of a running source server. Without it the run starts one on this machine."""
+    dtype: Dtype = Dtype.FLOAT32
+
+
+class CorpusFile(_Section):
+    """A JSONL or text file, optionally compressed (.gz), or a folder of text files."""
+
+    path: str = Field(min_length=1)
+    domain: str | None = None
+    """The domain of every document here; without it, the `domain` column, else 'all'."""
+    text_column: str = "text"
+
+
+class CorpusSpec(_Section):
+    """The documents to fuse on, and the held-out documents to measure on."""
+
+    train: tuple[CorpusFile, ...] = Field(min_length=1)
+    held_out: tuple[CorpusFile, ...] = Field(min_length=1)
+    max_document_bytes: int = Field(default=4096, ge=16, le=1_000_000)
+    """Longer documents are split, at white space where there is any; every source's context must hold one."""
+    max_train_documents: int | None = Field(default=None, ge=1)
+    """Use only so many documents (after splitting), chosen by seed; None: all."""
+    shard_documents: int = Field(default=256, ge=1)
+
+
+class CaptureSpec(_Section):
+    """What is kept of each source's distributions."""
+
+    top_k: int = Field(default=64, ge=1, le=4096)
+    """Entries kept per position. Choose by the captured mass that the coverage table reports."""
+    log_probs: Literal["float16", "float32"] = "float16"
+    batch_bytes: int = Field(default=16_384, ge=1)
+    """Text bytes in one request, about four times its tokens. A request is one batch of the model."""
+
+
+class AlignmentSpec(_Section):
+    """How a source's positions and vocabulary are mapped to the target's."""
+
+    positions: Positions = Positions.BOUNDARY
+    vocabulary: Vocabulary = Vocabulary.PARTITION
+    fallback: Fallback = Fallback.NONE
+
+
+class FusionSpec(_Section):
+    """How aligned distributions are fused."""
+
+    rule: FusionRule = FusionRule.MIN_CE
+    quality: Quality = Quality.BITS_PER_BYTE
+    temperature: float = Field(default=1.0, gt=0)
+    """τ of AvgCE's weights softmax(−c/τ)."""
+
+
+class TrainingSpec(_Section):
+    """Continual training of the target: λ·CLM + (1−λ)·fusion. Defaults: the paper's values."""
+
+    clm_weight: float = Field(default=0.9, ge=0, le=1)
+    """λ, the weight of the causal-LM loss at positions with evidence; without evidence it is 1."""
+    tail: Tail = Tail.TAIL
+    epochs: int = Field(default=1, ge=1)
+    sequence_length: int = Field(default=2048, ge=8)
+    batch_sequences: int = Field(default=128, ge=1)
+    """Packed sequences per optimizer step, over all processes."""
+    micro_batch_sequences: int | None = Field(default=None, ge=1)
+    """Sequences in one forward pass; None: the whole batch."""
+    learning_rate: float = Field(default=1e-5, gt=0)
+    clm_learning_rate: float | None = Field(default=None, gt=0)
+    """Learning rate of the CLM baseline, so that it can be tuned as carefully; None: the same."""
+    min_learning_rate_ratio: float = Field(default=0.0, ge=0, le=1)
+    warmup_ratio: float = Field(default=0.008, ge=0, lt=1)
+    weight_decay: float = Field(default=0.1, ge=0)
+    beta1: float = Field(default=0.9, ge=0, lt=1)
+    beta2: float = Field(default=0.95, ge=0, lt=1)
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every_steps: int = Field(default=200, ge=1)
+    keep_checkpoints: int = Field(default=2, ge=1)
+
+
+class EvaluationSpec(_Section):
+    """What the fused model is compared with."""
+
+    clm_baseline: bool = True
+    """Also train the target with CLM alone on the same tokens and steps."""
+    batch_bytes: int = Field(default=16_384, ge=1)
+
+
+class RegistrySpec(_Section):
+    """Where the fused model is registered in MLflow."""
+
+    enabled: bool = True
+    model_name: str | None = Field(default=None, pattern=r"^[^/:]+$")
+    """Name of the registered model; None: the run's name."""
+    alias: str = Field(default="candidate", pattern=r"^[a-z][a-z0-9_-]*$")
+
+
+class ServicesSpec(_Section):
+    """The place: left out of the run's digest; the environment (FUSERY_…) overrides it."""
+
+    store: str = "fusery-store"
+    """Folder (relative to the YAML file) or fsspec URL of captures, shards and runs."""
+    broker_url: str | None = None
+    """redis://… of a broker of your own; keep passwords out of here: use FUSERY_BROKER_URL."""
+    tracking_uri: str | None = None
+    workers: int = Field(default=2, ge=1, le=256)
+    """Processes of the embedded worker."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of each embedded source server and trainer; None: cores shared evenly."""
+    parallel_trainers: bool = True
+    """Train the fused model and the CLM baseline at the same time."""
+
+
+class RunConfig(_Section):
+    """A whole run. `fusery schema` prints this as JSON Schema."""
+
+    name: Name
+    seed: int = Field(default=0, ge=0)
+    target: ModelSpec
+    sources: tuple[SourceSpec, ...] = Field(min_length=1)
+    corpus: CorpusSpec
+    capture: CaptureSpec = CaptureSpec()
+    alignment: AlignmentSpec = AlignmentSpec()
+    fusion: FusionSpec = FusionSpec()
+    training: TrainingSpec = TrainingSpec()
+    evaluation: EvaluationSpec = EvaluationSpec()
+    registry: RegistrySpec = RegistrySpec()
+    services: ServicesSpec = ServicesSpec()
+
+    @model_validator(mode="after")
+    def _names_are_distinct(self) -> RunConfig:
+        names = [source.name for source in self.sources]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"sources: the name {twice[0]!r} stands twice; give every source its own name")
+        return self
+
+    def digest(self) -> str:
+        """SHA-256 (hex) of everything but `services`."""
+        content = self.model_dump(mode="json", exclude={"services": True})
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def run_id(self) -> str:
+        return f"{self.name}-{self.digest()[:10]}"
+
+    @property
+    def registered_name(self) -> str:
+        return self.registry.model_name or self.name
+
+

@@ -1,0 +1,129 @@
+"""Reading a run's YAML: every mistake is named with file, line, key and the nearest known key."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from fusery.errors import ConfigError
+from fusery.run_config import RunConfig
+
+Place = tuple[str | int, ...]
+_HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFile:
+    """A checked run and the file that it comes from; relative paths in it are relative to the file's folder."""
+
+    config: RunConfig
+    path: Path
+
+    def resolve(self, path: str) -> str:
+        """`path` made absolute against the file's folder, unless it is a URL."""
+        return path if "://" in path else str((self.path.parent / Path(path).expanduser()).resolve())
+
+    def model(self, name: str) -> str:
+        """A model's folder, made absolute, where there is one; else `name`, a Hub id.
+
+        Raises:
+            ConfigError: neither a folder nor the form of a Hub id.
+        """
+        folder = Path(self.resolve(name))
+        if folder.is_dir():
+            return str(folder)
+        if _HUB_ID.match(name) and not name.startswith("."):
+            return name
+        raise ConfigError(f"{self.path}: model {name!r}: there is no folder {folder}; make it first, or name a Hub id")
+
+    @property
+    def store(self) -> str:
+        return self.resolve(self.config.services.store)
+
+
+def read_run_file(path: Path) -> RunFile:
+    """The run that `path` describes, checked whole.
+
+    Raises:
+        ConfigError: one line per mistake, each with file, line and key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}; expected a run's YAML file") from error
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        raise ConfigError(f"{where}: not YAML: {getattr(error, 'problem', error)}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping with the keys name, target, sources, corpus, …")
+    lines = dict(_lines(root, ()))
+    try:
+        return RunFile(RunConfig.model_validate(content), path.resolve())
+    except ValidationError as error:
+        messages = [_message(path, lines, detail) for detail in error.errors(include_url=False)]
+        raise ConfigError("\n".join(messages)) from error
+
+
+def _lines(node: yaml.Node | None, place: Place) -> Iterator[tuple[Place, int]]:
+    """The line of every key and item."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*place, key.value)
+            yield inner, key.start_mark.line + 1
+            yield from _lines(value, inner)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            inner = (*place, index)
+            yield inner, value.start_mark.line + 1
+            yield from _lines(value, inner)
+
+
+def _message(path: Path, lines: dict[Place, int], detail: ErrorDetails) -> str:
+    place: Place = tuple(detail["loc"])
+    line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), 1)
+    key = ".".join(str(part) for part in place) or "run"
+    if detail["type"] == "extra_forbidden":
+        known = list(_keys_at(RunConfig, place[:-1]))
+        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
+        return f"{path}:{line}: {key}: unknown key; {hint}"
+    if detail["type"] == "missing":
+        return f"{path}:{line}: {key}: missing; this key is required"
+    got = detail["input"]
+    shown = f", got {got!r}" if isinstance(got, str | int | float | bool | None) or got in ([], {}, ()) else ""
+    near = _nearest_choice(detail, got)
+    return f"{path}:{line}: {key}: {detail['msg'].removeprefix('Value error, ')}{shown}{near}"
+
+
+def _nearest_choice(detail: ErrorDetails, got: object) -> str:
+    choices = re.findall(r"'([^']+)'", str(detail.get("ctx", {}).get("expected", "")))
+    near = difflib.get_close_matches(str(got), choices, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def _keys_at(model: type[BaseModel], place: Sequence[str | int]) -> Iterator[str]:
+    """The known keys of the section at `place`."""
+    current: Any = model
+    for part in place:
+        if isinstance(part, str):
+            current = _section_of(current.model_fields[part].annotation)
+    yield from current.model_fields
+
+
+def _section_of(annotation: Any) -> Any:
+    """The section class inside an annotation such as tuple[SourceSpec, ...]."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(_section_of(inner) for inner in getattr(annotation, "__args__", ()) if inner is not Ellipsis)

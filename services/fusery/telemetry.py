@@ -1,0 +1,44 @@
+"""Logs of a process, set up once: lines for people or JSON for collectors, always on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+from fusery.errors import ConfigError
+
+
+class _JsonFormatter(logging.Formatter):
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "service": self._service,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False)
+
+
+def set_up_logging(service: str, level: str = "info", form: str = "text") -> None:
+    """One handler on stderr for the whole process; `form` is text or json.
+
+    Raises:
+        ConfigError: an unknown level or form.
+    """
+    if level.upper() not in logging.getLevelNamesMapping():
+        raise ConfigError(f"FUSERY_LOG_LEVEL is {level!r}; expected debug, info, warning or error")
+    if form not in ("text", "json"):
+        raise ConfigError(f"FUSERY_LOG_FORMAT is {form!r}; expected text or json")
+    handler = logging.StreamHandler(sys.stderr)
+    text = logging.Formatter(f"%(asctime)s {service} %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+    handler.setFormatter(_JsonFormatter(service) if form == "json" else text)
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

@@ -1,0 +1,29 @@
+"""What every test gets: one thread, no network, no settings of the machine's."""
+
+from __future__ import annotations
+
+import os
+
+# Before any library reads them.
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+for name in [name for name in os.environ if name.startswith("FUSERY_")]:
+    del os.environ[name]
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("fusery", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("fusery")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if not marked:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))

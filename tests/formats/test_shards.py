@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from strategies import texts, top_ks
+
+from fusery.core.fusion import AlignedSource, Evidence
+from fusery.core.topk import PAD, TopK
+from fusery.core.vocab import VocabularyMap
+from fusery.errors import Corrupt, Mismatch
+from fusery.formats import shards
+from fusery.formats.shards import AlignedDocument, CapturedDocument, CorpusDocument, FusedDocument
+
+
+def assert_same_top(one: TopK, other: TopK) -> None:
+    """Equal entries; the width may differ by absent entries."""
+    k = max(one.k, other.k)
+    for a, b in zip(_wide(one, k), _wide(other, k), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def _wide(top: TopK, k: int) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+    add = ((0, 0), (0, k - top.k))
+    return np.pad(top.ids_RK, add, constant_values=PAD), np.pad(top.log_probs_RK, add, constant_values=-np.inf)
+
+
+def captured(doc_id: str, tokens: int, k: int, seed: int = 0) -> CapturedDocument:
+    random = np.random.default_rng(seed)
+    log_probs = np.sort(np.log(random.dirichlet(np.ones(k + 1), tokens)[:, :k]), axis=1)[:, ::-1].astype(np.float32)
+    top = TopK(random.integers(0, 1000, (tokens, k)), np.ascontiguousarray(log_probs))
+    ends = np.cumsum(random.integers(0, 5, tokens))
+    return CapturedDocument(doc_id, random.integers(0, 9, tokens), ends, top, -random.random(tokens).astype(np.float32))
+
+
+@given(documents=st.lists(st.tuples(texts, texts, texts), max_size=5))
+def test_a_corpus_is_read_back_as_it_was(documents: list[tuple[str, str, str]]) -> None:
+    rows = [CorpusDocument(*document) for document in documents]
+    assert shards.read_corpus(shards.write_corpus(rows, {})) == rows
+
+
+@pytest.mark.parametrize("log_probs", ["float16", "float32"])
+def test_captures_are_read_back_as_precisely_as_they_were_kept(log_probs: str) -> None:
+    documents = [captured("a", 5, 3), captured("b", 1, 3, seed=1), captured("c", 9, 3, seed=2)]
+    back = shards.read_captured(shards.write_captured(documents, {"tokenizer": "t"}, log_probs), {"tokenizer": "t"})
+    for one, other in zip(documents, back, strict=True):
+        assert one.doc_id == other.doc_id
+        np.testing.assert_array_equal(one.token_ids_T, other.token_ids_T)
+        np.testing.assert_array_equal(one.byte_ends_T, other.byte_ends_T)
+        np.testing.assert_array_equal(one.next_log_probs_T, other.next_log_probs_T)
+        np.testing.assert_array_equal(one.top.ids_RK, other.top.ids_RK)
+        expected = one.top.log_probs_RK.astype(log_probs).astype(np.float32)
+        np.testing.assert_array_equal(expected, other.top.log_probs_RK)
+
+
+@given(tops=st.lists(top_ks(), min_size=1, max_size=4))
+def test_ragged_rows_are_read_back_as_they_were(tops: list[TopK]) -> None:
+    aligned = [
+        AlignedDocument(f"d{i}", "x", 9, AlignedSource(np.arange(top.rows), top, 1.5)) for i, top in enumerate(tops)
+    ]
+    for one, other in zip(aligned, shards.read_aligned(shards.write_aligned(aligned, {})), strict=True):
+        assert (one.doc_id, one.domain, one.target_tokens) == (other.doc_id, other.domain, other.target_tokens)
+        assert one.source.quality == other.source.quality
+        np.testing.assert_array_equal(one.source.positions_R, other.source.positions_R)
+        assert_same_top(one.source.top, other.source.top)
+
+
+@given(top=top_ks())
+def test_fused_documents_are_read_back_as_they_were(top: TopK) -> None:
+    rows = np.arange(top.rows)
+    evidence = Evidence(rows, rows % 3, np.full(top.rows, 0.5, np.float32), top)
+    document = FusedDocument("d", "x", np.arange(20), evidence)
+    [back] = shards.read_fused(shards.write_fused([document], {}))
+    np.testing.assert_array_equal(back.token_ids_N, document.token_ids_N)
+    np.testing.assert_array_equal(back.evidence.positions_R, evidence.positions_R)
+    np.testing.assert_array_equal(back.evidence.sources_R, evidence.sources_R)
+    np.testing.assert_array_equal(back.evidence.weights_R, evidence.weights_R)
+    assert_same_top(back.evidence.top, top)
+
+
+def test_a_vocabulary_map_is_read_back_as_it_was() -> None:
+    vocabulary = VocabularyMap(np.array([0, PAD, 1]), np.array([1, 0, PAD, 1]), 2)
+    back = shards.read_vocabulary_map(shards.write_vocabulary_map(vocabulary, {}))
+    np.testing.assert_array_equal(back.cell_of_source_V, vocabulary.cell_of_source_V)
+    np.testing.assert_array_equal(back.cell_of_target_V, vocabulary.cell_of_target_V)
+    assert back.cells == 2
+
+
+def test_the_same_rows_give_the_same_bytes() -> None:
+    documents = [captured("a", 5, 3), captured("b", 7, 3)]
+    assert shards.write_captured(documents, {}, "float16") == shards.write_captured(documents, {}, "float16")
+
+
+def test_any_parquet_reader_opens_a_shard() -> None:
+    table = pq.read_table(io.BytesIO(shards.write_captured([captured("a", 5, 3)], {}, "float16")))
+    frame = table.to_pandas()
+    assert frame["doc_id"].tolist() == ["a"]
+    assert len(frame["top_ids"][0]) == 15
+
+
+def test_another_kind_version_or_fingerprint_is_refused_by_name() -> None:
+    content = shards.write_captured([captured("a", 5, 3)], {"tokenizer": "one"}, "float16")
+    with pytest.raises(Mismatch, match="kind is 'captured', expected 'aligned'"):
+        shards.read_aligned(content)
+    with pytest.raises(Mismatch, match="tokenizer is 'one', expected 'two'"):
+        shards.read_captured(content, {"tokenizer": "two"})
+    newer = shards.write_captured([captured("a", 5, 3)], {"format_version": 99}, "float16")
+    with pytest.raises(Mismatch, match="format_version is 99"):
+        shards.read_captured(newer)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet at all" * 10])
+def test_bytes_that_are_no_shard_are_corrupt(content: bytes) -> None:
+    with pytest.raises(Corrupt, match="not a corpus shard"):
+        shards.read_corpus(content)
