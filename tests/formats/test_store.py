@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fusery.errors import ConfigError, Corrupt, InvalidInput, Mismatch
+from fusery.errors import ConfigError, Corrupt, InvalidInput, Mismatch, Unavailable
 from fusery.formats.store import Store
 
 
@@ -24,7 +24,7 @@ def test_what_is_published_is_read_back_with_its_facts(store: Store) -> None:
 def test_nothing_is_there_before_it_is_published(store: Store) -> None:
     assert store.find("a/b") is None
     assert store.names("a") == []
-    with pytest.raises(InvalidInput, match="a/b is not in the store"):
+    with pytest.raises(Unavailable, match="a/b is not in the store"):
         store.read("a/b")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from fusery.errors import ConfigError, Corrupt, InvalidInput, Mismatch
+from fusery.errors import ConfigError, Corrupt, InvalidInput, Mismatch, Unavailable
 
 _ENTRY = ".entry.json"
 
@@ -46,7 +46,9 @@ class Store:
         try:
             self._fs, root = fsspec.core.url_to_fs(url)
         except (ValueError, ImportError, OSError) as error:
-            raise ConfigError(f"store {url!r}: {error}; give a folder or an fsspec URL such as s3://bucket/folder") from error
+            raise ConfigError(
+                f"store {url!r}: {error}; give a folder or an fsspec URL such as s3://bucket/folder"
+            ) from error
         self._root = str(root).rstrip("/")
 
     @property
@@ -60,7 +62,9 @@ class Store:
             ConfigError: the store is not a folder.
         """
         if not self.is_local:
-            raise ConfigError(f"store {self.url!r} is not a folder; training and registering need services.store as a folder")
+            raise ConfigError(
+                f"store {self.url!r} is not a folder; training and registering need services.store as a folder"
+            )
         return Path(self._path(name))
 
     def find(self, name: str) -> Entry | None:
@@ -85,19 +89,21 @@ class Store:
         """The bytes of a complete artefact.
 
         Raises:
-            InvalidInput: it is not there.
+            Unavailable: it is not there (yet, or because it was discarded).
             Corrupt: its bytes are not what its entry says; `discard` it and have it made again.
         """
         entry = self.find(name)
         if entry is None:
-            raise InvalidInput(f"{name} is not in the store {self.url}; run the hop that makes it")
+            raise Unavailable(f"{name} is not in the store {self.url}; run the hop that makes it")
         try:
             content: bytes = self._fs.cat_file(self._path(name))
         except FileNotFoundError as error:
             raise Corrupt(f"{name}: its entry is there, its bytes are not; it is made again", name) from error
         found = hashlib.sha256(content).hexdigest()
         if found != entry.sha256:
-            raise Corrupt(f"{name}: SHA-256 is {found[:12]}…, its entry says {entry.sha256[:12]}…; it is made again", name)
+            raise Corrupt(
+                f"{name}: SHA-256 is {found[:12]}…, its entry says {entry.sha256[:12]}…; it is made again", name
+            )
         return content
 
     def publish(self, name: str, content: bytes, facts: dict[str, Any] | None = None) -> Entry:

@@ -118,9 +118,7 @@ class Coordinator:
         found: dict[str, Entry] = {}
         for hop, source in hops:
             found |= self._new_entries(self.plan.folder(hop, source))
-        self._entries = {
-            task: found[name] for task in self.plan.tasks if (name := self.plan.artefact(task)) in found
-        }
+        self._entries = {task: found[name] for task in self.plan.tasks if (name := self.plan.artefact(task)) in found}
 
     def _new_entries(self, folder: str) -> dict[str, Entry]:
         known = {entry.name: entry for entry in self._entries.values()}

@@ -114,7 +114,9 @@ def _read_file(path: Path, file: CorpusFile, label: str) -> Iterator[CorpusDocum
             name = inner.relative_to(path)
             yield CorpusDocument(f"{label}/{name}", file.domain or "all", _text_of(inner))
     elif not path.is_file():
-        raise CorpusError(f"{path}: no such file; expected JSON lines (.jsonl, .jsonl.gz), a text file or a folder of them")
+        raise CorpusError(
+            f"{path}: no such file; expected JSON lines (.jsonl, .jsonl.gz), a text file or a folder of them"
+        )
     elif path.name.endswith((".jsonl", ".jsonl.gz")):
         yield from _read_json_lines(path, file, label)
     else:

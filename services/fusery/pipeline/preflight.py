@@ -107,20 +107,24 @@ def check_run(run: Run) -> Checkpoint:
     if run.broker_url is not None:
         check_broker(run.broker_url)
     target = _inspect("target", run.file, run.config.target)
-    _check_documents(run, "the target", target)
-    if run.config.training.sequence_length > target.context_length:
-        raise ConfigError(
-            f"{run.file.path}: training.sequence_length is {run.config.training.sequence_length}, the target's context "
-            f"holds {target.context_length} tokens; make it shorter"
-        )
+    _check_sequence_length(run, target)
+    _check_documents(run, "a training sequence", target, run.config.training.sequence_length)
     for source in run.config.sources:
         if source.address is not None:
             _check_address(run, source)
         else:
             checkpoint = _inspect(f"source {source.name}", run.file, source)
-            _check_documents(run, f"source {source.name}", checkpoint)
+            _check_documents(run, f"source {source.name}", checkpoint, checkpoint.context_length)
             _check_k(run, source.name, checkpoint.vocabulary_size)
     return target
+
+
+def _check_sequence_length(run: Run, target: Checkpoint) -> None:
+    if run.config.training.sequence_length > target.context_length:
+        raise ConfigError(
+            f"{run.file.path}: training.sequence_length is {run.config.training.sequence_length}, the target's context "
+            f"holds {target.context_length} tokens; make it shorter"
+        )
 
 
 def _inspect(role: str, file: RunFile, spec: ModelSpec) -> Checkpoint:
@@ -130,17 +134,16 @@ def _inspect(role: str, file: RunFile, spec: ModelSpec) -> Checkpoint:
         raise ModelError(f"{role}: {error}") from error
 
 
-def _check_documents(run: Run, role: str, checkpoint: Checkpoint) -> None:
-    """The longest documents fit the context and the tokenizer spells them."""
+def _check_documents(run: Run, role: str, checkpoint: Checkpoint, limit: int) -> None:
+    """The longest documents fit `limit` tokens and the tokenizer spells them."""
     documents = [*run.corpora.train.documents, *run.corpora.held_out.documents]
     longest = sorted(documents, key=lambda document: -len(document.text.encode()))[:64]
-    limit = checkpoint.context_length
     for document, text in zip(
         longest, checkpoint.tokenizer.tokenize_batch([document.text for document in longest]), strict=True
     ):
         if len(text.ids_T) > limit:
             raise CorpusError(
-                f"document {document.doc_id} has {len(text.ids_T)} tokens, {role} reads at most {limit}; lower "
+                f"document {document.doc_id} has {len(text.ids_T)} tokens, {role} holds at most {limit}; lower "
                 f"corpus.max_document_bytes (now {run.config.corpus.max_document_bytes})"
             )
 
@@ -170,7 +173,9 @@ def _check_store(run: Run) -> None:
     try:
         run.store.write_note(f"{run.name}/run.json", {"run_id": run.run_id, "file": run.file.path.name})
     except OSError as error:
-        raise ConfigError(f"store {run.store.url}: can't be written: {error}; set services.store or FUSERY_STORE") from error
+        raise ConfigError(
+            f"store {run.store.url}: can't be written: {error}; set services.store or FUSERY_STORE"
+        ) from error
 
 
 def check_broker(url: str) -> None:
@@ -187,4 +192,6 @@ def check_broker(url: str) -> None:
     except ValueError as error:
         raise AddressError(f"broker {shown}: not an address of a Redis server; expected redis://host:port/0") from error
     except redis.RedisError as error:
-        raise AddressError(f"broker {shown} does not answer: {error}; start it, or leave it out for an embedded one") from error
+        raise AddressError(
+            f"broker {shown} does not answer: {error}; start it, or leave it out for an embedded one"
+        ) from error

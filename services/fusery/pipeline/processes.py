@@ -36,10 +36,12 @@ class Child:
     restarts: int = 0
     _process: subprocess.Popen[str] | None = None
     _log_file: IO[str] | None = None
+    _log_start: int = 0
 
     def start(self) -> None:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._log_file = self._log_file or self.log.open("a", encoding="utf-8")
+        self._log_start = self.log.stat().st_size
         self._process = subprocess.Popen(
             self.command,
             stdin=subprocess.PIPE if self.stdin is not None else subprocess.DEVNULL,
@@ -90,9 +92,10 @@ class Child:
         return True
 
     def last_words(self, lines: int = 12) -> str:
-        """The end of its log."""
+        """The end of its log since it was last started."""
         try:
-            return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+            words = self.log.read_bytes()[self._log_start :].decode(errors="replace")
+            return "\n".join(words.splitlines()[-lines:])
         except OSError:
             return ""
 

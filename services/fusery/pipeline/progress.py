@@ -75,7 +75,9 @@ class Board:
         if not self.console.is_terminal and (force or now - self._last_heartbeat >= _HEARTBEAT_S):
             self._last_heartbeat = now
             parts = [f"{line.title} {line.amount}/{line.total}" for line in self._lines.values()]
-            self.console.print(f"[{time.strftime('%H:%M:%S')}] " + ", ".join(parts), markup=False, highlight=False)
+            self.console.print(
+                f"[{time.strftime('%H:%M:%S')}] " + ", ".join(parts), markup=False, highlight=False, soft_wrap=True
+            )
 
     def table(self) -> Table:
         table = Table(box=None, pad_edge=False)

@@ -118,9 +118,7 @@ def _with_next_token(
     ids[:, 0], log_probs[:, 0] = cells, 0.0
     positions = np.concatenate([evidence.positions_R, missing])
     order = np.argsort(positions, kind="stable")
-    both = TopK(
-        np.concatenate([evidence.top.ids_RK, ids]), np.concatenate([evidence.top.log_probs_RK, log_probs])
-    )
+    both = TopK(np.concatenate([evidence.top.ids_RK, ids]), np.concatenate([evidence.top.log_probs_RK, log_probs]))
     return AlignedSource(positions[order], both.take(order), evidence.quality)
 
 
