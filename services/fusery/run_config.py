@@ -184,5 +184,3 @@ class RunConfig(_Section):
     @property
     def registered_name(self) -> str:
         return self.registry.model_name or self.name
-
-

@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 from rapidfuzz.distance import Levenshtein
 from tokenizers import Tokenizer, models, pre_tokenizers
 
@@ -13,6 +12,7 @@ from fusery.core.rules import Vocabulary
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import PAD
 from fusery.core.vocab import VocabularyMap
+from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 
 PAIRS = list(itertools.permutations(TOKENIZERS, 2))
 
@@ -46,7 +46,9 @@ def test_cells_of_a_partition_hold_tokens_of_both_sides_and_are_numbered_by_targ
 def test_a_partition_is_the_same_with_source_and_target_exchanged(source: str, target: str) -> None:
     one, other = build(Vocabulary.PARTITION, source, target), build(Vocabulary.PARTITION, target, source)
     assert one.cells == other.cells
-    assert _groups(one.cell_of_source_V, one.cell_of_target_V) == _groups(other.cell_of_target_V, other.cell_of_source_V)
+    assert _groups(one.cell_of_source_V, one.cell_of_target_V) == _groups(
+        other.cell_of_target_V, other.cell_of_source_V
+    )
 
 
 def _groups(first: np.ndarray, second: np.ndarray) -> set[tuple[tuple[int, ...], tuple[int, ...]]]:  # type: ignore[type-arg]

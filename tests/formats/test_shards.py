@@ -7,7 +7,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import texts, top_ks
 
 from fusery.core.fusion import AlignedSource, Evidence
 from fusery.core.topk import PAD, TopK
@@ -15,6 +14,7 @@ from fusery.core.vocab import VocabularyMap
 from fusery.errors import Corrupt, Mismatch
 from fusery.formats import shards
 from fusery.formats.shards import AlignedDocument, CapturedDocument, CorpusDocument, FusedDocument
+from strategies import texts, top_ks
 
 
 def assert_same_top(one: TopK, other: TopK) -> None:

@@ -65,7 +65,9 @@ class FusedDocument:
 
 
 def write_corpus(documents: Sequence[CorpusDocument], meta: Meta) -> bytes:
-    columns = {name: pa.array([getattr(d, name) for d in documents], pa.string()) for name in ("doc_id", "domain", "text")}
+    columns = {
+        name: pa.array([getattr(d, name) for d in documents], pa.string()) for name in ("doc_id", "domain", "text")
+    }
     return _write("corpus", columns, meta)
 
 
@@ -229,7 +231,9 @@ def _read(kind: str, content: bytes, expect: Meta | None = None) -> tuple[pa.Tab
         raise Corrupt(f"not a {kind} shard: {error}") from error
     for key, wanted in ({"kind": kind, "format_version": FORMAT_VERSION} | (expect or {})).items():
         if header.get(key) != wanted:
-            raise Mismatch(f"{kind} shard: {key} is {header.get(key)!r}, expected {wanted!r}; make it again for this run")
+            raise Mismatch(
+                f"{kind} shard: {key} is {header.get(key)!r}, expected {wanted!r}; make it again for this run"
+            )
     return table, header
 
 

@@ -1,0 +1,1 @@
+"""Models and their tokenizers: the only code that knows transformers."""

@@ -1,0 +1,229 @@
+"""What a checkpoint is, found out before its weights are read.
+
+A run names several models, and the last of them must not fail after the first has worked for an hour. So
+there are two looks: `check_checkpoint` reads file names and headers in milliseconds, without torch or
+transformers; `inspect_checkpoint` asks transformers for the architecture and the tokenizer. Neither ever runs
+code that comes with a checkpoint, and neither opens a pickle.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fusery.core.tokens import ByteTokenizer
+from fusery.errors import ModelError
+
+NO_CONTEXT_LIMIT = 1 << 20
+"""Context length given to models that have none of their own (state-space models, ALiBi without a limit)."""
+
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "tekken.json")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    """What a run must know of a model before it loads the weights.
+
+    `architecture` is the class that transformers will build; `vocabulary_size` counts the model's logits,
+    which may be more than the tokenizer's tokens; `context_length` is in tokens.
+    """
+
+    folder: Path
+    architecture: str
+    model_type: str
+    vocabulary_size: int
+    context_length: int
+    tokenizer: ByteTokenizer
+
+
+def check_checkpoint(model: str, revision: str | None = None) -> None:
+    """Nothing, if `model` is a Hub id or a folder that holds a loadable causal LM. Takes milliseconds.
+
+    Raises:
+        ModelError: the folder, its config.json, its safetensors weights or its tokenizer are missing or broken.
+    """
+    if not is_folder(model):
+        if not _HUB_ID.fullmatch(model):
+            raise ModelError(f"model {model!r}: neither an existing folder nor a Hub id of the form name or owner/name")
+        return
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise ModelError(f"model {model}: no such folder; give the folder of a checkpoint or a Hub id")
+    if revision is not None:
+        raise ModelError(f"model {model}: a folder has no revision {revision!r}; leave the revision out")
+    read_config(folder)
+    for path in weight_files(folder):
+        _check_safetensors(path)
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelError(f"model {folder}: no tokenizer; expected one of {', '.join(_TOKENIZER_FILES)}")
+
+
+def is_folder(model: str) -> bool:
+    """Whether `model` means a place on this machine and not a Hub id."""
+    return model.startswith((".", "/", "~")) or Path(model).exists()
+
+
+def local_folder(model: str, revision: str | None = None) -> Path:
+    """The folder with the files of `model`, checked; a Hub id is downloaded (safetensors and text only).
+
+    Raises:
+        ModelError: the checkpoint can't be had or can't be used.
+    """
+    check_checkpoint(model, revision)
+    folder = Path(model).expanduser() if is_folder(model) else _download(model, revision)
+    if folder != Path(model).expanduser():
+        check_checkpoint(str(folder))
+    return folder
+
+
+def _download(model: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        # Pickles are never fetched, so that nothing below can fall back to them.
+        snapshot = snapshot_download(
+            model,
+            revision=revision,
+            allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"],
+            ignore_patterns=["*/*", "consolidated*"],
+        )
+    except (OSError, ValueError) as error:
+        at = f" at revision {revision}" if revision else ""
+        raise ModelError(f"model {model}{at}: can't be had from the Hub: {error}") from error
+    return Path(snapshot)
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The checkpoint's config.json.
+
+    Raises:
+        ModelError: it is missing, not JSON, or has no model_type.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ModelError(f"model {folder}: no config.json in it{_gguf_hint(folder)}")
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"model {folder}: config.json can't be read as JSON: {error}") from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ModelError(f"model {folder}: config.json has no model_type; is this a transformers checkpoint?")
+    return config
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that hold the weights, ordered by name.
+
+    Raises:
+        ModelError: there are none (or pickles only), or the index names one that is missing.
+    """
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ModelError(f"model {folder}: {index.name} has no readable weight_map: {error!r}") from error
+        missing = [name for name in names if not (folder / name).is_file()]
+        if missing:
+            raise ModelError(f"model {folder}: {index.name} names {', '.join(missing)}, missing; download again")
+        return [folder / name for name in names]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    raise ModelError(f"model {folder}: no model.safetensors in it{_pickle_hint(folder) or _gguf_hint(folder)}")
+
+
+def _pickle_hint(folder: Path) -> str:
+    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED)
+    if not pickled:
+        return ""
+    return (
+        f", only pickled weights ({', '.join(pickled[:4])}), which run code when loaded and are never opened; convert "
+        "them where you trust them: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(other_folder)"
+    )
+
+
+def _gguf_hint(folder: Path) -> str:
+    quantised = sorted(path.name for path in folder.glob("*.gguf"))
+    if not quantised:
+        return ""
+    return (
+        f", only GGUF ({', '.join(quantised[:4])}); convert it: "
+        "AutoModelForCausalLM.from_pretrained(folder, gguf_file=name).save_pretrained(other_folder)"
+    )
+
+
+def _check_safetensors(path: Path) -> None:
+    """Header readable and file as long as it says: finds broken downloads and Git LFS pointers."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= size - 8:
+            raise ModelError(f"{path}: not a safetensors file ({size} bytes); download it again (a Git LFS pointer?)")
+        try:
+            header = json.loads(file.read(length))
+            end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{path}: its safetensors header can't be read: {error!r}; download it again") from error
+    if size != 8 + length + end:
+        raise ModelError(f"{path}: {size} bytes, its header says {8 + length + end}; download it again")
+
+
+def inspect_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
+    """Architecture, sizes and tokenizer of `model`, without its weights. Imports transformers (seconds).
+
+    Raises:
+        ModelError: as `check_checkpoint`; or transformers has no causal LM of that type; or no fast tokenizer.
+    """
+    from fusery.models.loading import load_tokenizer
+
+    folder = local_folder(model, revision)
+    config, architecture = known_architecture(folder)
+    text = config.get_text_config(decoder=True)
+    return Checkpoint(
+        folder=folder,
+        architecture=architecture,
+        model_type=config.model_type,
+        vocabulary_size=int(text.vocab_size),
+        context_length=context_length(text),
+        tokenizer=load_tokenizer(str(folder)),
+    )
+
+
+def known_architecture(folder: Path) -> tuple[Any, str]:
+    """The checkpoint's transformers config, and the name of the causal LM class that belongs to it.
+
+    Raises:
+        ModelError: transformers itself has no such class; code in the checkpoint is never run.
+    """
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import AutoConfig
+    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    fields = read_config(folder)
+    model_type = fields["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        remote = " (it brings code of its own, which is never run)" if "auto_map" in fields else ""
+        raise ModelError(
+            f"model {folder}: transformers has no architecture {model_type!r}{remote}; use a checkpoint of a known one"
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
+        raise ModelError(f"model {folder}: transformers refuses its config.json: {error}") from error
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(f"model {folder}: {model_type!r} is no causal language model; fusery fuses causal ones")
+    known: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    return config, str(known.__name__)
+
+
+def context_length(text_config: Any) -> int:
+    """Tokens that the model reads at most, by the first of the names that configs use for it."""
+    values = (getattr(text_config, key, None) for key in _CONTEXT_KEYS)
+    return next((value for value in values if isinstance(value, int) and value > 0), NO_CONTEXT_LIMIT)

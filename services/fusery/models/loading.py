@@ -1,0 +1,123 @@
+"""Tokenizers and weights, loaded from safetensors and JSON alone.
+
+transformers fills weights that a checkpoint lacks with random numbers and a warning. A source that answers
+from random weights poisons a run without a sign, so here that is an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils.logging import disable_progress_bar
+
+from fusery.core.rules import Dtype
+from fusery.core.tokens import ByteTokenizer
+from fusery.errors import ModelError
+from fusery.models.checkpoint import known_architecture, local_folder, read_config, weight_files
+
+_LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
+
+_PLACE_KEYS = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
+"""Config keys that say where a checkpoint came from or how it is loaded, not what it computes."""
+
+_BLOCK_BYTES = 1 << 22
+
+
+def load_tokenizer(model: str, revision: str | None = None) -> ByteTokenizer:
+    """The model's fast tokenizer, with the BOS habit that its default call shows.
+
+    Raises:
+        ModelError: there is no tokenizer, it has no fast form, or it wants code that comes with the checkpoint.
+    """
+    folder = local_folder(model, revision)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    except _LOADING_ERRORS as error:
+        raise ModelError(
+            f"model {model}: its tokenizer can't be loaded (code that comes with it is never run): {_first_line(error)}"
+        ) from error
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ModelError(
+            f"model {model}: {type(tokenizer).__name__} has no fast form (tokenizer.json); convert it with transformers"
+        )
+    return ByteTokenizer(backend, _prefix_ids(tokenizer, model), name=Path(model).name)
+
+
+def _first_line(error: Exception) -> str:
+    """Without the advice to trust remote code that transformers adds."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _prefix_ids(tokenizer: Any, model: str) -> list[int]:
+    """What the tokenizer's default call puts before a text."""
+    text = "a"
+    plain: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    whole: list[int] = tokenizer(text)["input_ids"]
+    for start in range(len(whole) - len(plain) + 1):
+        if whole[start : start + len(plain)] == plain:
+            return whole[:start]
+    raise ModelError(f"model {model}: its tokenizer gives {plain} for {text!r} but {whole} by default; can't tell BOS")
+
+
+def load_model(
+    model: str, revision: str | None = None, dtype: Dtype = Dtype.FLOAT32, attention: str | None = None
+) -> PreTrainedModel:
+    """The causal LM in evaluation mode on the CPU, weights in `dtype`; `attention`: transformers' implementation name.
+
+    Raises:
+        ModelError: the checkpoint can't be loaded, or lacks weights that the architecture has.
+    """
+    folder = local_folder(model, revision)
+    known_architecture(folder)
+    extra = {} if attention is None else {"attn_implementation": attention}
+    # Its return annotation knows nothing of output_loading_info.
+    from_pretrained: Any = AutoModelForCausalLM.from_pretrained
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        loaded, report = from_pretrained(
+            folder,
+            dtype=getattr(torch, dtype.value),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            **extra,
+        )
+    except _LOADING_ERRORS as error:
+        raise ModelError(f"model {model}: can't be loaded: {_first_line(error)}") from error
+    _refuse_random_weights(model, report)
+    whole: PreTrainedModel = loaded.train(False)
+    return whole
+
+
+def _refuse_random_weights(model: str, report: dict[str, Any]) -> None:
+    absent = sorted(str(item) for key in ("missing_keys", "mismatched_keys") for item in report.get(key) or ())
+    if absent:
+        raise ModelError(
+            f"model {model}: {len(absent)} weights are missing or have another shape, such as {', '.join(absent[:3])}; "
+            "transformers would make them up at random; use a whole checkpoint of this architecture"
+        )
+
+
+def weights_fingerprint(model: str, revision: str | None = None, dtype: Dtype = Dtype.FLOAT32) -> str:
+    """SHA-256 (hex) of what the model computes with: weight files' bytes, config and `dtype`. Reads them once."""
+    folder = local_folder(model, revision)
+    config = {key: value for key, value in read_config(folder).items() if key not in _PLACE_KEYS}
+    content = {"config": config, "dtype": dtype.value, "files": [_file_digest(path) for path in weight_files(folder)]}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()

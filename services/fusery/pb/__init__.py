@@ -1,0 +1,1 @@
+"""Generated from proto/ by scripts/proto.sh; never edited by hand."""

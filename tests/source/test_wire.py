@@ -1,0 +1,108 @@
+"""Values survive the messages, and messages that lie are found out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fusery.errors import Corrupt, InvalidInput, Overloaded
+from fusery.formats.packing import LogProbs
+from fusery.pb import distributions_pb2 as pb
+from fusery.source import wire
+from fusery.source.api import Document, Limits
+from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
+from sourceservers import UniformEngine
+
+DOCUMENTS = [Document(f"d{i}", text) for i, text in enumerate(TEXTS)]
+
+
+@pytest.mark.parametrize("revision", [None, "abc123"])
+def test_a_model_description_survives(revision: str | None) -> None:
+    model = dataclasses.replace(UniformEngine().model, revision=revision, prefix_ids=(1, 7), limits=Limits(5, 6, 7, 8))
+    assert wire.read_model(wire.write_model(model)) == model
+
+
+def test_a_description_of_another_version_is_refused() -> None:
+    message = wire.write_model(UniformEngine().model)
+    message.weights_fingerprint = "1" * 64
+    with pytest.raises(Corrupt, match="same version of fusery"):
+        wire.read_model(message)
+    with pytest.raises(Corrupt, match="limits"):
+        wire.read_model(pb.GetModelResponse(name="old"))
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@pytest.mark.parametrize("chunk_bytes", [100, 1 << 20])
+def test_a_tokenizer_survives_in_chunks(kind: str, chunk_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_CHUNK_BYTES", chunk_bytes)
+    tokenizer = pico_byte_tokenizer(kind)
+    messages = list(wire.write_tokenizer(tokenizer))
+    assert (len(messages) > 1) == (chunk_bytes == 100)
+    back = wire.read_tokenizer(messages)
+    assert back.fingerprint == tokenizer.fingerprint
+    assert back.definition() == tokenizer.definition()
+
+
+def test_a_damaged_or_cut_tokenizer_is_refused() -> None:
+    content = b"".join(message.chunk for message in wire.write_tokenizer(pico_byte_tokenizer("byte_level")))
+    for broken in (b"", content[:-10], b"not zlib at all", content[:50] + b"\0" + content[51:]):
+        with pytest.raises(Corrupt, match="tokenizer"):
+            wire.read_tokenizer([pb.GetTokenizerResponse(chunk=broken)])
+
+
+def test_documents_survive_as_bytes() -> None:
+    message = wire.write_request(DOCUMENTS, 3, "float16", None)
+    assert wire.read_documents(message) == DOCUMENTS
+    assert message.expected_fingerprint == ""
+
+
+def test_text_that_is_no_utf8_is_refused_on_both_sides() -> None:
+    with pytest.raises(InvalidInput, match="document 'a': not encodable as UTF-8"):
+        wire.write_request([Document("a", "half \ud800")], 1, "float16", None)
+    message = pb.ComputeDistributionsRequest(documents=[pb.Document(id="a", text=b"abc\xff")])
+    with pytest.raises(InvalidInput, match="document 'a': its text is not UTF-8 at byte 3"):
+        wire.read_documents(message)
+
+
+@pytest.mark.parametrize("value", [0, 3])
+def test_an_unknown_number_format_is_refused(value: int) -> None:
+    with pytest.raises(InvalidInput, match=f"log_probs: got {value}"):
+        wire.read_log_probs(value)
+
+
+@pytest.mark.parametrize("log_probs", ["float16", "float32"])
+def test_an_answer_survives(log_probs: LogProbs) -> None:
+    assert wire.read_log_probs({"float16": 1, "float32": 2}[log_probs]) == log_probs
+    for document, answer in zip(DOCUMENTS, UniformEngine().compute(DOCUMENTS, 4), strict=True):
+        back = wire.read_answer(wire.write_answer(answer, log_probs), document, 4, log_probs)
+        assert np.array_equal(back.token_ids_T, answer.token_ids_T)
+        assert np.array_equal(back.byte_ends_T, answer.byte_ends_T)
+        assert np.array_equal(back.top.ids_RK, answer.top.ids_RK)
+        assert np.array_equal(back.next_log_probs_T, answer.next_log_probs_T)
+
+
+def test_an_answer_to_another_question_is_refused() -> None:
+    message = wire.write_answer(UniformEngine().compute(DOCUMENTS[:1], 4)[0], "float16")
+    asked: list[tuple[Document, int, LogProbs]] = [
+        (DOCUMENTS[1], 4, "float16"),
+        (DOCUMENTS[0], 5, "float16"),
+        (DOCUMENTS[0], 4, "float32"),
+    ]
+    for document, k, log_probs in asked:
+        with pytest.raises(Corrupt, match="expected"):
+            wire.read_answer(message, document, k, log_probs)
+
+
+def test_an_answer_that_does_not_reach_the_end_of_the_text_is_refused() -> None:
+    message = wire.write_answer(UniformEngine().compute(DOCUMENTS[:1], 4)[0], "float16")
+    longer = Document("d0", TEXTS[0] + "more")
+    with pytest.raises(Corrupt, match="its last token ends at byte"):
+        wire.read_answer(message, longer, 4, "float16")
+
+
+def test_every_error_class_is_known_by_its_name() -> None:
+    classes = wire.error_classes()
+    assert classes["Overloaded"] is Overloaded
+    assert {"FuseryError", "InvalidInput", "Mismatch", "TooLarge", "Unavailable", "Corrupt"} <= set(classes)
