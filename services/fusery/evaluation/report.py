@@ -1,0 +1,146 @@
+"""The report: the fused model against the target before training, plain continual training, and every source.
+
+Written once a run as evaluation.json; docs/evaluation-json.md documents every key. The summary stands first
+and the entries per document last, on lines of their own, so that people can read the file too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fusery.errors import Corrupt, Mismatch
+from fusery.evaluation.gain import Gain, paired_gain
+from fusery.evaluation.scores import Scores
+
+FORMAT = 1
+
+Shares = Mapping[str, Mapping[str, float]]
+Coverage = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Scores of all models on the same held-out documents, and how the training data came about.
+
+    `coverage`: of each source and domain the share of target positions with evidence ("positions") and the
+    mean probability mass kept there ("kept_mass"). `wins`: of each domain, the share of its positions with
+    evidence at which a source was chosen by MinCE; empty under another rule. `training`: settings, as logged.
+
+    Raises:
+        Mismatch: the models were measured on different documents.
+    """
+
+    run_id: str
+    target_before: Scores
+    fused: Scores
+    sources: Mapping[str, Scores]
+    clm: Scores | None = None
+    coverage: Coverage = field(default_factory=dict)
+    wins: Shares = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    resamples: int = 2000
+
+    def __post_init__(self) -> None:
+        for name, scores in self.models.items():
+            if (scores.doc_ids, scores.doc_domains) != (self.fused.doc_ids, self.fused.doc_domains):
+                raise Mismatch(
+                    f"report: {name} was measured on {len(scores.doc_ids)} documents that are not the "
+                    f"{len(self.fused.doc_ids)} of fused; measure all models on the same held-out documents"
+                )
+
+    @property
+    def models(self) -> dict[str, Scores]:
+        """Scores by the name in tables and metrics, in the order of their rows; a source is "source NAME"."""
+        clm = {} if self.clm is None else {"CLM": self.clm}
+        sources = {f"source {name}": scores for name, scores in self.sources.items()}
+        return {"target before": self.target_before, **sources, **clm, "fused": self.fused}
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        return tuple(self.fused.domains)
+
+    def gains(self) -> dict[str, Gain]:
+        """Gain of fused over every other model, by the names of `models`; the same seed gives the same bounds."""
+        others = {name: scores for name, scores in self.models.items() if name != "fused"}
+        return {name: paired_gain(scores, self.fused, self.seed, self.resamples) for name, scores in others.items()}
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; the keys are documented in docs/evaluation-json.md."""
+        gains = {name: gain.to_json() for name, gain in self.gains().items()}
+        return {
+            "format": FORMAT,
+            "run_id": self.run_id,
+            "models": _by_role(self, {name: scores.summary() for name, scores in self.models.items()}),
+            "gains": _by_role(self, gains),
+            "coverage": {source: {d: dict(v) for d, v in domains.items()} for source, domains in self.coverage.items()},
+            "wins": {domain: dict(shares) for domain, shares in self.wins.items()},
+            "training": dict(self.training),
+            "bootstrap": {"seed": self.seed, "resamples": self.resamples},
+            "documents": _by_role(self, {name: scores.columns() for name, scores in self.models.items()}),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Report:
+        """The report whose `to_json` is `content`; scores and gains are computed again from the documents.
+
+        Raises:
+            Mismatch: written by another version of the format.
+        """
+        if content.get("format") != FORMAT:
+            raise Mismatch(
+                f"evaluation.json: format {content.get('format')!r}, this version reads {FORMAT}; "
+                "evaluate again, or read it with the version that wrote it"
+            )
+        documents = content["documents"]
+        return cls(
+            run_id=content["run_id"],
+            target_before=_scores(documents["target_before"]),
+            fused=_scores(documents["fused"]),
+            sources={name: _scores(columns) for name, columns in documents["sources"].items()},
+            clm=_scores(documents["clm"]) if "clm" in documents else None,
+            coverage=content["coverage"],
+            wins=content["wins"],
+            training=content["training"],
+            **content["bootstrap"],
+        )
+
+
+def write(report: Report, path: Path) -> None:
+    """evaluation.json at `path`, whole or not at all."""
+    content = report.to_json()
+    documents = content.pop("documents")
+    summary = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
+    columns = json.dumps(documents, ensure_ascii=False, allow_nan=False)
+    open_summary = summary.removesuffix("\n}")
+    beside = path.with_name(path.name + ".tmp")
+    beside.write_text(f'{open_summary},\n  "documents": {columns}\n}}\n', encoding="utf-8")
+    beside.replace(path)
+
+
+def read(path: Path) -> Report:
+    """The report at `path`.
+
+    Raises:
+        Corrupt: the file is no whole report.
+        Mismatch: written by another version of the format.
+    """
+    try:
+        return Report.from_json(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise Corrupt(f"{path}: not a whole evaluation.json ({error!r}); delete it and evaluate again") from error
+
+
+def _by_role(report: Report, values: Mapping[str, Any]) -> dict[str, Any]:
+    """`values` (by the names of `models`) by role: target_before, sources by name, clm, fused; absent ones left out."""
+    named = {"target_before": "target before", "clm": "CLM", "fused": "fused"}
+    roles = {role: values[name] for role, name in named.items() if name in values}
+    return {**roles, "sources": {name: values[f"source {name}"] for name in report.sources}}
+
+
+def _scores(columns: Mapping[str, Any]) -> Scores:
+    return Scores.from_json({"documents": columns})

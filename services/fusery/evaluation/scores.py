@@ -1,0 +1,105 @@
+"""Scores: bits and predicted bytes of every held-out document under one model.
+
+Kept per document, not per domain, so that two models can be compared document by document (`gain`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fusery.errors import CorpusError, Mismatch
+
+
+@dataclass(frozen=True, slots=True)
+class DomainScore:
+    """Bits and predicted bytes of a domain, and how many documents they come from."""
+
+    bits: float
+    predicted_bytes: int
+    documents: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        return self.bits / self.predicted_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Bits and predicted bytes of every document, in corpus order; all else is computed from them.
+
+    Raises:
+        CorpusError: there is no document, or none of a domain has a predicted byte.
+        Mismatch: the four lists differ in length.
+    """
+
+    doc_ids: tuple[str, ...]
+    doc_domains: tuple[str, ...]
+    bits: tuple[float, ...]
+    predicted_bytes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        lengths = [len(self.doc_ids), len(self.doc_domains), len(self.bits), len(self.predicted_bytes)]
+        if len(set(lengths)) != 1:
+            raise Mismatch(f"scores: the columns id, domain, bits, predicted_bytes have {lengths} rows; measure again")
+        if not self.doc_ids:
+            raise CorpusError("no held-out documents; name at least one non-empty file under corpus.held_out")
+        for domain, score in self.domains.items():
+            if score.predicted_bytes == 0:
+                raise CorpusError(
+                    f"domain {domain!r}: the model predicts no byte of its {score.documents} held-out documents, "
+                    "each is a single token; use longer documents"
+                )
+
+    @property
+    def domains(self) -> dict[str, DomainScore]:
+        """Total bits, bytes and documents of each domain; domains in the order they appear in the corpus."""
+        rows_of: dict[str, list[int]] = {}
+        for row, domain in enumerate(self.doc_domains):
+            rows_of.setdefault(domain, []).append(row)
+        return {domain: self._total(rows) for domain, rows in rows_of.items()}
+
+    @property
+    def mean_bits_per_byte(self) -> float:
+        """Mean over domains, each with the same weight whatever its size."""
+        domains = self.domains.values()
+        return math.fsum(score.bits_per_byte for score in domains) / len(domains)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON; the keys are documented in docs/evaluation-json.md."""
+        return {**self.summary(), "documents": self.columns()}
+
+    def summary(self) -> dict[str, Any]:
+        """The part of `to_json` whose size does not grow with the corpus."""
+        domains = {
+            domain: {
+                "bits_per_byte": score.bits_per_byte,
+                "bits": score.bits,
+                "predicted_bytes": score.predicted_bytes,
+                "documents": score.documents,
+            }
+            for domain, score in self.domains.items()
+        }
+        return {"mean_bits_per_byte": self.mean_bits_per_byte, "domains": domains}
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The part of `to_json` that holds one entry per document; `from_json` needs no other."""
+        return {
+            "id": list(self.doc_ids),
+            "domain": list(self.doc_domains),
+            "bits": list(self.bits),
+            "predicted_bytes": list(self.predicted_bytes),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Scores:
+        """The scores whose `to_json` is `content`; everything but "documents" is computed again."""
+        columns = content["documents"]
+        return cls(*(tuple(columns[key]) for key in ("id", "domain", "bits", "predicted_bytes")))
+
+    def _total(self, rows: list[int]) -> DomainScore:
+        # fsum: the total must not depend on the order in which documents are added.
+        bits = math.fsum(self.bits[row] for row in rows)
+        return DomainScore(bits, sum(self.predicted_bytes[row] for row in rows), len(rows))

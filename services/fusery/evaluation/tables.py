@@ -1,0 +1,158 @@
+"""The report as tables, for a terminal and as Markdown.
+
+Names of domains and sources come from users: they go into cells as `Text`, never as mark-up strings, so that
+"[/]" in a name neither vanishes nor fails. Without colours (a pipe, a log) Rich leaves the styles out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from fusery.evaluation.gain import Gain
+from fusery.evaluation.report import Report
+
+_MAX_DOMAIN_COLUMNS = 6
+_FEW_DOCUMENTS = 10
+_MINUS = "−"
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """A table as strings: a title, column headings, rows; and the (row, column) of cells to emphasise."""
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    best: frozenset[tuple[int, int]] = frozenset()
+
+    def transposed(self) -> Cells:
+        """Rows become columns; the first heading stays in its corner."""
+        corner, *headings = self.headings
+        columns = tuple(zip(*self.rows, strict=True))
+        rows = tuple((heading, *column) for heading, column in zip(headings, columns[1:], strict=True))
+        best = frozenset((column - 1, row + 1) for row, column in self.best)
+        return Cells(self.title, (corner, *columns[0]), rows, best)
+
+
+def render_tables(report: Report) -> list[RenderableType]:
+    """Bits per byte with the best model of each column in bold, the gains, coverage, and MinCE shares."""
+    lines = [Text(line, style="bold" if "CLM" in line else "") for line in gain_lines(report)]
+    parts = [*_titled(bits_per_byte_cells(report)), *lines]
+    return [*parts, *(part for cells in _evidence(report) for part in _titled(cells))]
+
+
+def to_markdown(report: Report) -> str:
+    """The same as `render_tables`, for a document."""
+    evidence = [_markdown(cells) for cells in _evidence(report)]
+    gains = "\n".join(f"- {line}" for line in gain_lines(report))
+    return "\n\n".join([_markdown(bits_per_byte_cells(report)), gains, *evidence]) + "\n"
+
+
+def bits_per_byte_cells(report: Report) -> Cells:
+    """Models in rows, domains and their mean in columns; the other way round where domains are many."""
+    values = [
+        [*(score.bits_per_byte for score in scores.domains.values()), scores.mean_bits_per_byte]
+        for scores in report.models.values()
+    ]
+    best = frozenset(
+        (row, column + 1)
+        for column, column_values in enumerate(zip(*values, strict=True))
+        for row, value in enumerate(column_values)
+        if value == min(column_values)
+    )
+    rows = tuple((name, *(f"{value:.4f}" for value in row)) for name, row in zip(report.models, values, strict=True))
+    documents = len(report.fused.doc_ids)
+    title = f"Bits per byte on {documents} held-out documents (lower is better)"
+    return _fitted(Cells(title, ("model", *report.domains, "mean"), rows, best))
+
+
+def gain_lines(report: Report) -> list[str]:
+    """One line for each model that fused is compared with, CLM first."""
+    gains = report.gains()
+    ordered = sorted(gains, key=lambda name: name != "CLM")
+    return [gain_line(name, gains[name]) for name in ordered]
+
+
+def gain_line(name: str, gain: Gain) -> str:
+    """'fused against CLM: −2.6 % bits per byte, 95 % interval [−3.1 %, −2.0 %]'."""
+    change = gain.relative
+    sure = "" if change.high < 0 or change.low > 0 else "; the interval holds 0: no difference shown"
+    if gain.fewest_documents < _FEW_DOCUMENTS:
+        sure += f" (too narrow: a domain has only {gain.fewest_documents} documents)"
+    return (
+        f"fused against {name}: {percent(change.value)} bits per byte, "
+        f"95 % interval [{percent(change.low)}, {percent(change.high)}]{sure}"
+    )
+
+
+def percent(share: float) -> str:
+    """A signed percentage: '−2.6 %', '+0.4 %'; two digits after the point where one would say 0."""
+    digits = 1 if abs(share) >= 0.0005 else 2
+    rounded = f"{abs(share) * 100:.{digits}f} %"
+    sign = "" if rounded == f"{0:.{digits}f} %" else _MINUS if share < 0 else "+"
+    return sign + rounded
+
+
+def _evidence(report: Report) -> list[Cells]:
+    """Tables of coverage and MinCE shares, those there are."""
+    coverage = [
+        _share_cells("Target positions with evidence", "source", report.coverage, lambda value: value["positions"]),
+        _share_cells("Probability mass kept at them", "source", report.coverage, lambda value: value["kept_mass"]),
+    ]
+    by_source: dict[str, dict[str, float]] = {}
+    for domain, shares in report.wins.items():
+        for source, share in shares.items():
+            by_source.setdefault(source, {})[domain] = share
+    wins = _share_cells("Positions at which MinCE chose the source", "source", by_source, lambda value: value)
+    return [cells for cells in (*coverage, wins) if cells.rows]
+
+
+def _share_cells(
+    title: str, corner: str, rows: Mapping[str, Mapping[str, Value]], share: Callable[[Value], float]
+) -> Cells:
+    domains = list(dict.fromkeys(domain for row in rows.values() for domain in row))
+    cells = tuple(
+        (name, *(f"{share(row[domain]):.1%}" if domain in row else "–" for domain in domains))
+        for name, row in rows.items()
+    )
+    return _fitted(Cells(title, (corner, *domains), cells))
+
+
+def _fitted(cells: Cells) -> Cells:
+    return cells.transposed() if len(cells.headings) > _MAX_DOMAIN_COLUMNS + 2 and cells.rows else cells
+
+
+def _titled(cells: Cells) -> list[RenderableType]:
+    # Not the table's own title: that wraps at the width of a narrow table.
+    return [Text(f"\n{cells.title}", style="italic"), _rich(cells)]
+
+
+def _rich(cells: Cells) -> Table:
+    table = Table()
+    for index, heading in enumerate(cells.headings):
+        table.add_column(Text(heading), justify="left" if index == 0 else "right", overflow="fold")
+    for row, values in enumerate(cells.rows):
+        table.add_row(
+            *(Text(v, style="bold" if (row, column) in cells.best else "") for column, v in enumerate(values))
+        )
+    return table
+
+
+def _markdown(cells: Cells) -> str:
+    def line(values: Sequence[str]) -> str:
+        return "| " + " | ".join(value.replace("|", "\\|").replace("\n", " ") for value in values) + " |"
+
+    rule = "|" + "|".join(["---", *["---:"] * (len(cells.headings) - 1)]) + "|"
+    rows = [
+        line([f"**{value}**" if (row, column) in cells.best else value for column, value in enumerate(values)])
+        for row, values in enumerate(cells.rows)
+    ]
+    return "\n".join([f"{cells.title}:", "", line(cells.headings), rule, *rows])

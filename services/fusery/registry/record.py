@@ -1,0 +1,87 @@
+"""What is recorded of a fusion, and what comes back: values, without MLflow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from fusery.errors import InvalidInput, ModelError
+
+Param = str | int | float | bool | None
+
+_UNSAFE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".py"})
+_NEEDED = ("config.json", "tokenizer.json")
+
+
+@dataclass(frozen=True, slots=True)
+class FusionRecord:
+    """A finished run: settings, proof, and the folder of the fused model (a plain Hugging Face folder).
+
+    `run_id` is fusery's own and decides whether the run is registered already. `evaluation` is the content of
+    evaluation.json, `report_markdown` the same for people. `metrics_files`: the trainer's metrics of "fused" and
+    "clm"; None where there was no such training. `lineage`: what the model comes from, as short texts by name
+    (sources, fingerprints, corpus digest, rules, manifest digest, versions).
+
+    Raises:
+        InvalidInput: a file is missing, or the alias is one that MLflow keeps for itself.
+        ModelError: the folder is no safetensors model with a fast tokenizer, or holds what could run code.
+    """
+
+    experiment: str
+    run_name: str
+    run_id: str
+    model_name: str
+    alias: str
+    model_folder: Path
+    config_file: Path
+    evaluation: Mapping[str, Any]
+    report_markdown: str
+    metrics_files: Mapping[str, Path | None]
+    params: Mapping[str, Param]
+    lineage: Mapping[str, str]
+    input_example: str = "The "
+
+    def __post_init__(self) -> None:
+        _check_model_folder(self.model_folder)
+        for path in [self.config_file, *(path for path in self.metrics_files.values() if path)]:
+            if not path.is_file():
+                raise InvalidInput(f"{path}: no such file, nothing was registered; run the same command again")
+        if self.alias == "latest" or re.fullmatch(r"[vV]\d+", self.alias):
+            raise InvalidInput(f"registry.alias {self.alias!r}: MLflow keeps 'latest' and 'v1' for itself; use another")
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """A version in MLflow's model registry; `model_uri` loads exactly it, `alias_uri` what the alias points to."""
+
+    model_name: str
+    version: str
+    run_id: str
+    model_uri: str
+    alias: str
+    created: bool
+    """False: the run had been registered before, and nothing was logged."""
+
+    @property
+    def alias_uri(self) -> str:
+        return f"models:/{self.model_name}@{self.alias}"
+
+
+def requirements() -> list[str]:
+    """What a place that loads the model must install: the installed versions, without local labels ("+cpu")."""
+    return [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "transformers", "safetensors")]
+
+
+def _check_model_folder(folder: Path) -> None:
+    missing = [name for name in _NEEDED if not (folder / name).is_file()]
+    if missing:
+        raise ModelError(f"{folder}: no {' and no '.join(missing)}; expected a Hugging Face model folder")
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{folder}: no *.safetensors file; save the weights as safetensors")
+    unsafe = sorted(path.name for path in folder.rglob("*") if path.suffix in _UNSAFE_SUFFIXES)
+    if unsafe:
+        raise ModelError(f"{folder}: holds {unsafe[0]}, which can run code when loaded; keep only safetensors and JSON")

@@ -1,0 +1,97 @@
+"""Where MLflow's records go, checked before any work. Does not import mlflow: that takes 15 s.
+
+MLflow's client tries again for minutes when a server is not there; a run must not find that out at its end, so
+a short request of our own asks first.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
+
+from fusery.errors import AddressError
+
+SQLITE = "sqlite:///"
+_SCHEMES = "http(s)://host:port of an MLflow server, or sqlite:///path/mlflow.db"
+
+
+def default_tracking_uri(folder: Path) -> str:
+    """SQLite in `folder`; give its artifacts `default_artifact_folder` of the same."""
+    return f"{SQLITE}{folder.resolve() / 'mlflow.db'}"
+
+
+def default_artifact_folder(folder: Path) -> Path:
+    """The folder beside the SQLite file of `default_tracking_uri` for models, plots and reports."""
+    return folder.resolve() / "mlflow-artifacts"
+
+
+def check_tracking(uri: str, timeout_s: float = 5.0) -> None:
+    """Returns if records can be written to `uri`, as far as that shows in `timeout_s` and without mlflow.
+
+    Raises:
+        AddressError: the server does not answer as MLflow does, the folder can't be written, or the scheme is
+            none of http, https, sqlite.
+    """
+    try:
+        scheme = urlsplit(uri).scheme
+    except ValueError as error:
+        raise AddressError(f"tracking_uri: {error}; expected {_SCHEMES}") from None
+    if scheme in ("http", "https"):
+        _check_server(uri, timeout_s)
+    elif uri.startswith(SQLITE):
+        _check_folder(Path(uri.removeprefix(SQLITE)).parent, uri)
+    else:
+        raise AddressError(f"tracking_uri {without_secrets(uri)!r}: expected {_SCHEMES}")
+
+
+def without_secrets(uri: str) -> str:
+    """`uri` without user and password, for messages, logs and tags."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=_host(parts)))
+
+
+def _host(parts: SplitResult) -> str:
+    return parts.netloc.rpartition("@")[2]
+
+
+def _check_server(uri: str, timeout_s: float) -> None:
+    shown = without_secrets(uri).rstrip("/")
+    request = _health_request(uri)
+    hint = "start it (mlflow server), or correct the address"
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s) as response:
+            body = response.read(64)
+    except urllib.error.HTTPError as error:
+        error.close()
+        # A proxy that wants credentials: MLflow's client has its own ways to give them.
+        if error.code in (401, 403):
+            return
+        raise AddressError(f"{shown}: /health answered {error.code}, expected 200: no MLflow server? {hint}") from None
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise AddressError(f"{shown}: no MLflow server answers within {timeout_s:g} s ({reason}); {hint}") from None
+    if body.strip() != b"OK":
+        raise AddressError(f"{shown}: /health answered {body[:20]!r}, expected b'OK': no MLflow server? {hint}")
+
+
+def _health_request(uri: str) -> urllib.request.Request:
+    parts = urlsplit(uri)
+    address = urlunsplit(parts._replace(netloc=_host(parts), path=parts.path.rstrip("/") + "/health", query=""))
+    request = urllib.request.Request(address)
+    if parts.username is not None:
+        secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+        request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(secret).decode())
+    return request
+
+
+def _check_folder(folder: Path, uri: str) -> None:
+    """The folder, or the nearest that exists above it, can be written."""
+    nearest = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        what = "is not writable" if nearest.is_dir() else "is not a folder"
+        raise AddressError(f"tracking_uri {uri}: {nearest} {what}; choose another folder or change its permissions")
