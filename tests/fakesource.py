@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from picomodels import pico_byte_tokenizer
 
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import TopK
 from fusery.source.api import Distributions, Document
+from picomodels import pico_byte_tokenizer
 
 
 @dataclass

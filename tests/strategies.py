@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 from fusery.core.topk import PAD, TopK
 
 texts = st.text(
-    st.characters(codec="utf-8", exclude_categories=["Cs"]) | st.sampled_from(" \n\t\r<s>é😀東ab.(){}\u0301"), max_size=60
+    st.characters(codec="utf-8", exclude_categories=["Cs"]) | st.sampled_from(" \n\t\r<s>é😀東ab.(){}\u0301"),
+    max_size=60,
 )
 """Any Unicode, with what splits tokenizers apart made likely."""
 

@@ -3,14 +3,14 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 from rapidfuzz.distance import Levenshtein
-from strategies import texts
 
 from fusery.core import vocab
 from fusery.core.alignment import Side, align, boundary, warping_path
 from fusery.core.rules import Positions, Vocabulary
 from fusery.core.tokens import TokenizedText
+from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
+from strategies import texts
 
 
 def tokenized(*ends: int, has_prefix_space: bool = False) -> TokenizedText:

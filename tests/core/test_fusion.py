@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import top_ks
 
 from fusery.core.fusion import AlignedSource, fuse, quality_of
 from fusery.core.rules import FusionRule, Quality
 from fusery.core.topk import TopK, empty
+from strategies import top_ks
 
 
 def aligned(positions: list[int], quality: float, first_id: int = 0) -> AlignedSource:

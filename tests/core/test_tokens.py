@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer, pico_tokenizer
-from strategies import texts
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import ModelError
+from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer, pico_tokenizer
+from strategies import texts
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])

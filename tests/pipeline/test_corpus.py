@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import texts
 
 from fusery.errors import CorpusError
 from fusery.formats import shards
@@ -18,6 +17,7 @@ from fusery.pipeline.corpus import read_corpora, split
 from fusery.run_config import RunConfig
 from fusery.run_file import RunFile
 from fusery.worker.plan import corpus_shard
+from strategies import texts
 
 
 def run_file(folder: Path, **corpus: Any) -> RunFile:

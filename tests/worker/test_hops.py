@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fakesource import FakeSource
 from hypothesis import given
 from hypothesis import strategies as st
-from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 
+from fakesource import FakeSource
 from fusery.core.topk import PAD
 from fusery.errors import InvalidInput
 from fusery.formats import shards
@@ -19,6 +18,7 @@ from fusery.formats.store import Store
 from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker import hops
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, corpus_shard, tokenizer_name
+from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 
 DOCUMENTS = [CorpusDocument(f"d{i}", "even" if i % 2 == 0 else "odd", text) for i, text in enumerate(TEXTS)]
 

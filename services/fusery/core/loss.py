@@ -1,0 +1,312 @@
+"""The objective of the training, λ·CLM + (1−λ)·fusion, without logits of the whole batch ever existing.
+
+Dimensions: N rows of a batch, n rows of a chunk, D hidden size, V vocabulary, R evidence rows, K entries kept
+per row. A chunk's logits are formed, its loss and its gradient computed at once, then freed: memory is chunk × V
+and nothing is computed twice. Both terms share the softmax, so a fused step costs about what a CLM step costs.
+The price: gradients come from formulas and not from autograd, and there are no second derivatives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from fusery.core.cells import Partitions
+from fusery.core.objective import ChunkTargets, Objective, chunk_loss_and_gradient
+from fusery.core.topk import PAD
+
+IGNORED = -100
+"""Label of a row that predicts nothing: it has no loss, and evidence at it counts nothing."""
+
+CHUNK_ENTRIES = {"cpu": 2**20, "cuda": 2**27}
+"""Logits of one chunk: what stays in a core's cache; what keeps a GPU busy (0.5 GiB in float32)."""
+
+
+class Head(Protocol):
+    """The target's output head: logits = cap(scale · (h Wᵀ + b)), cap(x) = softcap · tanh(x / softcap)."""
+
+    @property
+    def weight_VD(self) -> torch.Tensor: ...
+    @property
+    def bias_V(self) -> torch.Tensor | None: ...
+    @property
+    def scale(self) -> float: ...
+    @property
+    def softcap(self) -> float | None: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SparseEvidence:
+    """Evidence of a batch: what the sources say at some of its rows.
+
+    rows int64 [R], the row of the batch, ascending; partitions int64 [R], whose cells the ids are; weights
+    float32 [R], adding up to 1 over the evidence of one row; ids int64 [R, K], no cell twice in a row, and
+    log_probs float32 [R, K], PAD and −inf where absent.
+
+    Raises:
+        ValueError: shapes do not belong together, or rows are not ascending.
+    """
+
+    rows_R: torch.Tensor
+    partitions_R: torch.Tensor
+    weights_R: torch.Tensor
+    ids_RK: torch.Tensor
+    log_probs_RK: torch.Tensor
+
+    def __post_init__(self) -> None:
+        rows = len(self.rows_R)
+        if {len(getattr(self, name)) for name in self.__slots__} != {rows} or self.ids_RK.ndim != 2:
+            shapes = {name: tuple(getattr(self, name).shape) for name in self.__slots__}
+            raise ValueError(f"evidence must have one row number, partition, weight and [K] entries per row: {shapes}")
+        if self.ids_RK.shape != self.log_probs_RK.shape:
+            raise ValueError(f"ids {tuple(self.ids_RK.shape)} and log-probs {tuple(self.log_probs_RK.shape)} differ")
+        if rows > 1 and bool((self.rows_R.diff() < 0).any()):
+            raise ValueError("evidence rows must be ascending; sort the evidence by row")
+
+    def to(self, device: torch.device) -> SparseEvidence:
+        """The same on `device`."""
+        return SparseEvidence(*(getattr(self, name).to(device) for name in self.__slots__))
+
+    def take(self, rows: torch.Tensor) -> SparseEvidence:
+        """The given evidence rows (indices or a mask)."""
+        return SparseEvidence(*(getattr(self, name)[rows] for name in self.__slots__))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LossSums:
+    """Sums over rows, float64 [6], detached; sums of micro-batches and of processes add up.
+
+    In this order: loss, CLM nats, labelled rows; fusion nats, kept mass and the target's mass on the support over
+    rows with evidence are divided by the number of those rows, the last entry.
+    """
+
+    values: torch.Tensor
+
+    def __add__(self, other: LossSums) -> LossSums:
+        return LossSums(self.values + other.values)
+
+    def means(self) -> LossMeans:
+        """Means per row; those over rows with evidence are None where there is no evidence."""
+        loss, clm, labelled, fusion, kept, on_support, evident = self.values.tolist()
+        rows = max(labelled, 1.0)
+        fusion, kept, on_support = (value / evident if evident else None for value in (fusion, kept, on_support))
+        return LossMeans(loss / rows, clm / rows, fusion, kept, on_support, int(labelled), int(evident))
+
+
+@dataclass(frozen=True, slots=True)
+class LossMeans:
+    """What a step's metrics say of its loss, in nats per row; masses are probabilities."""
+
+    loss: float
+    clm_nats: float
+    fusion_nats: float | None
+    kept_mass: float | None
+    target_mass_on_support: float | None
+    labelled_rows: int
+    evidence_rows: int
+
+
+def loss_of_hidden(
+    hidden_ND: torch.Tensor,
+    head: Head,
+    labels_N: torch.Tensor,
+    evidence: SparseEvidence | None,
+    partitions: Partitions,
+    objective: Objective,
+    denominator: float | None = None,
+    chunk_rows: int | None = None,
+) -> tuple[torch.Tensor, LossSums]:
+    """Loss (scalar) of the rows with a label, and its parts. Differentiable in hidden states, weight and bias.
+
+    The sum over rows is divided by `denominator`, by default the number of labelled rows; a micro-batch passes
+    the number of the whole batch. Arithmetic is float32, float64 if the hidden states are.
+    """
+    problem = _Problem.of(labels_N, evidence, partitions, objective, denominator)
+    chunk = chunk_rows or max(1, CHUNK_ENTRIES.get(hidden_ND.device.type, 2**24) // max(1, head.weight_VD.shape[0]))
+    loss, sums = _LossOfHidden.apply(
+        hidden_ND, head.weight_VD, head.bias_V, head, problem, chunk, torch.is_grad_enabled()
+    )  # type: ignore[no-untyped-call]
+    return loss, LossSums(sums)
+
+
+def loss_of_logits(
+    logits_NV: torch.Tensor,
+    labels_N: torch.Tensor,
+    evidence: SparseEvidence | None,
+    partitions: Partitions,
+    objective: Objective,
+    denominator: float | None = None,
+    chunk_rows: int | None = None,
+) -> tuple[torch.Tensor, LossSums]:
+    """The same for models whose head can't be taken off; differentiable in the logits [N, V]."""
+    problem = _Problem.of(labels_N, evidence, partitions, objective, denominator)
+    chunk = chunk_rows or max(1, CHUNK_ENTRIES.get(logits_NV.device.type, 2**24) // max(1, logits_NV.shape[1]))
+    loss, sums = _LossOfLogits.apply(logits_NV, problem, chunk, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    return loss, LossSums(sums)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Problem:
+    """The rows that count: their numbers [n], labels [n] and evidence, renumbered to them."""
+
+    rows: torch.Tensor
+    labels: torch.Tensor
+    evidence_rows_R: torch.Tensor
+    weights_R: torch.Tensor
+    cells_RK: torch.Tensor
+    mass_RK: torch.Tensor
+    partitions: Partitions
+    objective: Objective
+    denominator: float
+
+    @classmethod
+    def of(
+        cls,
+        labels_N: torch.Tensor,
+        evidence: SparseEvidence | None,
+        partitions: Partitions,
+        objective: Objective,
+        denominator: float | None,
+    ) -> _Problem:
+        rows = torch.nonzero(labels_N != IGNORED).squeeze(1)
+        number_N = torch.full_like(labels_N, PAD)
+        number_N[rows] = torch.arange(len(rows), device=rows.device)
+        evidence = evidence or _no_evidence(labels_N.device)
+        cells = partitions.numbers(evidence.ids_RK, evidence.partitions_R)
+        mass = torch.where(cells == PAD, 0.0, evidence.log_probs_RK.exp())
+        cells = torch.where(mass > 0, cells, PAD)
+        # A row that keeps no mass says nothing: its share goes to the other sources' evidence at that position.
+        counts = (number_N[evidence.rows_R] != PAD) & (mass.sum(1) > 0) & (evidence.weights_R > 0)
+        at, weights = number_N[evidence.rows_R][counts], evidence.weights_R[counts]
+        total_n = torch.zeros(len(rows), device=weights.device, dtype=weights.dtype).index_put((at,), weights, True)
+        if denominator is None:
+            denominator = max(1, len(rows))
+        weights = weights / total_n[at]
+        return cls(rows, labels_N[rows], at, weights, cells[counts], mass[counts], partitions, objective, denominator)
+
+    def chunks(self, size: int) -> Iterator[tuple[torch.Tensor, ChunkTargets]]:
+        """Row numbers and targets of at most `size` rows at a time."""
+        edges = torch.arange(0, len(self.rows) + size, size, device=self.rows.device)
+        first = torch.searchsorted(self.evidence_rows_R, edges).tolist()
+        for i, start in enumerate(range(0, len(self.rows), size)):
+            part = slice(first[i], first[i + 1])
+            targets = ChunkTargets(
+                self.labels[start : start + size],
+                self.evidence_rows_R[part] - start,
+                self.weights_R[part],
+                self.cells_RK[part],
+                self.mass_RK[part],
+            )
+            yield self.rows[start : start + size], targets
+
+
+def _no_evidence(device: torch.device) -> SparseEvidence:
+    index, number = torch.zeros(0, dtype=torch.int64, device=device), torch.zeros(0, device=device)
+    return SparseEvidence(index, index, number, index.reshape(0, 1), number.reshape(0, 1))
+
+
+class _LossOfHidden(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_ND: torch.Tensor,
+        weight_VD: torch.Tensor,
+        bias_V: torch.Tensor | None,
+        head: Head,
+        problem: _Problem,
+        chunk: int,
+        wants_gradient: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        exact = torch.promote_types(hidden_ND.dtype, torch.float32)
+        # Matrix products run in what autocast says; everything between them in `exact`.
+        device = hidden_ND.device.type
+        product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
+        needs_hidden, needs_weight, needs_bias = (wants_gradient and need for need in ctx.needs_input_grad[:3])
+        grad_hidden = torch.zeros_like(hidden_ND) if needs_hidden else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=exact) if needs_weight else None
+        grad_bias = torch.zeros_like(bias_V, dtype=exact) if needs_bias and bias_V is not None else None
+        sums = torch.zeros(7, dtype=torch.float64, device=hidden_ND.device)
+        with torch.autocast(device, enabled=False):
+            weight = weight_VD.to(product)
+            for rows, targets in problem.chunks(chunk):
+                hidden = hidden_ND.index_select(0, rows).to(product)
+                logits = _logits(hidden, weight, bias_V, head, exact)
+                grad = chunk_loss_and_gradient(logits, targets, problem.partitions, problem.objective, sums)
+                if not wants_gradient:
+                    continue
+                grad = _through_cap(grad, logits, head)
+                if grad_bias is not None:
+                    grad_bias += grad.sum(0)
+                grad = grad.to(product)
+                if grad_hidden is not None:
+                    grad_hidden.index_copy_(0, rows, (grad @ weight).to(grad_hidden.dtype))
+                if grad_weight is not None:
+                    _add_product(grad_weight, grad, hidden)
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        ctx.denominator = problem.denominator
+        ctx.dtypes = (hidden_ND.dtype, weight_VD.dtype, None if bias_V is None else bias_V.dtype)
+        ctx.mark_non_differentiable(sums)
+        return (sums[0] / problem.denominator).to(exact), sums
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_loss: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        factor = grad_loss / ctx.denominator
+        saved = zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+        grads = [None if grad is None else (grad * factor).to(dtype) for grad, dtype in saved]
+        return (*grads, None, None, None, None)
+
+
+class _LossOfLogits(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, logits_NV: torch.Tensor, problem: _Problem, chunk: int, wants_gradient: bool
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        exact = torch.promote_types(logits_NV.dtype, torch.float32)
+        grad_logits = torch.zeros_like(logits_NV) if wants_gradient else None
+        sums = torch.zeros(7, dtype=torch.float64, device=logits_NV.device)
+        for rows, targets in problem.chunks(chunk):
+            logits = logits_NV.index_select(0, rows).to(exact)
+            grad = chunk_loss_and_gradient(logits, targets, problem.partitions, problem.objective, sums)
+            if grad_logits is not None:
+                grad_logits.index_copy_(0, rows, grad.to(grad_logits.dtype))
+        ctx.save_for_backward(grad_logits)
+        ctx.denominator = problem.denominator
+        ctx.mark_non_differentiable(sums)
+        return (sums[0] / problem.denominator).to(exact), sums
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_loss: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (grad,) = ctx.saved_tensors
+        return grad * (grad_loss / ctx.denominator).to(grad.dtype), None, None, None
+
+
+def _logits(
+    hidden: torch.Tensor, weight: torch.Tensor, bias_V: torch.Tensor | None, head: Head, exact: torch.dtype
+) -> torch.Tensor:
+    logits = (hidden @ weight.T).to(exact)
+    if bias_V is not None:
+        logits += bias_V
+    if head.scale != 1.0:
+        logits *= head.scale
+    if head.softcap is not None:
+        logits = logits.div_(head.softcap).tanh_().mul_(head.softcap)
+    return logits
+
+
+def _through_cap(grad: torch.Tensor, logits: torch.Tensor, head: Head) -> torch.Tensor:
+    """The gradient before softcap and scale; d cap(x) / dx = 1 − (cap(x) / softcap)²."""
+    if head.softcap is not None:
+        grad = grad * (1 - (logits / head.softcap).square_())
+    return grad if head.scale == 1.0 else grad * head.scale
+
+
+def _add_product(total_VD: torch.Tensor, grad: torch.Tensor, hidden: torch.Tensor) -> None:
+    if grad.dtype == total_VD.dtype:
+        total_VD.addmm_(grad.T, hidden)
+    else:
+        total_VD += grad.T @ hidden

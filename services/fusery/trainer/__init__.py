@@ -1,0 +1,1 @@
+"""The training job: continual training of the target on documents and the evidence of the sources."""

@@ -1,0 +1,172 @@
+"""Checkpoints that are either whole or not there, and open no pickle.
+
+    checkpoints/step-00000100/
+      tensors.safetensors   parameters and the optimizer's moments, by parameter name
+      state.json            step, counters, the configuration that they belong to, versions
+      complete.json         SHA-256 of the other two; written last
+
+Written beside, synced to disk, renamed. The loader takes the newest one whose digests hold. Random numbers need no
+state: each step seeds them from (seed, step).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from fusery.errors import Corrupt, Mismatch
+
+log = logging.getLogger(__name__)
+
+TENSORS, STATE, COMPLETE = "tensors.safetensors", "state.json", "complete.json"
+FORMAT_VERSION = 1
+_MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a training is: steps done, epoch of the last, skipped steps (in all; the last in a row), tokens, time."""
+
+    step: int = 0
+    epoch: int = 0
+    skipped: int = 0
+    skipped_in_a_row: int = 0
+    tokens: int = 0
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Checkpoint:
+    cursor: Cursor
+    tensors: Mapping[str, torch.Tensor]
+
+
+def save(
+    folder: Path, cursor: Cursor, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], keep: int
+) -> Path:
+    """The folder of a new checkpoint in `folder`; older ones than the newest `keep` are removed."""
+    final = folder / f"step-{cursor.step:08d}"
+    draft = final.with_suffix(".tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft / TENSORS)
+    state = {
+        "format_version": FORMAT_VERSION,
+        "cursor": asdict(cursor),
+        "config": dict(config),
+        "versions": {"torch": torch.__version__},
+    }
+    _write_json(draft / STATE, state)
+    _write_json(draft / COMPLETE, {name: file_digest(draft / name) for name in (TENSORS, STATE)})
+    publish(draft, final)
+    _prune(folder, keep)
+    return final
+
+
+def publish(draft: Path, final: Path) -> None:
+    """`draft` becomes `final` in one step that survives a power cut; an older `final` is replaced."""
+    for path in sorted(draft.rglob("*")):
+        _sync(path)
+    _sync(draft)
+    if final.exists():
+        shutil.rmtree(final)
+    draft.replace(final)
+    _sync(final.parent)
+
+
+def newest(folder: Path, config: Mapping[str, Any]) -> Checkpoint | None:
+    """The newest checkpoint in `folder` that is whole; None if there is none.
+
+    Raises:
+        Mismatch: it belongs to another configuration; the message names the keys that differ.
+    """
+    for path in reversed(_folders(folder)):
+        try:
+            state = _verified_state(path)
+            if state["format_version"] != FORMAT_VERSION:
+                raise Corrupt(f"format version {state['format_version']}, expected {FORMAT_VERSION}")
+            _check_config(path, state["config"], config)
+            return Checkpoint(Cursor(**state["cursor"]), load_file(path / TENSORS))
+        except (Corrupt, OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            log.warning("checkpoint %s is not usable, trying the one before: %s", path, error)
+    return None
+
+
+def training_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    """Parameters and their moments by name, on the CPU; a tied parameter stands once."""
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"parameter.{name}"] = parameter.detach().cpu()
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"{key}.{name}"] = value.detach().cpu()
+    return tensors
+
+
+def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Puts `training_tensors` back."""
+    tensors = checkpoint.tensors
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(tensors[f"parameter.{name}"])
+            moments = {key: tensors[f"{key}.{name}"] for key in _MOMENTS if f"{key}.{name}" in tensors}
+            if moments:
+                # AdamW keeps its step count on the CPU whatever the parameter's device.
+                optimizer.state[parameter] = {
+                    key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
+                    for key, value in moments.items()
+                }
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 (hex) of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verified_state(path: Path) -> dict[str, Any]:
+    digests = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
+    for name in (TENSORS, STATE):
+        found = file_digest(path / name)
+        if digests[name] != found:
+            raise Corrupt(f"{name}: SHA-256 is {found[:12]}…, {COMPLETE} says {digests[name][:12]}…")
+    state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
+    return state
+
+
+def _check_config(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    keys = sorted(key for key in found.keys() | expected.keys() if found.get(key) != expected.get(key))
+    if keys:
+        differing = ", ".join(f"{key} ({found.get(key)!r} there, {expected.get(key)!r} now)" for key in keys)
+        raise Mismatch(f"checkpoint {path} is of another configuration: {differing}; use another output folder")
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("step-*") if path.suffix != ".tmp")
+
+
+def _prune(folder: Path, keep: int) -> None:
+    for path in [*_folders(folder)[:-keep], *folder.glob("step-*.tmp")]:
+        shutil.rmtree(path)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,261 @@
+"""A training as a job: in goes a target and documents, out comes a model folder that transformers loads as it is.
+
+    output/
+      model/          config.json, model.safetensors, tokenizer, README.md
+      metrics.jsonl   one line per step
+      result.json     written last: what stands here is done
+      checkpoints/    to resume from
+
+Started again with the same configuration, a job goes on where it stopped, or returns at once if it is done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedType
+
+from fusery.core.cells import Partitions
+from fusery.core.topk import IntArray
+from fusery.errors import Interrupted, InvalidInput, Mismatch
+from fusery.models.checkpoint import context_length
+from fusery.models.head import split
+from fusery.models.loading import load_model
+from fusery.run_config import TrainingSpec
+from fusery.trainer.attention import prove_packing, vocabulary_size
+from fusery.trainer.checkpoint import Cursor
+from fusery.trainer.data import Plan, TrainingDocument, check_documents
+from fusery.trainer.export import ModelCard, export
+from fusery.trainer.loop import Training, run
+from fusery.trainer.metrics import StepMetrics
+
+log = logging.getLogger(__name__)
+
+TERMINATED_EXIT_CODE = 143
+"""128 + SIGTERM: the training wrote a checkpoint and wants to be started again. Not a failure of the job."""
+
+
+class Terminated(Interrupted):
+    """SIGTERM: the step was finished and a checkpoint written; the same command goes on from there."""
+
+    exit_code = TERMINATED_EXIT_CODE
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainJob:
+    """One training. `partitions`: cell_of_target [V] of each source, in the order that the evidence counts them.
+
+    `clm_only`: the baseline, λ = 1 on the same tokens in the same steps. `threads`: None leaves torch's choice.
+    """
+
+    target: str
+    output: Path
+    documents: Sequence[TrainingDocument]
+    partitions: Sequence[IntArray]
+    training: TrainingSpec
+    config_digest: str
+    revision: str | None = None
+    seed: int = 0
+    clm_only: bool = False
+    threads: int | None = None
+    on_step: Callable[[StepMetrics], None] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainResult:
+    """What a finished training says of itself; `weights_digest` is the SHA-256 over the model's weight files."""
+
+    model: Path
+    metrics: Path
+    steps: int
+    skipped_steps: int
+    tokens: int
+    elapsed_s: float
+    weights_digest: str
+
+
+def train(job: TrainJob) -> TrainResult:
+    """The trained model in `job.output`, resumed from its checkpoints where there are any.
+
+    Raises:
+        InvalidInput: the target, the documents or the partitions can't be trained on, or the training diverged.
+        Mismatch: the output folder belongs to another configuration.
+        Interrupted: asked to stop (SIGINT; SIGTERM raises its subclass `Terminated`); a checkpoint is written.
+    """
+    done = _finished(job)
+    if done is not None:
+        return done
+    job.output.mkdir(parents=True, exist_ok=True)
+    accelerator = _accelerator()
+    with _threads(job.threads), _Signals() as signals:
+        training = _prepared(job)
+        cursor = run(training, accelerator, signals)
+        if cursor.step < training.plan.steps:
+            signals.raise_for(cursor, training.plan.steps)
+        if accelerator.is_main_process:
+            _publish(job, training, cursor)
+        accelerator.wait_for_everyone()
+    result = _finished(job)
+    if result is None:
+        raise AssertionError(f"{job.output} has no result after a finished training")
+    return result
+
+
+def _prepared(job: TrainJob) -> Training:
+    """Everything checked and proved before the first step."""
+    model = split(load_model(job.target, job.revision))
+    config = model.model.config.get_text_config(decoder=True)
+    capacity = min(job.training.sequence_length, context_length(config))
+    vocabulary = vocabulary_size(model)
+    partitions = Partitions.of(job.partitions)
+    if partitions.vocabulary > vocabulary:
+        raise Mismatch(
+            f"a partition has cells of token {partitions.vocabulary - 1}, the target has {vocabulary} tokens; "
+            "build the vocabulary maps again for this target"
+        )
+    lengths = check_documents(job.documents, capacity, vocabulary, len(job.partitions))
+    packing = prove_packing(model, capacity, max(lengths))
+    plan = Plan.of(lengths, capacity, job.training.batch_sequences, job.training.epochs, job.seed)
+    log.info("%d documents, %d steps, documents kept apart by %s", len(lengths), plan.steps, packing.value)
+    return Training(
+        model=model,
+        documents=job.documents,
+        partitions=partitions,
+        plan=plan,
+        packing=packing,
+        spec=job.training,
+        seed=job.seed,
+        clm_only=job.clm_only,
+        config=_configuration(job),
+        folder=job.output,
+        on_step=job.on_step,
+    )
+
+
+def _configuration(job: TrainJob) -> dict[str, Any]:
+    """What decides the trained bytes, as JSON values; a checkpoint is resumed only if all of it is the same.
+
+    Without the target's place, so that a run can be moved; the digest covers what the target is.
+    """
+    tokens = hashlib.sha256()
+    for document in job.documents:
+        tokens.update(f"{document.doc_id}\n{len(document.token_ids_N)}\n".encode())
+        tokens.update(document.token_ids_N.astype("<i8").tobytes())
+    values = {
+        "config_digest": job.config_digest,
+        "seed": job.seed,
+        "clm_only": job.clm_only,
+        "documents": tokens.hexdigest(),
+        **{f"training.{key}": value for key, value in job.training.model_dump(mode="json").items()},
+    }
+    checked: dict[str, Any] = json.loads(json.dumps(values))
+    return checked
+
+
+def _publish(job: TrainJob, training: Training, cursor: Cursor) -> None:
+    spec = training.spec
+    card = ModelCard(
+        job.target, job.revision, job.clm_only, spec.clm_weight, spec.tail.value, cursor.tokens, cursor.step
+    )
+    digest = export(training.model.model, card, job.output / "model")
+    content = {
+        "config_digest": job.config_digest,
+        "clm_only": job.clm_only,
+        "packing": training.packing.value,
+        "steps": cursor.step,
+        "skipped_steps": cursor.skipped,
+        "tokens": cursor.tokens,
+        "elapsed_s": cursor.elapsed_s,
+        "weights_digest": digest,
+    }
+    draft = job.output / "result.tmp"
+    draft.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    draft.replace(job.output / "result.json")
+
+
+def _finished(job: TrainJob) -> TrainResult | None:
+    """The result that stands in the output folder, if there is one.
+
+    Raises:
+        Mismatch: it is that of another configuration.
+    """
+    path = job.output / "result.json"
+    if not path.exists():
+        return None
+    content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    if (content["config_digest"], content["clm_only"]) != (job.config_digest, job.clm_only):
+        raise Mismatch(
+            f"{path} is the result of configuration {content['config_digest'][:12]} (clm_only: {content['clm_only']}), "
+            f"this job is {job.config_digest[:12]} (clm_only: {job.clm_only}); use another output folder"
+        )
+    names = ("steps", "skipped_steps", "tokens", "elapsed_s", "weights_digest")
+    return TrainResult(job.output / "model", job.output / "metrics.jsonl", *(content[name] for name in names))
+
+
+def _accelerator() -> Accelerator:
+    """One process or data-parallel ones; precision is the run's own affair (autocast), not of accelerate's files."""
+    accelerator = Accelerator(mixed_precision="no")
+    known = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+    if accelerator.distributed_type not in known:
+        raise InvalidInput(
+            f"accelerate is configured for {accelerator.distributed_type}, whose processes hold parts of the weights; "
+            "the trainer runs as one process or with torchrun (data parallel)"
+        )
+    return accelerator
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@dataclass(slots=True)
+class _Signals:
+    """SIGTERM and SIGINT become a request to stop after the step; a second SIGINT stops at once."""
+
+    received: int | None = None
+    _before: dict[int, Any] = field(default_factory=dict)
+
+    @property
+    def is_set(self) -> bool:
+        return self.received is not None
+
+    def __enter__(self) -> _Signals:
+        # Only the main thread may install handlers; elsewhere whoever owns the process decides.
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._before[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def raise_for(self, cursor: Cursor, steps: int) -> None:
+        """Raises what the signal means."""
+        kind = Interrupted if self.received == signal.SIGINT else Terminated
+        raise kind(
+            f"training stopped after step {cursor.step} of {steps}; start the same job again to go on from there"
+        )

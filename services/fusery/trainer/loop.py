@@ -1,0 +1,261 @@
+"""The training loop: a step is a pure function of the seed, the step's number and the state before it.
+
+So a training that was killed and resumed ends with the same bytes as one that was not. One process, or several with
+torchrun (data parallel: each takes its share of every batch; the gradient is that of the whole batch).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+
+from fusery.core.cells import Partitions
+from fusery.core.loss import LossMeans, LossSums, loss_of_hidden, loss_of_logits
+from fusery.core.objective import Objective
+from fusery.errors import InvalidInput
+from fusery.models.head import SplitModel
+from fusery.run_config import TrainingSpec
+from fusery.trainer import checkpoint
+from fusery.trainer.attention import Packing, hidden_states, rows_for
+from fusery.trainer.checkpoint import Cursor
+from fusery.trainer.data import Batch, Packed, Plan, TrainingDocument, build
+from fusery.trainer.metrics import MetricsLog, StepMetrics
+from fusery.trainer.schedule import learning_rate, optimizer_for, peak_learning_rate
+
+log = logging.getLogger(__name__)
+
+MAX_SKIPPED_IN_A_ROW = 3
+"""One bad batch is skipped; so many in a row mean that the weights or the learning rate are bad."""
+
+
+class Diverged(InvalidInput):
+    """Losses or gradients are not finite, step after step; the last good checkpoint is kept."""
+
+
+class StopRequest(Protocol):
+    """Whether someone asked the training to stop after the step at hand."""
+
+    @property
+    def is_set(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Training:
+    """Everything that the loop needs and that stays the same from step to step."""
+
+    model: SplitModel
+    documents: Sequence[TrainingDocument]
+    partitions: Partitions
+    plan: Plan
+    packing: Packing
+    spec: TrainingSpec
+    seed: int
+    clm_only: bool
+    config: Mapping[str, Any]
+    folder: Path
+    on_step: Callable[[StepMetrics], None] | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+
+class ObjectiveModule(torch.nn.Module):
+    """The target with its objective as one module, so that a data-parallel wrapper sees the whole step."""
+
+    def __init__(self, training: Training, device: torch.device) -> None:
+        super().__init__()
+        self.target = training.model.model
+        self._split = training.model
+        self._packing = training.packing
+        self._partitions = training.partitions.to(device)
+        weight = 1.0 if training.clm_only else training.spec.clm_weight
+        self._objective = Objective(weight, training.spec.tail)
+
+    def forward(self, batch: Batch, denominator: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """Loss (scalar) and its sums, as `core.loss` gives them."""
+        hidden = hidden_states(self._split, batch, self._packing).flatten(0, 1)
+        common = (batch.labels_BT.flatten(), batch.evidence, self._partitions, self._objective, denominator)
+        head = self._split.head
+        loss, sums = loss_of_logits(hidden, *common) if head is None else loss_of_hidden(hidden, head, *common)
+        return loss, sums.values
+
+
+def run(training: Training, accelerator: Accelerator, stop: StopRequest) -> Cursor:
+    """Trains from the newest checkpoint, or from the start, to the last step or until asked to stop.
+
+    Raises:
+        Diverged: several steps in a row were not finite.
+        Mismatch: the folder holds checkpoints of another configuration.
+    """
+    return _Run(training, accelerator).run(stop)
+
+
+class _Run:
+    def __init__(self, training: Training, accelerator: Accelerator) -> None:
+        self._training = training
+        self._accelerator = accelerator
+        training.model.model.to(accelerator.device)
+        self._module = ObjectiveModule(training, accelerator.device)
+        self._module.train()
+        self._optimizer = optimizer_for(self._module.parameters(), training.spec)
+        self._peak = peak_learning_rate(training.spec, training.clm_only)
+        self._cursor = self._resume()
+        self._wrapped: torch.nn.Module = accelerator.prepare_model(self._module)
+
+    def _resume(self) -> Cursor:
+        found = checkpoint.newest(self._training.checkpoints, self._training.config)
+        if found is None:
+            return Cursor()
+        checkpoint.restore(found, self._module, self._optimizer)
+        log.info("resuming after step %d of %d", found.cursor.step, self._training.plan.steps)
+        return found.cursor
+
+    def run(self, stop: StopRequest) -> Cursor:
+        if not self._accelerator.is_main_process:
+            return self._steps(stop, None)
+        with MetricsLog(self._training.folder / "metrics.jsonl", self._cursor.step) as metrics:
+            return self._steps(stop, metrics)
+
+    def _steps(self, stop: StopRequest, metrics: MetricsLog | None) -> Cursor:
+        for step in range(self._cursor.step, self._training.plan.steps):
+            line, is_asked = self._step(step, stop)
+            if metrics is not None:
+                metrics.write(line)
+                if self._training.on_step is not None:
+                    self._training.on_step(line)
+            self._check_divergence()
+            if is_asked or (step + 1) % self._training.spec.checkpoint_every_steps == 0:
+                self._save()
+            if is_asked:
+                break
+        return self._cursor
+
+    def _step(self, step: int, stop: StopRequest) -> tuple[StepMetrics, bool]:
+        """One optimizer step; what there is to say of it, and whether any process was asked to stop."""
+        started = time.perf_counter()
+        plan, documents = self._training.plan, self._training.documents
+        lengths = [len(documents[i].token_ids_N) for sequence in plan.batches[step] for i in sequence]
+        labelled = sum(max(0, length - 1) for length in lengths)
+        rate = learning_rate(self._training.spec, self._peak, step, plan.steps)
+        # Dropout differs from step to step and from process to process, but not from run to run.
+        torch.manual_seed(_seed_of(self._training.seed, step, self._accelerator.process_index))
+        sums, is_asked = self._forward_backward(plan.batches[step], float(max(1, labelled)), stop)
+        norm = self._update(rate, is_finite=math.isfinite(float(sums.values[0])))
+        seconds = time.perf_counter() - started
+        self._advance(step, sum(lengths), seconds, is_skipped=norm is None)
+        return self._metrics(sums.means(), norm, rate, sum(lengths), seconds), is_asked
+
+    def _forward_backward(
+        self, sequences: Sequence[Packed], denominator: float, stop: StopRequest
+    ) -> tuple[LossSums, bool]:
+        """Gradients of the whole batch's mean; its sums over all processes."""
+        micro_batches = self._micro_batches(sequences)
+        device, processes = self._accelerator.device, self._accelerator.num_processes
+        total = torch.zeros(7, dtype=torch.float64, device=device)
+        use_bfloat16 = self._training.spec.dtype == "bfloat16"
+        for number, batch in enumerate(micro_batches, start=1):
+            is_last = number == len(micro_batches)
+            with nullcontext() if is_last else self._accelerator.no_sync(self._wrapped):
+                # Data-parallel wrappers average gradients over processes; the mean over rows needs their sum.
+                total += self._backward(batch, denominator / processes, use_bfloat16)
+        told = torch.cat([total, torch.tensor([float(stop.is_set)], dtype=torch.float64, device=device)])
+        told = self._accelerator.reduce(told, "sum")
+        return LossSums(told[:7]), bool(told[7] > 0)
+
+    def _backward(self, batch: Batch, denominator: float, use_bfloat16: bool) -> torch.Tensor:
+        device = self._accelerator.device
+        with torch.autocast(device.type, torch.bfloat16, enabled=use_bfloat16):
+            loss, sums = self._wrapped(batch.to(device), denominator)
+        self._accelerator.backward(loss)
+        result: torch.Tensor = sums
+        return result
+
+    def _micro_batches(self, sequences: Sequence[Packed]) -> list[Batch]:
+        """This process's share of the step. A process without a share computes a batch without labels."""
+        training = self._training
+        own = list(sequences[self._accelerator.process_index :: self._accelerator.num_processes])
+        size = training.spec.micro_batch_sequences or max(1, len(own))
+        with_evidence = not training.clm_only
+        if not own:
+            rows = rows_for(sequences[:1], training.packing)
+            return [build(rows, training.documents, with_evidence=with_evidence, blank=True)]
+        parts = [rows_for(own[start : start + size], training.packing) for start in range(0, len(own), size)]
+        return [build(rows, training.documents, with_evidence=with_evidence) for rows in parts]
+
+    def _update(self, rate: float, *, is_finite: bool) -> float | None:
+        """The gradient's norm before clipping; None if the step was skipped, and nothing changed."""
+        norm = float(self._accelerator.clip_grad_norm_(self._module.parameters(), self._training.spec.max_grad_norm))
+        is_good = is_finite and math.isfinite(norm)
+        if is_good:
+            for group in self._optimizer.param_groups:
+                group["lr"] = rate
+            self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return norm if is_good else None
+
+    def _advance(self, step: int, tokens: int, seconds: float, *, is_skipped: bool) -> None:
+        before = self._cursor
+        self._cursor = replace(
+            before,
+            step=step + 1,
+            epoch=self._training.plan.epochs[step],
+            skipped=before.skipped + is_skipped,
+            skipped_in_a_row=before.skipped_in_a_row + 1 if is_skipped else 0,
+            tokens=before.tokens + tokens,
+            elapsed_s=before.elapsed_s + seconds,
+        )
+
+    def _metrics(self, means: LossMeans, norm: float | None, rate: float, tokens: int, seconds: float) -> StepMetrics:
+        is_skipped = norm is None
+        said = {
+            name: _finite(getattr(means, name))
+            for name in ("loss", "clm_nats", "fusion_nats", "kept_mass", "target_mass_on_support")
+        }
+        return StepMetrics(
+            step=self._cursor.step,
+            epoch=self._cursor.epoch,
+            **said,
+            learning_rate=rate,
+            grad_norm=norm,
+            tokens=tokens,
+            tokens_per_s=tokens / max(seconds, 1e-9),
+            elapsed_s=self._cursor.elapsed_s,
+            skipped=is_skipped,
+        )
+
+    def _check_divergence(self) -> None:
+        cursor = self._cursor
+        if cursor.skipped_in_a_row:
+            log.warning("step %d: loss or gradient not finite, %d steps skipped so far", cursor.step, cursor.skipped)
+        if cursor.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            raise Diverged(
+                f"training diverged: loss or gradient not finite in {cursor.skipped_in_a_row} steps in a row, up to "
+                f"step {cursor.step}; lower training.learning_rate (peak {self._peak:g}), or train in float32; "
+                f"checkpoints before that are kept in {self._training.checkpoints}"
+            )
+
+    def _save(self) -> None:
+        if self._accelerator.is_main_process:
+            tensors = checkpoint.training_tensors(self._module, self._optimizer)
+            keep = self._training.spec.keep_checkpoints
+            checkpoint.save(self._training.checkpoints, self._cursor, tensors, self._training.config, keep)
+        self._accelerator.wait_for_everyone()
+
+
+def _seed_of(seed: int, step: int, process: int) -> int:
+    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}/{process}".encode(), digest_size=7).digest())
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None

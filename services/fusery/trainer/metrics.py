@@ -1,0 +1,72 @@
+"""Metrics of a training: one JSON line per step, each step exactly once, however often the training was resumed.
+
+A file on this machine comes first and costs a step nothing; whoever tracks runs reads it or gets the callback.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class StepMetrics:
+    """One step; losses in nats per row, masses as probabilities; None where there is nothing to say.
+
+    `loss` and `grad_norm` are None at a step that was skipped because they were not finite. `tokens` are those of
+    this step over all processes; `elapsed_s` adds up over resumptions.
+    """
+
+    step: int
+    epoch: int
+    loss: float | None
+    clm_nats: float | None
+    fusion_nats: float | None
+    kept_mass: float | None
+    target_mass_on_support: float | None
+    learning_rate: float
+    grad_norm: float | None
+    tokens: int
+    tokens_per_s: float
+    elapsed_s: float
+    skipped: bool = False
+
+
+class MetricsLog:
+    """The file metrics.jsonl, opened at a step: what stands there of later steps is cut off."""
+
+    def __init__(self, path: Path, after_step: int) -> None:
+        kept = [line for line in _lines(path) if line["step"] <= after_step]
+        draft = path.with_suffix(".tmp")
+        draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        draft.replace(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> MetricsLog:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def write(self, metrics: StepMetrics) -> None:
+        """One line, in the file at once: a killed training loses no finished step."""
+        self._file.write(json.dumps(asdict(metrics), allow_nan=False) + "\n")
+        self._file.flush()
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of the file; a last line that a kill tore is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for text in path.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:
+            break
+    return lines
