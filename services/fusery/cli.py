@@ -1,13 +1,15 @@
 """The commands. Each imports what it needs when it runs, so that `fusery --help` answers at once.
 
 Exit codes: 0 done, 1 failed, 2 the input is wrong (nothing was started), 3 part of the run failed for good,
-130 interrupted; the same command takes the run up again.
+130 interrupted (the same command takes the run up again), 141 whoever read the output has gone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +20,8 @@ from fusery.errors import FuseryError
 
 Arguments = argparse.Namespace
 Setup = Callable[[argparse.ArgumentParser], None]
+
+_INTERRUPTED, _OUTPUT_CLOSED = 130, 141
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,15 +34,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _set_up(given.command)
         code: int = given.run_command(given) or 0
+        sys.stdout.flush()
         return code
     except FuseryError as error:
-        print(f"fusery {given.command}: {error}", file=sys.stderr)
-        return error.exit_code
+        return _failed(given.command, str(error), error.exit_code)
     except KeyboardInterrupt:
-        print(f"fusery {given.command}: interrupted; the same command takes it up again", file=sys.stderr)
-        return 130
+        return _failed(given.command, "interrupted; the same command takes it up again", _INTERRUPTED)
     except BrokenPipeError:
-        return 0
+        # Python flushes once more when it ends, and would complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _OUTPUT_CLOSED
+    except Exception as error:
+        return _failed(given.command, *_unexpected(error))
+
+
+def _failed(command: str, message: str, exit_code: int) -> int:
+    print(f"fusery {command}: {message}", file=sys.stderr)
+    logging.getLogger(__name__).debug("where it came from", exc_info=True)
+    return exit_code
+
+
+def _unexpected(error: Exception) -> tuple[str, int]:
+    """Message and exit code of an error that fusery did not raise on purpose."""
+    if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("fusery"):
+        return f"the package {error.name} is not installed; this command needs it: pip install 'fusery[all]'", 2
+    first_line = next(iter(str(error).splitlines()), "")
+    shown = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
+    hint = "this is a defect, please report it; set FUSERY_LOG_LEVEL=debug for the traceback"
+    return f"{shown}; {hint}", 1
 
 
 def _set_up(command: str) -> None:
@@ -53,8 +76,11 @@ def _set_up(command: str) -> None:
     try:
         place = settings()
     except ValidationError as error:
-        raise ConfigError(f"environment: {error.errors()[0]['loc']}: {error.errors()[0]['msg']}") from error
-    quiet = command in ("run", "status", "validate", "query") and place.log_level == "info"
+        wrong = error.errors(include_input=False)[0]
+        name = f"FUSERY_{wrong['loc'][0]}".upper()
+        # Not `from error`: its text has the value, which may be a secret.
+        raise ConfigError(f"environment variable {name}: {wrong['msg']}; correct it, or unset it") from None
+    quiet = command in ("run", "status", "validate", "query") and place.log_level.lower() == "info"
     set_up_logging(command, "warning" if quiet else place.log_level, place.log_format)
 
 
@@ -77,6 +103,18 @@ def _parser() -> argparse.ArgumentParser:
         set_up(command)
         command.set_defaults(run_command=run)
     return parser
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"expected a port, 0 to 65535, got {text!r}")
+    return int(text)
 
 
 def _run_file(parser: argparse.ArgumentParser) -> None:
@@ -149,8 +187,8 @@ def _set_up_serve_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help="the Hub commit")
     parser.add_argument("--dtype", default="float32", choices=[dtype.value for dtype in Dtype])
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
-    parser.add_argument("--port", type=int, default=50051, help="0: any free port")
-    parser.add_argument("--threads", type=int, default=None, help="CPU threads of the model (default: all cores)")
+    parser.add_argument("--port", type=_port, default=50051, help="0: any free port")
+    parser.add_argument("--threads", type=_count, help="CPU threads of the model (default: all cores)")
     parser.add_argument("--ready-file", type=Path, help="written with host:port once the model is loaded")
 
 
@@ -162,8 +200,8 @@ def _query(given: Arguments) -> None:
 
 def _set_up_query(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("address", metavar="ADDRESS", help="host:port of a source server")
-    parser.add_argument("text", metavar="TEXT")
-    parser.add_argument("--top-k", type=int, default=5)
+    parser.add_argument("text", metavar="TEXT", help="what the source reads")
+    parser.add_argument("--top-k", type=_count, default=5, help="candidates per position (default: 5)")
     parser.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -174,8 +212,8 @@ def _worker(given: Arguments) -> None:
 
 
 def _set_up_worker(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--processes", type=int, default=2, help="tasks at the same time")
-    parser.add_argument("--hops", default="capture,align,fuse", help="the queues that it serves")
+    parser.add_argument("--processes", type=_count, default=2, help="tasks at the same time (default: 2)")
+    parser.add_argument("--hops", default="capture,align,fuse", help="the queues that it serves (default: all)")
 
 
 def _train(given: Arguments) -> None:
@@ -187,7 +225,7 @@ def _train(given: Arguments) -> None:
 def _set_up_train(parser: argparse.ArgumentParser) -> None:
     _run_file(parser)
     parser.add_argument("--clm-only", action="store_true", help="the baseline: the same tokens and steps, λ = 1")
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=_count, help="CPU threads (default: all cores)")
 
 
 def _evaluate(given: Arguments) -> None:
@@ -198,7 +236,7 @@ def _evaluate(given: Arguments) -> None:
 
 def _set_up_evaluate(parser: argparse.ArgumentParser) -> None:
     _run_file(parser)
-    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--threads", type=_count, help="CPU threads (default: all cores)")
 
 
 def _register(given: Arguments) -> None:

@@ -96,8 +96,8 @@ def _message(path: Path, lines: dict[Place, int], detail: ErrorDetails) -> str:
     key = ".".join(str(part) for part in place) or "run"
     if detail["type"] == "extra_forbidden":
         known = list(_keys_at(RunConfig, place[:-1]))
-        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else f"known keys here: {', '.join(known)}"
+        nearest = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys here: {', '.join(known)}"
         return f"{path}:{line}: {key}: unknown key; {hint}"
     if detail["type"] == "missing":
         return f"{path}:{line}: {key}: missing; this key is required"

@@ -87,7 +87,7 @@ def _tokenizer(*pieces: str) -> ByteTokenizer:
 
 def test_a_hand_computed_partition() -> None:
     source, target = _tokenizer("ab", "c"), _tokenizer("a", "b", "cb")
-    # Source ids: a b c ab. Target ids: a b c cb. The target reads "ab" as a·b: ab joins a. The source reads "cb" as c·b.
+    # Source ids: a b c ab. Target ids: a b c cb. The target reads "ab" as a·b: ab joins a. The source reads cb as c·b.
     partition = vocab.build(Vocabulary.PARTITION, source, target)
     assert partition.cell_of_source_V.tolist() == [0, 1, 2, 0]
     assert partition.cell_of_target_V.tolist() == [0, 1, 2, 2]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from fusery.core.topk import empty
 from fusery.errors import CorpusError, Mismatch, ModelError
-from fusery.evaluation.bits_per_byte import HeldOutDocument, batches, measure
+from fusery.evaluation.bits_per_byte import HeldOutDocument, measure
 from fusery.evaluation.scores import Scores
 from fusery.source.api import Distributions, Document
 
@@ -83,20 +83,6 @@ def test_progress_counts_documents_up_to_all_of_them() -> None:
     seen: list[tuple[int, int]] = []
     measure(HalfModel(), documents_of("abcdefgh", "abc", "ab"), 8, lambda done, total: seen.append((done, total)))
     assert seen == [(2, 3), (3, 3)]
-
-
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=40), st.integers(1, 200))
-def test_batches_hold_every_document_once_and_keep_the_padded_size(lengths: list[int], batch_bytes: int) -> None:
-    cut = batches(lengths, batch_bytes)
-    assert sorted(index for batch in cut for index in batch) == list(range(len(lengths)))
-    for batch in cut:
-        assert len(batch) == 1 or len(batch) * max(lengths[index] for index in batch) <= batch_bytes
-    in_order = [lengths[index] for batch in cut for index in batch]
-    assert in_order == sorted(in_order)
-
-
-def test_batches_never_exceed_what_a_server_takes_at_once() -> None:
-    assert max(len(batch) for batch in batches([1] * 3000, 1_000_000)) == 1024
 
 
 def test_the_batch_size_changes_nothing_for_a_model_that_reads_documents_alone() -> None:

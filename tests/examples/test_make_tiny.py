@@ -14,17 +14,18 @@ pytest.importorskip("transformers")
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
 
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
 import make_tiny
 import tiny_corpus
 import tiny_muon
-import torch
 from tiny_corpus import DOMAINS, PARTS, Sizes
 from tiny_models import Recipe
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-SIZES = Sizes(expert_bytes=60_000, fusion_chunks=4, dev_chunks=3, held_out_chunks=5, max_files=100)
+SIZES = Sizes(expert_bytes=40_000, fusion_chunks=4, dev_chunks=3, held_out_chunks=5, max_files=60)
 RECIPE = Recipe(width=32, layers=1, heads=2, vocab_size=640, steps=2, batch=2, window_tokens=32)
-SETTINGS = make_tiny.Settings(SIZES, dict.fromkeys(DOMAINS, RECIPE), tokenizer_bytes=40_000)
+SETTINGS = make_tiny.Settings(SIZES, dict.fromkeys(DOMAINS, RECIPE), tokenizer_bytes=20_000)
 AWKWARD = ["\t\tint x;\n\n\n    return  ;  \n", "  leading\n", "aé€😀 b", "x <0x0A> y", "\n", "12  345\n"]
 
 

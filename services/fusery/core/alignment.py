@@ -45,7 +45,7 @@ def align(rule: Positions, source: Side, target: Side, vocabulary: VocabularyMap
     return _RULES[rule](source, target, vocabulary)
 
 
-def _boundary(source: Side, target: Side, vocabulary: VocabularyMap) -> Alignment:
+def _boundary(source: Side, target: Side, _: VocabularyMap) -> Alignment:
     return boundary(source.text, target.text)
 
 

@@ -19,7 +19,7 @@ from fusery.core.topk import PAD, FloatArray, IntArray, TopK, empty
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AlignedSource:
-    """One source's evidence for one document: target positions int64 [R] ascending, cells, quality (lower is better)."""
+    """One source's evidence for a document: target positions int64 [R] ascending, cells, quality (low is good)."""
 
     positions_R: IntArray
     top: TopK
@@ -88,7 +88,7 @@ def _widened(top: TopK, k: int) -> TopK:
 Weights = tuple[IntArray, npt.NDArray[np.float64]]
 
 
-def _min_ce(positions: IntArray, owners: IntArray, quality: npt.NDArray[np.float64], temperature: float) -> Weights:
+def _min_ce(positions: IntArray, owners: IntArray, quality: npt.NDArray[np.float64], _: float) -> Weights:
     """Per position the row of the best source; ties go to the source that the run names first."""
     order = np.lexsort((owners, quality[owners], positions))
     is_best = np.diff(positions[order], prepend=PAD) != 0

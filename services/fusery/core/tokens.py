@@ -139,7 +139,7 @@ class ByteTokenizer:
         data = text.encode()
         pieces = [self.token_bytes[index] for index in encoding.ids]
         spelled = b"".join(piece or b"" for piece in pieces)
-        has_prefix_space = spelled == b" " + data and not data == spelled
+        has_prefix_space = spelled == b" " + data and data != spelled
         if spelled == data or has_prefix_space:
             lengths = np.fromiter((len(piece or b"") for piece in pieces), np.int64, len(pieces))
             ends = np.maximum(np.cumsum(lengths) - has_prefix_space, 0)

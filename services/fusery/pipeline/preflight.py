@@ -7,11 +7,14 @@ needs. `check_run` asks transformers about the checkpoints and knocks at every a
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from fusery.errors import AddressError, ConfigError, CorpusError, FuseryError, ModelError
+from fusery.core.tokens import ByteTokenizer
+from fusery.errors import AddressError, ConfigError, CorpusError, ModelError, Unavailable
 from fusery.formats.store import Store
 from fusery.models.checkpoint import Checkpoint, check_checkpoint, inspect_checkpoint
 from fusery.pipeline.corpus import Corpora, read_corpora
@@ -21,7 +24,11 @@ from fusery.run_file import RunFile, read_run_file
 from fusery.settings import settings
 from fusery.source.client import SourceClient, read_token
 
-_IDENTITY_FILES = ("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json")
+_IDENTITY_FILES = (
+    *("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json"),
+    *("special_tokens_map.json", "spiece.model", "tekken.json", "vocab.json", "merges.txt"),
+)
+_TOKENISED_DOCUMENTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +91,11 @@ def _is_remote(spec: ModelSpec) -> bool:
 
 def _identity(file: RunFile, spec: ModelSpec) -> str:
     """What tells this checkpoint from another one: its bytes where it lies here, else its name and revision."""
-    name = spec.model if _is_remote(spec) else file.model(spec.model)
-    if not Path(name).is_dir():
-        return f"{name}@{spec.revision}"
+    folder = Path(file.model(spec.model)) if not _is_remote(spec) else None
+    if folder is None or not folder.is_dir():
+        return f"{spec.model}@{spec.revision}"
     content = hashlib.sha256()
-    for path in sorted(Path(name).iterdir()):
+    for path in sorted(folder.iterdir()):
         if path.name in _IDENTITY_FILES or path.suffix == ".safetensors":
             with path.open("rb") as stream:
                 content.update(hashlib.file_digest(stream, "sha256").digest())
@@ -106,16 +113,17 @@ def check_run(run: Run) -> Checkpoint:
         check_tracking(run.tracking_uri, timeout_s=5.0)
     if run.broker_url is not None:
         check_broker(run.broker_url)
-    target = _inspect("target", run.file, run.config.target)
-    _check_sequence_length(run, target)
-    _check_documents(run, "a training sequence", target, run.config.training.sequence_length)
     for source in run.config.sources:
         if source.address is not None:
-            _check_address(run, source)
-        else:
+            _check_served(run, source, source.address)
+    target = _inspect("target", run.file, run.config.target)
+    _check_sequence_length(run, target)
+    _check_documents(run, "a training sequence", target.tokenizer, run.config.training.sequence_length)
+    for source in run.config.sources:
+        if source.address is None:
             checkpoint = _inspect(f"source {source.name}", run.file, source)
-            _check_documents(run, f"source {source.name}", checkpoint, checkpoint.context_length)
             _check_k(run, source.name, checkpoint.vocabulary_size)
+            _check_documents(run, f"source {source.name}", checkpoint.tokenizer, checkpoint.context_length)
     return target
 
 
@@ -128,48 +136,65 @@ def _check_sequence_length(run: Run, target: Checkpoint) -> None:
 
 
 def _inspect(role: str, file: RunFile, spec: ModelSpec) -> Checkpoint:
+    model = file.model(spec.model)
     try:
-        return inspect_checkpoint(file.model(spec.model), spec.revision)
+        return inspect_checkpoint(model, spec.revision)
     except ModelError as error:
-        raise ModelError(f"{role}: {error}") from error
+        message = " ".join(str(error).split())
+        hint = "" if Path(model).is_dir() else f" And there is no folder {file.resolve(model)}."
+        raise ModelError(f"{role}: {message}{hint}") from error
 
 
-def _check_documents(run: Run, role: str, checkpoint: Checkpoint, limit: int) -> None:
-    """The longest documents fit `limit` tokens and the tokenizer spells them."""
+def _check_documents(run: Run, role: str, tokenizer: ByteTokenizer, limit: int) -> None:
+    """The documents with the most tokens, as far as their bytes tell, fit `limit` tokens and are spelled by them."""
     documents = [*run.corpora.train.documents, *run.corpora.held_out.documents]
-    longest = sorted(documents, key=lambda document: -len(document.text.encode()))[:64]
-    for document, text in zip(
-        longest, checkpoint.tokenizer.tokenize_batch([document.text for document in longest]), strict=True
-    ):
-        if len(text.ids_T) > limit:
+    for document in heapq.nlargest(_TOKENISED_DOCUMENTS, documents, key=lambda document: likely_tokens(document.text)):
+        try:
+            tokens = len(tokenizer.tokenize(document.text).ids_T)
+        except ModelError as error:
+            raise ModelError(f"document {document.doc_id}, {role}: {error}") from error
+        if tokens > limit:
             raise CorpusError(
-                f"document {document.doc_id} has {len(text.ids_T)} tokens, {role} holds at most {limit}; lower "
+                f"document {document.doc_id} has {tokens} tokens, {role} holds at most {limit}; lower "
                 f"corpus.max_document_bytes (now {run.config.corpus.max_document_bytes})"
             )
 
 
-def _check_k(run: Run, name: str, vocabulary_size: int) -> None:
-    if run.config.capture.top_k > vocabulary_size:
+def likely_tokens(text: str) -> int:
+    """Orders texts by how many tokens they may have: bytes, non-ASCII ones three times, for they merge less."""
+    if text.isascii():
+        return len(text)
+    return 3 * len(text.encode()) - 2 * len(text.encode("ascii", "ignore"))
+
+
+def _check_k(run: Run, name: str, largest: int) -> None:
+    if run.config.capture.top_k > largest:
         raise ConfigError(
-            f"{run.file.path}: capture.top_k is {run.config.capture.top_k}, source {name} has only {vocabulary_size} "
-            "tokens; make it smaller"
+            f"{run.file.path}: capture.top_k is {run.config.capture.top_k}, source {name} gives at most {largest} "
+            "entries (its vocabulary, or its server's limit); make it smaller"
         )
 
 
-def _check_address(run: Run, source: SourceSpec) -> None:
-    assert source.address is not None, "called for sources with an address"
+def _check_served(run: Run, source: SourceSpec, address: str) -> None:
+    """The source server answers, and the documents fit its model."""
+    token = read_token(settings().source_token_file)
     try:
-        token = read_token(settings().source_token_file)
-        with SourceClient(source.address, token=token, timeout_s=5.0, retry_for_s=5.0) as client:
+        with SourceClient(address, token=token, timeout_s=5.0, retry_for_s=5.0) as client:
             model = client.model()
-    except FuseryError as error:
+    except (Unavailable, AddressError) as error:
         raise AddressError(
-            f"{run.file.path}: source {source.name}: no source server answers at {source.address}: {error}"
+            f"{run.file.path}: source {source.name}: no source server answers at {address}: {error}"
         ) from error
-    _check_k(run, source.name, model.vocabulary_size)
+    _check_k(run, source.name, min(model.vocabulary_size, model.limits.max_top_k))
+    # A large vocabulary takes longer than any other answer.
+    with SourceClient(address, token=token, timeout_s=120.0, retry_for_s=5.0) as client:
+        tokenizer = client.tokenizer()
+    _check_documents(run, f"source {source.name}", tokenizer, model.context_length)
 
 
 def _check_store(run: Run) -> None:
+    # Checkpoints and reports need a folder; a bucket is refused here and not after the hops.
+    run.store.local_path(run.name)
     try:
         run.store.write_note(f"{run.name}/run.json", {"run_id": run.run_id, "file": run.file.path.name})
     except OSError as error:
@@ -185,13 +210,28 @@ def check_broker(url: str) -> None:
         AddressError: it does not; the message has no password in it.
     """
     import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
 
-    shown = url.rpartition("@")[2] if "@" in url else url
+    shown = _without_secrets(url)
     try:
-        redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5).ping()
-    except ValueError as error:
-        raise AddressError(f"broker {shown}: not an address of a Redis server; expected redis://host:port/0") from error
+        # By default it tries four times, with seconds in between.
+        with redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as asked:
+            asked.ping()
+    except ValueError:
+        # Not `from error`: its text may have the password.
+        raise AddressError(f"broker {shown}: not an address of a Redis server; expected redis://host:port/0") from None
     except redis.RedisError as error:
         raise AddressError(
             f"broker {shown} does not answer: {error}; start it, or leave it out for an embedded one"
         ) from error
+
+
+def _without_secrets(url: str) -> str:
+    """Scheme, host and port, as far as there are any: passwords stand in every other part, and in odd places."""
+    try:
+        parts = urlsplit(url)
+        port = "" if parts.port is None else f":{parts.port}"
+    except ValueError:
+        return "(unreadable address)"
+    return f"{parts.scheme}://{parts.hostname or ''}{port}"

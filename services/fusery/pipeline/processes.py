@@ -114,7 +114,7 @@ class Supervisor:
     """Starts children, starts them again when they die, stops them all. Use as a context manager."""
 
     children: list[Child] = field(default_factory=list)
-    on_restart: Callable[[Child], None] = lambda child: None
+    on_restart: Callable[[Child], None] = lambda _: None
 
     def __enter__(self) -> Supervisor:
         return self

@@ -61,7 +61,10 @@ class Board:
             if first[1] == line.amount and not line.is_done:
                 # Waiting is not work: the clock starts with the first move.
                 self._seen[line.title] = (now, line.amount)
-            if line.is_done and line.title not in self._finished_in_s:
+            if not line.is_done:
+                # What was finished may be found corrupt, and made again.
+                self._finished_in_s.pop(line.title, None)
+            elif line.title not in self._finished_in_s:
                 self._finished_in_s[line.title] = now - first[0]
             self._lines[line.title] = line
         if self._live is not None:
@@ -72,7 +75,8 @@ class Board:
     def heartbeat(self, force: bool = False) -> None:
         """Outside a terminal: one line every 30 s, and one at the end."""
         now = time.monotonic()
-        if not self.console.is_terminal and (force or now - self._last_heartbeat >= _HEARTBEAT_S):
+        is_due = force or now - self._last_heartbeat >= _HEARTBEAT_S
+        if self._lines and is_due and not self.console.is_terminal:
             self._last_heartbeat = now
             parts = [f"{line.title} {line.amount}/{line.total}" for line in self._lines.values()]
             self.console.print(
@@ -96,8 +100,16 @@ class Board:
         if moved <= 0 or elapsed <= 0:
             return "", "done" if line.is_done else ""
         rate = moved / elapsed
-        left = "done" if line.is_done else f"{(line.total - line.amount) / rate:.0f} s"
+        left = "done" if line.is_done else _duration((line.total - line.amount) / rate)
         return f"{rate:.1f} {line.unit}/s", left
+
+
+def _duration(seconds: float) -> str:
+    """'42 s', '12 min' or '3 h 25 min'."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def hop_lines(progress: Progress) -> list[Line]:
@@ -106,9 +118,8 @@ def hop_lines(progress: Progress) -> list[Line]:
     lines = []
     for hop in progress.hops:
         failed = sum(task.hop is hop.hop and task.source == hop.source for task in dead)
-        note = f"{hop.tokens:,} tokens" if hop.tokens else ""
-        note += f" {failed} dead" if failed else ""
-        lines.append(Line(f"{hop.hop.value} {hop.source}".strip(), hop.done, hop.total, "shards", note))
+        notes = [f"{hop.tokens:,} tokens"] * bool(hop.tokens) + [f"{failed} dead"] * bool(failed)
+        lines.append(Line(f"{hop.hop.value} {hop.source}".strip(), hop.done, hop.total, "shards", ", ".join(notes)))
     return lines
 
 

@@ -11,13 +11,23 @@ from rich.table import Table
 from rich.text import Text
 
 from fusery.core.tokens import ByteTokenizer
+from fusery.errors import InvalidInput
 from fusery.settings import settings
 from fusery.source.api import Distributions, Document
 from fusery.source.client import SourceClient, read_token
 
 
 def query(address: str, text: str, top_k: int, as_json: bool) -> None:
-    """Prints what the source at `address` expects after every token of `text`."""
+    """Prints what the source at `address` expects after every token of `text`.
+
+    Raises:
+        InvalidInput: the text is not one that the source can read, or `top_k` is more than it gives.
+        Unavailable: no source answers.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInput(f"TEXT is not UTF-8: {error}; check the terminal's encoding") from error
     token = read_token(settings().source_token_file)
     with SourceClient(address, token=token, timeout_s=60.0, retry_for_s=10.0) as client:
         model, tokenizer = client.model(), client.tokenizer()
@@ -65,7 +75,7 @@ def _rows(answer: Distributions, tokenizer: ByteTokenizer) -> list[dict[str, Any
 
 def _text_of(tokenizer: ByteTokenizer, index: int) -> str:
     """What a token spells; a special token or an id without a token as <id>."""
-    spelled = tokenizer.token_bytes[index] if index < tokenizer.size else None
+    spelled = tokenizer.token_bytes[index] if 0 <= index < tokenizer.size else None
     return f"<{index}>" if spelled is None else spelled.decode(errors="backslashreplace")
 
 

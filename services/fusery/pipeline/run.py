@@ -235,7 +235,7 @@ def _say(console: Console, line: str) -> None:
 def _sigterm_as_interrupt() -> Iterator[None]:
     """SIGTERM stops a run as Ctrl-C does: children are stopped and nothing is lost."""
 
-    def interrupt(number: int, frame: FrameType | None) -> None:
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, interrupt)

@@ -8,7 +8,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from fusery.errors import ConfigError
 from fusery.evaluation import report as reports
 from fusery.evaluation.tables import render_tables
 from fusery.pipeline import steps
@@ -18,23 +20,39 @@ from fusery.worker.plan import Plan, plan_name
 
 
 def show_status(path: Path, as_json: bool) -> None:
-    """Prints the state of every hop and step of the run of `path`."""
+    """Prints the state of every hop and step of the run of `path`.
+
+    Raises:
+        ConfigError: the store can't be read.
+    """
     run = open_run(path)
-    note = run.store.read_note(plan_name(run.run_id))
+    try:
+        note = run.store.read_note(plan_name(run.run_id))
+    except OSError as error:
+        raise ConfigError(
+            f"store {run.store.url}: can't be read: {error}; check services.store and FUSERY_STORE"
+        ) from error
     content = state(run, None if note is None else Plan.model_validate(note))
     if as_json:
         print(json.dumps(content, indent=1))
         return
     console = Console()
-    table = Table(title=f"run {run.run_id}", box=None)
-    table.add_column("step")
-    table.add_column("done", justify="right")
-    for name, part in content["steps"].items():
-        table.add_row(name, f"{part['done']}/{part['total']}")
-    console.print(table)
+    begun = "" if content["steps"] else f": nothing is done yet; start it with: fusery run {path}"
+    console.print(Text(f"run {run.run_id}{begun}"), soft_wrap=True)
+    if content["steps"]:
+        console.print(_table(content["steps"]))
     if content["evaluation"] is not None:
         for part in render_tables(reports.read(Path(content["evaluation"]))):
             console.print(part)
+
+
+def _table(steps_done: dict[str, dict[str, int]]) -> Table:
+    table = Table(box=None)
+    table.add_column("step")
+    table.add_column("done", justify="right")
+    for name, part in steps_done.items():
+        table.add_row(name, f"{part['done']}/{part['total']}")
+    return table
 
 
 def state(run: Run, plan: Plan | None) -> dict[str, Any]:
@@ -43,7 +61,7 @@ def state(run: Run, plan: Plan | None) -> dict[str, Any]:
     model = evaluation = None
     if plan is not None:
         # Looks once and publishes nothing.
-        coordinator = Coordinator(run.store, plan, lambda task: None, launch="status", max_in_flight=0)
+        coordinator = Coordinator(run.store, plan, lambda _: None, launch="status", max_in_flight=0)
         for hop in coordinator.step().hops:
             parts[f"{hop.hop.value} {hop.source}".strip()] = {"done": hop.done, "total": hop.total}
         for source in plan.sources:

@@ -6,7 +6,7 @@ same time, on two machines.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from fusery.core import fusion, vocab
 from fusery.core.alignment import Alignment, Side, align
+from fusery.core.batches import by_length
 from fusery.core.fusion import AlignedSource
 from fusery.core.projection import project
 from fusery.core.rules import Fallback
@@ -26,7 +27,7 @@ from fusery.formats.shards import AlignedDocument, CapturedDocument, CorpusDocum
 from fusery.formats.store import Entry, Store
 from fusery.source.api import Document
 from fusery.source.client import SourceClient
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, tokenizer_name
 
 Facts = dict[str, Any]
 
@@ -56,15 +57,9 @@ def batches(documents: list[CorpusDocument], batch_bytes: int) -> Iterator[list[
 
     A request is one batch of the model and decides its bits, so this is a function of the shard alone.
     """
-    batch: list[CorpusDocument] = []
-    for document in sorted(documents, key=lambda d: (len(d.text.encode()), d.doc_id)):
-        longest = len(document.text.encode())
-        if batch and longest * (len(batch) + 1) > batch_bytes:
-            yield batch
-            batch = []
-        batch.append(document)
-    if batch:
-        yield batch
+    lengths = [len(document.text.encode()) for document in documents]
+    for indices in by_length(lengths, batch_bytes):
+        yield [documents[index] for index in indices]
 
 
 def align_shard(store: Store, plan: Plan, task: ShardTask) -> Entry:
@@ -172,8 +167,6 @@ def load_tokenizer(store: Store, fingerprint: str) -> ByteTokenizer:
 
 @lru_cache(maxsize=16)
 def _tokenizer(store_url: str, fingerprint: str) -> ByteTokenizer:
-    from fusery.worker.plan import tokenizer_name
-
     return ByteTokenizer.from_definition(Store(store_url).read(tokenizer_name(fingerprint)).decode())
 
 
@@ -197,4 +190,4 @@ def _vocabulary_map(store_url: str, plan_json: str, source_name: str) -> Vocabul
     return shards.read_vocabulary_map(store.read(name))
 
 
-HOPS: Mapping[Hop, Any] = {Hop.ALIGN: align_shard, Hop.FUSE: fuse_shard}
+HOPS: Mapping[Hop, Callable[[Store, Plan, ShardTask], Entry]] = {Hop.ALIGN: align_shard, Hop.FUSE: fuse_shard}
