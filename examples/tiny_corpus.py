@@ -193,9 +193,15 @@ def _within(documents: list[Document], max_bytes: int) -> Iterator[Document]:
 
 
 def _unseen_chunks(documents: list[Document], count: int, chunk_bytes: int, seen: set[str]) -> list[Document]:
-    """`count` pieces, at most a few of a file, most of whose long lines no earlier part has."""
+    """`count` pieces, at most a few of a file, most of whose long lines no earlier part has.
+
+    Raises:
+        RuntimeError: if there are not so many; shares that are not equal would go unseen.
+    """
     chunks = [chunk for document in documents for chunk in _chunks(document, chunk_bytes)]
     new = {chunk.text: chunk for chunk in chunks if _is_new(chunk.text, seen)}
+    if len(new) < count:
+        raise RuntimeError(f"want {count} pieces of a part, this installation's text gives {len(new)}: ask for fewer")
     return sorted(new.values(), key=lambda chunk: _digest(chunk.text))[:count]
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,16 +53,25 @@ _DOES = ("jumps over", "merges", "reads", "keeps", "follows", "pays for", "packs
 _HOW = ("lazy", "quick", "brown", "large", "several", "naïve", "probable", "liquor")
 
 
-def write_run(folder: Path, target: Kind = TARGET, sources: Mapping[str, Kind] = SOURCES, **sections: Any) -> Path:
-    """The YAML of a complete run in `folder`; `sections` add to the YAML's, or stand in their place if not a mapping."""
-    for name, (architecture, tokenizer) in {"target": target, **sources}.items():
+def write_run(
+    folder: Path,
+    target: Kind = TARGET,
+    sources: Mapping[str, Kind] | Sequence[Mapping[str, Any]] = SOURCES,
+    **sections: Any,
+) -> Path:
+    """The YAML of a complete run in `folder`. `sources`: kinds by name, or the entries of the YAML as they shall be.
+
+    `sections` are merged into those of the YAML.
+    """
+    kinds = sources if isinstance(sources, Mapping) else {}
+    for name, (architecture, tokenizer) in {"target": target, **kinds}.items():
         shutil.copytree(pico_model(architecture, tokenizer), folder / "models" / name)
     write_corpus(folder / "corpus/train.jsonl", documents(TRAIN_DOCUMENTS, seed=1))
     write_corpus(folder / "corpus/held_out.jsonl", documents(HELD_OUT_DOCUMENTS, seed=2))
     content: dict[str, Any] = {
         "name": "pico",
         "target": {"model": "models/target"},
-        "sources": [{"name": name, "model": f"models/{name}"} for name in sources],
+        "sources": [{"name": name, "model": f"models/{name}"} for name in kinds] or list(sources),
     }
     for name in [*_SECTIONS, *(name for name in sections if name not in _SECTIONS)]:
         given = sections.get(name, {})

@@ -58,7 +58,9 @@ class CorpusSpec(_Section):
     max_document_bytes: int = Field(default=4096, ge=16, le=1_000_000)
     """Longer documents are split, at white space where there is any; every source's context must hold one."""
     max_train_documents: int | None = Field(default=None, ge=1)
-    """Use only so many documents (after splitting), chosen by seed; None: all."""
+    """Train on only so many documents (after splitting), chosen by seed; None: all."""
+    max_held_out_documents: int | None = Field(default=None, ge=1)
+    """Measure on only so many documents, chosen by seed; None: all."""
     shard_documents: int = Field(default=256, ge=1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ import tiny_muon
 from tiny_corpus import DOMAINS, PARTS, Sizes
 from tiny_models import Recipe
 
-SIZES = Sizes(expert_bytes=40_000, fusion_chunks=4, dev_chunks=3, held_out_chunks=5, max_files=60)
+SIZES = Sizes(expert_bytes=40_000, fusion_chunks=3, dev_chunks=2, held_out_chunks=4, max_files=80)
 RECIPE = Recipe(width=32, layers=1, heads=2, vocab_size=640, steps=2, batch=2, window_tokens=32)
 SETTINGS = make_tiny.Settings(SIZES, dict.fromkeys(DOMAINS, RECIPE), tokenizer_bytes=20_000)
 AWKWARD = ["\t\tint x;\n\n\n    return  ;  \n", "  leading\n", "aé€😀 b", "x <0x0A> y", "\n", "12  345\n"]
@@ -59,6 +60,11 @@ def test_parts_share_no_text_and_no_file(made: Path) -> None:
     assert len(set(texts)) == len(texts)
     files = [{doc.id.split("#")[0] for doc in docs} for docs in documents.values()]
     assert len(set().union(*files)) == sum(map(len, files))
+
+
+def test_too_little_text_for_equal_shares_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="this installation's text gives"):
+        tiny_corpus.make_corpora(replace(SIZES, max_files=3))
 
 
 def test_licence_headers_are_stripped_and_the_rest_is_kept() -> None:

@@ -76,11 +76,18 @@ def read_corpora(run: RunFile) -> Corpora:
     train, removed = _distinct(_read_part(run, spec.train, spec), seen)
     if not train:
         raise CorpusError("corpus.train: every document is held out too; nothing is left to train on")
-    if spec.max_train_documents is not None and spec.max_train_documents < len(train):
-        chosen = random.Random(run.config.seed).sample(range(len(train)), spec.max_train_documents)
-        train = [train[index] for index in sorted(chosen)]
+    train = _sample(train, spec.max_train_documents, run.config.seed)
+    held_out = _sample(held_out, spec.max_held_out_documents, run.config.seed)
     size = spec.shard_documents
     return Corpora(Corpus(tuple(train), size), Corpus(tuple(held_out), size), removed)
+
+
+def _sample(documents: list[CorpusDocument], most: int | None, seed: int) -> list[CorpusDocument]:
+    """At most `most` of the documents, in their order. Held-out ones left out here are not trained on either."""
+    if most is None or most >= len(documents):
+        return documents
+    chosen = random.Random(seed).sample(range(len(documents)), most)
+    return [documents[index] for index in sorted(chosen)]
 
 
 def _distinct(documents: Sequence[CorpusDocument], seen: set[str]) -> tuple[list[CorpusDocument], int]:

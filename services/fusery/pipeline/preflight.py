@@ -216,7 +216,9 @@ def check_broker(url: str) -> None:
     shown = _without_secrets(url)
     try:
         # By default it tries four times, with seconds in between.
-        with redis.Redis.from_url(url, socket_connect_timeout=5, socket_timeout=5, retry=Retry(NoBackoff(), 0)) as asked:
+        with redis.Redis.from_url(
+            url, socket_connect_timeout=5, socket_timeout=5, retry=Retry(NoBackoff(), 0)
+        ) as asked:
             asked.ping()
     except ValueError:
         # Not `from error`: its text may have the password.

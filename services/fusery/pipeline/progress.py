@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -121,11 +121,3 @@ def hop_lines(progress: Progress) -> list[Line]:
         notes = [f"{hop.tokens:,} tokens"] * bool(hop.tokens) + [f"{failed} dead"] * bool(failed)
         lines.append(Line(f"{hop.hop.value} {hop.source}".strip(), hop.done, hop.total, "shards", ", ".join(notes)))
     return lines
-
-
-Report = Callable[[int, int], None]
-
-
-def line_reporter(board: Board, title: str, unit: str) -> Report:
-    """A callback (done, total) that keeps one line of the board."""
-    return lambda done, total: board.update(Line(title, done, total, unit))

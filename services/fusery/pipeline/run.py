@@ -10,6 +10,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -25,7 +26,7 @@ from fusery.evaluation.tables import render_tables
 from fusery.pipeline import local, steps
 from fusery.pipeline.preflight import Run, check_run, open_run
 from fusery.pipeline.processes import Child, Supervisor, fusery_command
-from fusery.pipeline.progress import Board, Line, hop_lines, line_reporter
+from fusery.pipeline.progress import Board, Line, hop_lines
 from fusery.settings import child_environment
 from fusery.worker.plan import Plan, PlannedSource, plan_name, tokenizer_name
 
@@ -82,12 +83,27 @@ def _hops(run: Run, target: ByteTokenizer, board: Board) -> Plan:
         if dead:
             reasons = "\n".join(f"  {letter.task.key}: {letter.reason}" for letter in dead[:10])
             raise Degraded(f"{len(dead)} shards failed for good; the rest is done and kept:\n{reasons}")
-        for source in plan.sources:
-            services.supervisor.check()
-            with services.client(source.name) as client:
-                reporter = line_reporter(board, f"measure {source.name}", "documents")
-                steps.measure_source(run, plan, source.name, client, reporter)
+        _measure_sources(run, plan, services, board)
     return plan
+
+
+def _measure_sources(run: Run, plan: Plan, services: local.Services, board: Board) -> None:
+    """All sources at the same time: each is a server of its own."""
+
+    def measure(name: str) -> None:
+        with services.client(name) as client:
+            steps.measure_source(run, plan, name, client, lambda done, total: marks.update({name: (done, total)}))
+
+    marks: dict[str, tuple[int, int]] = {}
+    with ThreadPoolExecutor(len(plan.sources)) as pool:
+        pending = [pool.submit(measure, source.name) for source in plan.sources]
+        while not all(future.done() for future in pending):
+            services.supervisor.check()
+            board.update(*(Line(f"measure {name}", *mark, "documents") for name, mark in sorted(marks.items())))
+            time.sleep(_POLL_S)
+        board.update(*(Line(f"measure {name}", *mark, "documents") for name, mark in sorted(marks.items())))
+        for future in pending:
+            future.result()
 
 
 def _hops_are_done(run: Run, plan: Plan) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fusery import __version__
+from fusery.core.rules import Dtype
 from fusery.errors import ConfigError
 from fusery.evaluation import report as reports
 from fusery.evaluation.bits_per_byte import HeldOutDocument, measure
@@ -113,12 +114,21 @@ def measure_source(
 def own_models(run: Run, plan: Plan) -> dict[str, tuple[str, str]]:
     """The models measured in this process: role → (folder or Hub id, name of the scores)."""
     target = run.file.model(run.config.target.model)
-    models = {TARGET_BEFORE: (target, scores_name(run, TARGET_BEFORE, run.run_id))}
+    models = {TARGET_BEFORE: (target, _target_scores_name(run, plan, target))}
     for role, clm_only in ((CLM, True), (FUSED, False)):
         if not clm_only or run.config.evaluation.clm_baseline:
             folder = training_folder(run, plan, clm_only)
             models[role] = (str(folder / "model"), scores_name(run, role, training_digest(run, plan, clm_only)))
     return models
+
+
+def _target_scores_name(run: Run, plan: Plan, target: str) -> str:
+    """A target that is also a source is measured once."""
+    for source in run.config.sources:
+        same = source.address is None and run.file.model(source.model) == target
+        if same and source.revision == run.config.target.revision and source.dtype is Dtype.FLOAT32:
+            return source_scores_name(run, plan, source.name)
+    return scores_name(run, TARGET_BEFORE, run.run_id)
 
 
 def evaluate_step(path: Path, threads: int | None) -> None:
