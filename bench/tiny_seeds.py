@@ -62,7 +62,7 @@ def carry_out(trial: Trial) -> dict[str, float]:
     documents = steps.held_out(run)
     if trial.split == "dev":
         lines = [json.loads(line) for line in DEV.read_text(encoding="utf-8").splitlines()]
-        documents = [HeldOutDocument(line["id"], line["domain"], line["text"]) for line in lines]
+        documents = [HeldOutDocument(str(i), line["domain"], line["text"]) for i, line in enumerate(lines)]
     with tempfile.TemporaryDirectory() as folder:
         result = train(
             TrainJob(

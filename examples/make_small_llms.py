@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tiny_corpus import Sizes, make_corpora, write_jsonl
 
-_TRAIN_DOCUMENTS, _HELD_OUT_DOCUMENTS = 40, 20
+_TRAIN_DOCUMENTS, _HELD_OUT_DOCUMENTS = 28, 12
 """Of each of the three domains; about 300 tokens each."""
 
 

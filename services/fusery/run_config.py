@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -70,7 +70,7 @@ class CaptureSpec(_Section):
     top_k: int = Field(default=64, ge=1, le=4096)
     """Entries kept per position. Choose by the captured mass that the coverage table reports."""
     log_probs: Literal["float16", "float32"] = "float16"
-    batch_bytes: int = Field(default=16_384, ge=1)
+    batch_bytes: int = Field(default=16_384, ge=1, le=60_000)
     """Text bytes in one request, about four times its tokens. A request is one batch of the model."""
 
 
@@ -122,7 +122,7 @@ class EvaluationSpec(_Section):
 
     clm_baseline: bool = True
     """Also train the target with CLM alone on the same tokens and steps."""
-    batch_bytes: int = Field(default=16_384, ge=1)
+    batch_bytes: int = Field(default=16_384, ge=1, le=60_000)
 
 
 class RegistrySpec(_Section):
@@ -145,7 +145,7 @@ class ServicesSpec(_Section):
     workers: int = Field(default=2, ge=1, le=256)
     """Processes of the embedded worker."""
     threads: int | None = Field(default=None, ge=1)
-    """Threads of each embedded source server and trainer; None: cores shared evenly."""
+    """Threads of each embedded source server and trainer; None: half of the cores."""
     parallel_trainers: bool = True
     """Train the fused model and the CLM baseline at the same time."""
 
@@ -175,13 +175,10 @@ class RunConfig(_Section):
         return self
 
     def digest(self) -> str:
-        """SHA-256 (hex) of everything but `services`."""
-        content = self.model_dump(mode="json", exclude={"services": True})
+        """SHA-256 (hex) of what decides the trained model: not where things are, how they are measured or registered."""
+        place: Any = {"services": True, "registry": True, "evaluation": True, "sources": {"__all__": {"address"}}}
+        content = self.model_dump(mode="json", exclude=place)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-    @property
-    def run_id(self) -> str:
-        return f"{self.name}-{self.digest()[:10]}"
 
     @property
     def registered_name(self) -> str:

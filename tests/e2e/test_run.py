@@ -16,18 +16,36 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from picomodels import build_model
 
 from fusery import cli
 from fusery.pipeline import local, steps
 from fusery.pipeline.preflight import open_run
 from fusery.pipeline.processes import Supervisor, fusery_command, wait_for_file
 from fusery.worker.plan import Hop, Plan
+from picomodels import build_model
 
 pytestmark = pytest.mark.timeout(900)
 
 KINDS = {"llama": "sentencepiece", "mpt": "byte_level", "gpt_neox": "unigram"}
-WORDS = "fox jumps over the lazy dog def fuse sources target return value for source in align yield".split()
+WORDS = [
+    "fox",
+    "jumps",
+    "over",
+    "the",
+    "lazy",
+    "dog",
+    "def",
+    "fuse",
+    "sources",
+    "target",
+    "return",
+    "value",
+    "for",
+    "source",
+    "in",
+    "align",
+    "yield",
+]
 
 
 def _documents(start: int, count: int) -> str:

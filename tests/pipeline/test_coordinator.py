@@ -41,7 +41,11 @@ class Workers:
         self.notes = 0
 
     def new_coordinator(self, **settings: float) -> Coordinator:
-        return Coordinator(self.store, self.plan, self.queue.append, "launch", **settings)  # type: ignore[arg-type]
+        return Coordinator(self.store, self.plan, self.take, "launch", **settings)  # type: ignore[arg-type]
+
+    def take(self, task: ShardTask) -> bool:
+        self.queue.append(task)
+        return True
 
     def make(self, task: ShardTask) -> None:
         for need in self.plan.needs(task):
@@ -162,3 +166,20 @@ def test_progress_counts_per_hop_and_source(tmp_path: Path) -> None:
     assert (by[Hop.CAPTURE, "s1"].done, by[Hop.CAPTURE, "s1"].total, by[Hop.CAPTURE, "s1"].tokens) == (1, 2, 10)
     assert by[Hop.ALIGN, "s1"].running == 1
     assert by[Hop.FUSE, ""].done == 0
+
+
+def test_a_broker_that_is_away_is_asked_again_at_the_next_look(tmp_path: Path) -> None:
+    workers = Workers(tmp_path, plan(sources=1, shards=1))
+    answers = [False, True]
+    coordinator = Coordinator(workers.store, workers.plan, lambda task: answers.pop(0) and workers.take(task), "launch")
+    assert coordinator.step().hops[0].running == 0
+    assert coordinator.step().hops[0].running == 1
+    assert len(workers.queue) == 1
+
+
+def test_a_second_writer_with_other_bytes_does_not_fail_a_run_whose_shard_is_there(tmp_path: Path) -> None:
+    workers = Workers(tmp_path, plan(sources=1, shards=1))
+    capture = workers.plan.tasks[0]
+    workers.make(capture)
+    workers.fail(capture, retryable=False)
+    assert workers.coordinator.step().dead_letters == ()

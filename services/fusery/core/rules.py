@@ -25,7 +25,7 @@ class Vocabulary(StrEnum):
 
 
 class Fallback(StrEnum):
-    """What a target position without evidence gets under `mined` positions."""
+    """What a target position without evidence gets: nothing, or all mass on the token that does follow."""
 
     NONE = "none"
     NEXT_TOKEN = "next_token"

@@ -106,6 +106,17 @@ class Store:
             )
         return content
 
+    def is_whole(self, name: str) -> bool:
+        """Whether `name` is there with the bytes that its entry says; a damaged one is discarded, to be made again."""
+        try:
+            self.read(name)
+        except Unavailable:
+            return False
+        except Corrupt:
+            self.discard(name)
+            return False
+        return True
+
     def publish(self, name: str, content: bytes, facts: dict[str, Any] | None = None) -> Entry:
         """Makes `content` available under `name` for good.
 

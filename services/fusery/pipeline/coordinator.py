@@ -49,11 +49,11 @@ class Progress:
 
 @dataclass(slots=True)
 class Coordinator:
-    """Carries a plan out. `publish` hands one task to the workers; `launch` tells this start's attempts from others."""
+    """Carries a plan out. `publish` hands a task to the workers, False: not now; `launch` tells this start's attempts from others."""
 
     store: Store
     plan: Plan
-    publish: Callable[[ShardTask], None]
+    publish: Callable[[ShardTask], bool]
     launch: str
     max_in_flight: int = 16
     lost_after_s: float = 900.0
@@ -74,7 +74,8 @@ class Coordinator:
         for task in self._ready():
             if len(self._in_flight) >= self.max_in_flight:
                 break
-            self.publish(task)
+            if not self.publish(task):
+                break
             self._in_flight[task] = now
         return self.progress()
 
@@ -97,8 +98,10 @@ class Coordinator:
         tokens: Counter[tuple[Hop, str]] = Counter()
         for task, entry in self._entries.items():
             tokens[task.hop, task.source] += int(entry.facts.get("tokens", 0))
+        # A second writer whose bytes differed failed, but the shard is there.
+        dead = tuple(DeadLetter(task, reason) for task, reason in self._dead.items() if task not in self._entries)
         hops = tuple(HopProgress(*key, done[key], total[key], running[key], tokens[key]) for key in total)
-        return Progress(hops, tuple(DeadLetter(task, reason) for task, reason in self._dead.items()))
+        return Progress(hops, dead)
 
     def _ready(self) -> Iterable[ShardTask]:
         # Later hops first: a shard that can be finished is finished before another one is begun.

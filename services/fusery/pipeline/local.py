@@ -5,6 +5,7 @@ What the run names an address for is used as it is; the rest is started here, an
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import socket
@@ -15,6 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from kombu.exceptions import OperationalError
+
 from fusery.errors import FuseryError, Unavailable
 from fusery.pipeline.coordinator import Coordinator, Progress
 from fusery.pipeline.preflight import Run, check_broker
@@ -24,6 +27,8 @@ from fusery.settings import child_environment, settings
 from fusery.source.client import SourceClient, read_token
 from fusery.worker.app import TASK_NAME, make_app
 from fusery.worker.plan import Plan, ShardTask, addresses_name
+
+log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 _LOAD_TIMEOUT_S = 3600.0
@@ -116,16 +121,21 @@ def carry_out(run: Run, plan: Plan, using: Services, report: Callable[[Progress]
     app = make_app(using.broker_url)
     launch = uuid.uuid4().hex[:12]
 
-    def publish(task: ShardTask) -> None:
-        app.send_task(
-            TASK_NAME[task.hop], args=[run.run_id, launch, task.source, task.shard], queue=task.hop.value, retry=True
-        )
+    def publish(task: ShardTask) -> bool:
+        arguments = [run.run_id, launch, task.source, task.shard]
+        try:
+            app.send_task(TASK_NAME[task.hop], args=arguments, queue=task.hop.value, retry=False)
+        except (OperationalError, OSError) as error:
+            # The broker is away; it is started again, or comes back, and the next look at the plan publishes.
+            log.warning("broker: %s", error)
+            return False
+        return True
 
     coordinator = Coordinator(run.store, plan, publish, launch)
     using.supervisor.on_restart = lambda _: coordinator.forget_in_flight()
     while True:
+        using.supervisor.check()
         report(coordinator.step())
         if coordinator.finished():
             return coordinator
-        using.supervisor.check()
         time.sleep(_POLL_S)

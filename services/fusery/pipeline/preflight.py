@@ -223,6 +223,10 @@ def check_broker(url: str) -> None:
     except ValueError:
         # Not `from error`: its text may have the password.
         raise AddressError(f"broker {shown}: not an address of a Redis server; expected redis://host:port/0") from None
+    except redis.AuthenticationError as error:
+        raise AddressError(
+            f"broker {shown} refuses user name or password; set FUSERY_BROKER_URL to redis://user:password@host:port/0"
+        ) from error
     except redis.RedisError as error:
         raise AddressError(
             f"broker {shown} does not answer: {error}; start it, or leave it out for an embedded one"

@@ -12,8 +12,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -146,7 +147,14 @@ class Supervisor:
             self.on_restart(child)
 
     def stop_all(self) -> None:
-        """Asks all to stop, waits, then kills what is left; in the reverse order of their start."""
+        """Asks all to stop, waits, then kills what is left; in the reverse order of their start.
+
+        A second Ctrl-C does not cut this short: children have sessions of their own and would be left running.
+        """
+        with _without_interrupts():
+            self._stop_all()
+
+    def _stop_all(self) -> None:
         for child in reversed(self.children):
             child.ask_to_stop()
         deadline = time.monotonic() + _STOP_GRACE_S
@@ -154,6 +162,19 @@ class Supervisor:
             child.wait(max(0.1, deadline - time.monotonic()))
             child.kill()
         self.children.clear()
+
+
+@contextlib.contextmanager
+def _without_interrupts() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def wait_for_file(path: Path, child: Child, timeout_s: float) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -28,7 +28,7 @@ from fusery.pipeline.preflight import Run, check_run, open_run
 from fusery.pipeline.processes import Child, Supervisor, fusery_command
 from fusery.pipeline.progress import Board, Line, hop_lines
 from fusery.settings import child_environment
-from fusery.worker.plan import Plan, PlannedSource, plan_name, tokenizer_name
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, digest, plan_name, tokenizer_name
 
 _POLL_S = 0.5
 
@@ -63,7 +63,7 @@ def _carry_out(run: Run, console: Console) -> None:
         if run.config.registry.enabled:
             _command(run, board, "register", "register", str(run.file.path))
     run.store.write_note(f"{run.name}/manifest.json", steps.manifest(run, plan))
-    run.store.write_note(f"{run.name}/complete.json", {"complete": True})
+    run.store.write_note(f"{run.name}/complete.json", {"promised": _promised(run)})
 
 
 def _hops(run: Run, target: ByteTokenizer, board: Board) -> Plan:
@@ -89,27 +89,33 @@ def _hops(run: Run, target: ByteTokenizer, board: Board) -> Plan:
 
 def _measure_sources(run: Run, plan: Plan, services: local.Services, board: Board) -> None:
     """All sources at the same time: each is a server of its own."""
+    marks: dict[str, tuple[int, int]] = {}
+    failures: list[Exception] = []
 
     def measure(name: str) -> None:
-        with services.client(name) as client:
-            steps.measure_source(run, plan, name, client, lambda done, total: marks.update({name: (done, total)}))
+        try:
+            with services.client(name) as client:
+                steps.measure_source(run, plan, name, client, lambda done, total: marks.update({name: (done, total)}))
+        except Exception as error:  # handed to the main thread
+            failures.append(error)
 
-    marks: dict[str, tuple[int, int]] = {}
-    with ThreadPoolExecutor(len(plan.sources)) as pool:
-        pending = [pool.submit(measure, source.name) for source in plan.sources]
-        while not all(future.done() for future in pending):
-            services.supervisor.check()
-            board.update(*(Line(f"measure {name}", *mark, "documents") for name, mark in sorted(marks.items())))
-            time.sleep(_POLL_S)
+    # Daemons: Ctrl-C does not wait for a request that is under way.
+    threads = [threading.Thread(target=measure, args=(source.name,), daemon=True) for source in plan.sources]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        services.supervisor.check()
+        time.sleep(_POLL_S)
         board.update(*(Line(f"measure {name}", *mark, "documents") for name, mark in sorted(marks.items())))
-        for future in pending:
-            future.result()
+    if failures:
+        raise failures[0]
 
 
 def _hops_are_done(run: Run, plan: Plan) -> bool:
-    names = [plan.artefact(task) for task in plan.tasks]
+    names = [plan.artefact(ShardTask(Hop.FUSE, "", shard)) for shard in range(plan.corpus_shards)]
     names += [steps.source_scores_name(run, plan, source.name) for source in plan.sources]
-    return all(run.store.find(name) is not None for name in names)
+    # The training reads them next; what was damaged since is made again now.
+    return all([run.store.is_whole(name) for name in names])
 
 
 def _plan(run: Run, target: ByteTokenizer, services: local.Services) -> Plan:
@@ -158,6 +164,8 @@ def _train(run: Run, plan: Plan, board: Board) -> None:
 
 
 def _train_some(run: Run, plan: Plan, board: Board, trainings: Sequence[bool], threads: int) -> None:
+    entries = (run.store.find(plan.artefact(ShardTask(Hop.FUSE, "", n))) for n in range(plan.corpus_shards))
+    total = run.config.training.epochs * sum(int(entry.facts["tokens"]) for entry in entries if entry is not None)
     with Supervisor() as supervisor:
         children = {}
         for clm_only in trainings:
@@ -167,11 +175,11 @@ def _train_some(run: Run, plan: Plan, board: Board, trainings: Sequence[bool], t
             child = Child(name, command, child_environment(), run.folder / "services" / f"{name.replace(' ', '-')}.log")
             children[clm_only] = supervisor.start(child)
         while any(child.is_running() for child in children.values()):
-            board.update(*(_training_line(run, plan, clm_only) for clm_only in children))
+            board.update(*(_training_line(run, plan, clm_only, total) for clm_only in children))
             time.sleep(_POLL_S)
             _check_ended(children.values())
         _check_ended(children.values())
-        board.update(*(_training_line(run, plan, clm_only) for clm_only in children))
+        board.update(*(_training_line(run, plan, clm_only, total) for clm_only in children))
 
 
 def _check_ended(children: Any) -> None:
@@ -183,12 +191,8 @@ def _check_ended(children: Any) -> None:
             )
 
 
-def _training_line(run: Run, plan: Plan, clm_only: bool) -> Line:
+def _training_line(run: Run, plan: Plan, clm_only: bool, total: int) -> Line:
     """Progress by tokens, read from the metrics that the trainer writes."""
-    from fusery.worker.plan import Hop, ShardTask
-
-    entries = (run.store.find(plan.artefact(ShardTask(Hop.FUSE, "", n))) for n in range(plan.corpus_shards))
-    total = run.config.training.epochs * sum(int(entry.facts["tokens"]) for entry in entries if entry is not None)
     path = steps.training_folder(run, plan, clm_only) / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     metrics = [json.loads(line) for line in lines if line.endswith("}")]
@@ -217,10 +221,17 @@ def _cores(run: Run) -> int:
 
 def _is_complete(run: Run) -> bool:
     """Everything that the run promises is there."""
-    if run.store.read_note(f"{run.name}/complete.json") is None or not steps.evaluation_path(run).exists():
+    note = run.store.read_note(f"{run.name}/complete.json")
+    if note is None or note["promised"] != _promised(run) or not steps.evaluation_path(run).exists():
         return False
     plan = steps.load_plan(run)
     return (steps.training_folder(run, plan, clm_only=False) / "model" / "config.json").exists()
+
+
+def _promised(run: Run) -> str:
+    """A digest of what a run makes besides its models: measures and a registered version."""
+    sections = run.config.model_dump(mode="json", include={"evaluation", "registry"})
+    return digest([sections, run.tracking_uri if run.config.registry.enabled else None])
 
 
 def _show_result(run: Run, console: Console) -> None:
@@ -249,13 +260,14 @@ def _say(console: Console, line: str) -> None:
 
 @contextmanager
 def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM stops a run as Ctrl-C does: children are stopped and nothing is lost."""
+    """SIGTERM and a closed terminal stop a run as Ctrl-C does: children are stopped and nothing is lost."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)

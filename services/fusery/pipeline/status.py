@@ -61,7 +61,7 @@ def state(run: Run, plan: Plan | None) -> dict[str, Any]:
     model = evaluation = None
     if plan is not None:
         # Looks once and publishes nothing.
-        coordinator = Coordinator(run.store, plan, lambda _: None, launch="status", max_in_flight=0)
+        coordinator = Coordinator(run.store, plan, lambda _: False, launch="status", max_in_flight=0)
         for hop in coordinator.step().hops:
             parts[f"{hop.hop.value} {hop.source}".strip()] = {"done": hop.done, "total": hop.total}
         for source in plan.sources:

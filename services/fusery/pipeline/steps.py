@@ -111,14 +111,15 @@ def measure_source(
         run.store.publish(name, json.dumps(scores.to_json(), sort_keys=True).encode())
 
 
-def own_models(run: Run, plan: Plan) -> dict[str, tuple[str, str]]:
-    """The models measured in this process: role → (folder or Hub id, name of the scores)."""
+def own_models(run: Run, plan: Plan) -> dict[str, tuple[str, str | None, str]]:
+    """The models measured in this process: role → (folder or Hub id, revision, name of the scores)."""
     target = run.file.model(run.config.target.model)
-    models = {TARGET_BEFORE: (target, _target_scores_name(run, plan, target))}
+    before = _target_scores_name(run, plan, target)
+    models: dict[str, tuple[str, str | None, str]] = {TARGET_BEFORE: (target, run.config.target.revision, before)}
     for role, clm_only in ((CLM, True), (FUSED, False)):
         if not clm_only or run.config.evaluation.clm_baseline:
             folder = training_folder(run, plan, clm_only)
-            models[role] = (str(folder / "model"), scores_name(run, role, training_digest(run, plan, clm_only)))
+            models[role] = (str(folder / "model"), None, scores_name(run, role, training_digest(run, plan, clm_only)))
     return models
 
 
@@ -135,7 +136,7 @@ def evaluate_step(path: Path, threads: int | None) -> None:
     """Measures the target before, the CLM baseline and the fused model, and writes evaluation.json."""
     run = open_run(path)
     plan = load_plan(run)
-    missing = {role: model for role, model in own_models(run, plan).items() if run.store.find(model[1]) is None}
+    missing = {role: model for role, model in own_models(run, plan).items() if run.store.find(model[2]) is None}
     if missing:
         import torch
 
@@ -143,8 +144,8 @@ def evaluate_step(path: Path, threads: int | None) -> None:
 
         if threads is not None:
             torch.set_num_threads(threads)
-        for model, name in missing.values():
-            scores = measure(load_engine(model), held_out(run), run.config.evaluation.batch_bytes)
+        for model, revision, name in missing.values():
+            scores = measure(load_engine(model, revision), held_out(run), run.config.evaluation.batch_bytes)
             run.store.publish(name, json.dumps(scores.to_json(), sort_keys=True).encode())
     reports.write(build_report(run, plan), evaluation_path(run))
 
@@ -159,7 +160,7 @@ def build_report(run: Run, plan: Plan) -> Report:
     def scores(name: str) -> Scores:
         return Scores.from_json(json.loads(run.store.read(name)))
 
-    own = {role: scores(name) for role, (_, name) in own_models(run, plan).items()}
+    own = {role: scores(name) for role, (_, _, name) in own_models(run, plan).items()}
     return Report(
         run_id=run.run_id,
         target_before=own[TARGET_BEFORE],

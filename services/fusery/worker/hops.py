@@ -7,19 +7,20 @@ same time, on two machines.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 
 from fusery.core import fusion, vocab
-from fusery.core.alignment import Alignment, Side, align
+from fusery.core.alignment import Side, align
 from fusery.core.batches import by_length
 from fusery.core.fusion import AlignedSource
 from fusery.core.projection import project
 from fusery.core.rules import Fallback
-from fusery.core.tokens import ByteTokenizer
-from fusery.core.topk import PAD, TopK
+from fusery.core.tokens import ByteTokenizer, TokenizedText
+from fusery.core.topk import PAD, TopK, empty
 from fusery.core.vocab import VocabularyMap
 from fusery.errors import InvalidInput
 from fusery.formats import shards
@@ -93,28 +94,29 @@ def align_shard(store: Store, plan: Plan, task: ShardTask) -> Entry:
             top,
             fusion.quality_of(plan.fusion.quality, answer.next_log_probs_T, answer.byte_ends_T),
         )
-        if plan.alignment.fallback is Fallback.NEXT_TOKEN:
-            evidence = _with_next_token(evidence, pairs, target_text.ids_T, vocabulary)
         aligned.append(AlignedDocument(document.doc_id, document.domain, len(target_text.ids_T), evidence))
+    coverage = _coverage(aligned)
+    if plan.alignment.fallback is Fallback.NEXT_TOKEN:
+        aligned = [_with_next_token(*pair, vocabulary) for pair in zip(aligned, targets, strict=True)]
     meta = {"source": source.tokenizer_fingerprint, "target": plan.target_tokenizer_fingerprint}
-    return store.publish(plan.artefact(task), shards.write_aligned(aligned, meta), _coverage(aligned))
+    return store.publish(plan.artefact(task), shards.write_aligned(aligned, meta), coverage)
 
 
-def _with_next_token(
-    evidence: AlignedSource, pairs: Alignment, target_ids: np.ndarray[Any, Any], vocabulary: VocabularyMap
-) -> AlignedSource:
-    """Positions without evidence get all mass on the cell of the token that does follow."""
-    missing = np.setdiff1d(np.arange(len(target_ids) - 1), pairs.target_positions_R)
-    cells = vocabulary.cell_of_target_V[target_ids[missing + 1]]
+def _with_next_token(document: AlignedDocument, target: TokenizedText, vocabulary: VocabularyMap) -> AlignedDocument:
+    """The document with all mass on the cell of the token that does follow, where there is no evidence."""
+    evidence = document.source
+    missing = np.setdiff1d(np.arange(len(target.ids_T) - 1), evidence.positions_R)
+    cells = vocabulary.cell_of_target_V[target.ids_T[missing + 1]]
     missing, cells = missing[cells != PAD], cells[cells != PAD]
-    k = max(evidence.top.k, 1)
-    ids = np.full((len(missing), k), PAD, np.int64)
-    log_probs = np.full((len(missing), k), -np.inf, np.float32)
-    ids[:, 0], log_probs[:, 0] = cells, 0.0
+    sure = empty(len(missing), max(evidence.top.k, 1))
+    sure.ids_RK[:, 0], sure.log_probs_RK[:, 0] = cells, 0.0
     positions = np.concatenate([evidence.positions_R, missing])
+    both = TopK(
+        np.concatenate([evidence.top.ids_RK, sure.ids_RK]),
+        np.concatenate([evidence.top.log_probs_RK, sure.log_probs_RK]),
+    )
     order = np.argsort(positions, kind="stable")
-    both = TopK(np.concatenate([evidence.top.ids_RK, ids]), np.concatenate([evidence.top.log_probs_RK, log_probs]))
-    return AlignedSource(positions[order], both.take(order), evidence.quality)
+    return replace(document, source=AlignedSource(positions[order], both.take(order), evidence.quality))
 
 
 def _coverage(aligned: list[AlignedDocument]) -> Facts:
