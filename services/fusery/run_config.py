@@ -175,7 +175,7 @@ class RunConfig(_Section):
         return self
 
     def digest(self) -> str:
-        """SHA-256 (hex) of what decides the trained model: not where things are, how they are measured or registered."""
+        """SHA-256 (hex) of what decides the trained model, and not of places, measuring and registering."""
         place: Any = {"services": True, "registry": True, "evaluation": True, "sources": {"__all__": {"address"}}}
         content = self.model_dump(mode="json", exclude=place)
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -27,25 +27,7 @@ from picomodels import build_model
 pytestmark = pytest.mark.timeout(900)
 
 KINDS = {"llama": "sentencepiece", "mpt": "byte_level", "gpt_neox": "unigram"}
-WORDS = [
-    "fox",
-    "jumps",
-    "over",
-    "the",
-    "lazy",
-    "dog",
-    "def",
-    "fuse",
-    "sources",
-    "target",
-    "return",
-    "value",
-    "for",
-    "source",
-    "in",
-    "align",
-    "yield",
-]
+WORDS = re.findall(r"\w+", "fox jumps over the lazy dog def fuse sources target return value for source in align yield")
 
 
 def _documents(start: int, count: int) -> str:
