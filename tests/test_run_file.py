@@ -88,6 +88,9 @@ def test_missing_keys_wrong_yaml_and_missing_files_are_refused(tmp_path: Path) -
     assert "expected a mapping" in refused(tmp_path, "- a\n")
     with pytest.raises(ConfigError, match="No such file"):
         read_run_file(tmp_path / "nowhere.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match="not UTF-8 text"):
+        read_run_file(tmp_path / "binary.yaml")
 
 
 def test_a_model_is_a_folder_beside_the_file_or_a_hub_id(tmp_path: Path) -> None:

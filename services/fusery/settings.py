@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """FUSERY_STORE, FUSERY_BROKER_URL, FUSERY_TRACKING_URI, FUSERY_LOG_LEVEL, FUSERY_LOG_FORMAT."""
 
-    model_config = SettingsConfigDict(env_prefix="FUSERY_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="FUSERY_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     store: str | None = None
     """Where artefacts live: a folder or an fsspec URL. Overrides `services.store` of the YAML."""

@@ -49,7 +49,7 @@ class Progress:
 
 @dataclass(slots=True)
 class Coordinator:
-    """Carries a plan out. `publish` hands a task to the workers, False: not now; `launch` tells this start's attempts from others."""
+    """Carries a plan out. `publish` gives a task to the workers, False: not now; `launch` marks this start's attempts."""
 
     store: Store
     plan: Plan

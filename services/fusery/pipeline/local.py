@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 _LOAD_TIMEOUT_S = 3600.0
+_BROKER_TIMEOUT_S = 30.0
 
 
 @dataclass(slots=True)
@@ -86,7 +87,8 @@ def start_broker(supervisor: Supervisor, folder: Path) -> str:
     child = Child("broker", [str(get_binary_path()), "-"], child_environment(), folder / "broker.log", "\n".join(lines))
     supervisor.start(child)
     url = f"redis://:{password}@127.0.0.1:{port}/0"
-    for _ in range(50):
+    deadline = time.monotonic() + _BROKER_TIMEOUT_S
+    while time.monotonic() < deadline:
         try:
             check_broker(url)
         except FuseryError:

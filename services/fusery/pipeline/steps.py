@@ -65,11 +65,12 @@ def fused_documents(run: Run, plan: Plan) -> list[FusedDocument]:
 
 def train_step(path: Path, clm_only: bool, threads: int | None) -> dict[str, Any]:
     """Trains the target on the run's fused shards, or on their tokens alone; the result as JSON values."""
-    from fusery.trainer.job import TrainJob, train
-
     run = open_run(path)
     plan = load_plan(run)
     config = run.config
+    # Imports torch: not before a wrong file name is found out.
+    from fusery.trainer.job import TrainJob, train
+
     result = train(
         TrainJob(
             target=run.file.model(config.target.model),
