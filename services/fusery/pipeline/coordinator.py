@@ -49,7 +49,7 @@ class Progress:
 
 @dataclass(slots=True)
 class Coordinator:
-    """Carries a plan out. `publish` gives a task to the workers, False: not now; `launch` marks this start's attempts."""
+    """Carries a plan out. `publish` gives a task to the workers (False: not now); `launch` marks this start's notes."""
 
     store: Store
     plan: Plan
