@@ -106,6 +106,12 @@ def test_a_second_coordinator_publishes_only_what_is_missing(tmp_path: Path) -> 
     assert workers.queue == [ShardTask(Hop.FUSE, "", 0), ShardTask(Hop.ALIGN, "s0", 1)]
 
 
+def test_all_sources_get_work_at_the_same_time(tmp_path: Path) -> None:
+    workers = Workers(tmp_path, plan(sources=2, shards=3))
+    workers.new_coordinator(max_in_flight=4).step()
+    assert [(task.source, task.shard) for task in workers.queue] == [("s0", 0), ("s1", 0), ("s0", 1), ("s1", 1)]
+
+
 def test_no_more_than_the_bound_is_under_way_and_nothing_is_published_twice(tmp_path: Path) -> None:
     workers = Workers(tmp_path, plan())
     coordinator = workers.new_coordinator(max_in_flight=2)

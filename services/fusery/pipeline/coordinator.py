@@ -16,6 +16,7 @@ from fusery.formats.store import Entry, Store
 from fusery.worker.plan import Hop, Plan, ShardTask, attempts_folder
 
 MAX_ATTEMPTS = 3
+_ORDER = {hop: index for index, hop in enumerate(Hop)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +105,9 @@ class Coordinator:
         return Progress(hops, dead)
 
     def _ready(self) -> Iterable[ShardTask]:
-        # Later hops first: a shard that can be finished is finished before another one is begun.
-        for task in reversed(self.plan.tasks):
+        # Later hops first: a shard that can be finished is finished before another one is begun. Within a hop
+        # shard by shard, so that all sources have work at the same time.
+        for task in sorted(self.plan.tasks, key=lambda task: (-_ORDER[task.hop], task.shard)):
             is_open = task not in self._entries and task not in self._in_flight and task not in self._dead
             if is_open and all(need in self._entries for need in self.plan.needs(task)):
                 yield task
