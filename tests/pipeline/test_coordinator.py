@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fusery.formats.store import Store
 from fusery.pipeline.coordinator import MAX_ATTEMPTS, Coordinator
 from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, attempts_folder
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, attempts_folder, started_folder
 
 
 def plan(sources: int = 2, shards: int = 3) -> Plan:
@@ -189,3 +189,14 @@ def test_a_second_writer_with_other_bytes_does_not_fail_a_run_whose_shard_is_the
     workers.make(capture)
     workers.fail(capture, retryable=False)
     assert workers.coordinator.step().dead_letters == ()
+
+
+def test_a_shard_that_kills_its_process_again_and_again_is_given_up(tmp_path: Path) -> None:
+    workers = Workers(tmp_path, plan(sources=1, shards=1))
+    capture = workers.plan.tasks[0]
+    for attempt in range(MAX_ATTEMPTS + 1):
+        assert workers.coordinator.step().dead_letters == ()
+        workers.store.write_note(f"{started_folder('r', 'launch')}/{capture.key}.{attempt}.json", {"task": capture.key})
+    [letter] = workers.coordinator.step().dead_letters
+    assert (letter.task, "were killed" in letter.reason) == (capture, True)
+    assert workers.coordinator.finished()

@@ -11,7 +11,16 @@ from fusery.formats.store import Store
 from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker.app import TASK_NAME, make_app
 from fusery.worker.command import run_worker
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, addresses_name, attempts_folder, plan_name
+from fusery.worker.plan import (
+    Hop,
+    Plan,
+    PlannedSource,
+    ShardTask,
+    addresses_name,
+    attempts_folder,
+    plan_name,
+    started_folder,
+)
 
 
 @pytest.fixture
@@ -64,6 +73,7 @@ def test_a_failure_is_a_note_with_its_reason_and_not_a_failed_task(tasks: Module
     planned(store)
     tasks.align_shard("r", "l", "s", 0)
     [note] = notes(store)
+    assert store.list_notes(started_folder("r", "l")) == []
     assert note["task"] == "align-s-00000"
     assert "is not in the store" in str(note["reason"])
     assert note["retryable"] is True
@@ -122,3 +132,13 @@ def test_a_run_without_a_plan_says_which_store_was_looked_at(tasks: ModuleType, 
 def test_a_worker_with_wrong_settings_does_not_start(processes: int, hops: list[str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         run_worker(processes, hops)
+
+
+def test_a_killed_attempt_leaves_its_note(tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tasks, "perform", killed)
+    with pytest.raises(KeyboardInterrupt):
+        tasks.fuse_shard("r", "l", "", 0)
+    assert len(Store(str(tmp_path)).list_notes(started_folder("r", "l"))) == 1

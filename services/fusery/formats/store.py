@@ -154,6 +154,12 @@ class Store:
             return None
         return note
 
+    def remove_note(self, name: str) -> None:
+        """Takes a note away, if it is there."""
+        path = self._path(name)
+        if self._fs.exists(path):
+            self._fs.rm_file(path)
+
     def list_notes(self, folder: str) -> list[str]:
         """Names of the notes directly in `folder`, sorted."""
         try:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from fusery.formats.store import Entry, Store
-from fusery.worker.plan import Hop, Plan, ShardTask, attempts_folder
+from fusery.worker.plan import Hop, Plan, ShardTask, attempts_folder, started_folder
 
 MAX_ATTEMPTS = 3
 _ORDER = {hop: index for index, hop in enumerate(Hop)}
@@ -143,3 +143,11 @@ class Coordinator:
             self._in_flight.pop(task, None)
             if not note["retryable"] or self._attempts[task] >= MAX_ATTEMPTS:
                 self._dead[task] = str(note["reason"])
+        # Two at a time is a message delivered twice; more were killed before they could say why.
+        started = Counter(name.rpartition("/")[2].split(".")[0] for name in self._started())
+        for key, count in started.items():
+            if count > MAX_ATTEMPTS:
+                self._dead[by_key[key]] = f"{count} processes that worked on it were killed; out of memory?"
+
+    def _started(self) -> list[str]:
+        return self.store.list_notes(started_folder(self.plan.run_id, self.launch))

@@ -144,6 +144,11 @@ def attempts_folder(run_id: str, launch: str) -> str:
     return f"runs/{run_id}/attempts/{launch}"
 
 
+def started_folder(run_id: str, launch: str) -> str:
+    """The notes of attempts under way; one that stays behind is of a process that was killed."""
+    return f"{attempts_folder(run_id, launch)}/started"
+
+
 def digest(content: object) -> str:
     """32 hex digits of the SHA-256 of `content` as canonical JSON."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]

@@ -15,7 +15,7 @@ from fusery.settings import settings
 from fusery.source.client import SourceClient, read_token
 from fusery.worker import hops
 from fusery.worker.app import TASK_NAME, app_from_environment
-from fusery.worker.plan import Hop, Plan, ShardTask, addresses_name, attempts_folder, plan_name
+from fusery.worker.plan import Hop, Plan, ShardTask, addresses_name, attempts_folder, plan_name, started_folder
 
 log = logging.getLogger(__name__)
 app = app_from_environment()
@@ -44,6 +44,8 @@ def _attempt(run_id: str, launch: str, task: ShardTask) -> None:
     if store_url is None:
         raise ConfigError("FUSERY_STORE is not set; a worker needs the store of its runs")
     store = Store(store_url)
+    started = f"{started_folder(run_id, launch)}/{task.key}.{uuid.uuid4().hex[:8]}.json"
+    store.write_note(started, {"task": task.key})
     try:
         perform(store, run_id, task)
     except Exception as error:  # every failure is counted, whatever its class
@@ -51,6 +53,8 @@ def _attempt(run_id: str, launch: str, task: ShardTask) -> None:
         if isinstance(error, Corrupt) and error.artefact is not None:
             store.discard(error.artefact)
         _report(store, run_id, launch, task, error)
+    # Not in a `finally`: a process that is killed or told to stop at once leaves its note.
+    store.remove_note(started)
 
 
 def perform(store: Store, run_id: str, task: ShardTask) -> Entry:
