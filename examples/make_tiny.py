@@ -33,7 +33,7 @@ from tiny_models import Recipe
 _DEFAULT_SECONDS = 200
 _MARKER = "made.json"
 # Counts up when the code changes what is made from the same settings.
-_EDITION = 1
+_EDITION = 2
 
 
 def _recipes() -> dict[str, Recipe]:
@@ -118,12 +118,12 @@ def _train(folder: Path, corpus: Path, domain: str, recipe: Recipe, settings: Se
     print(f"models/{domain}: training for {recipe.steps} steps", flush=True)
     texts = {d: [doc.text for doc in tiny_corpus.read_jsonl(corpus / f"expert-{d}.jsonl")] for d in DOMAINS}
     tokenizer = tiny_tokenizers.learn(domain, texts, recipe.vocab_size, settings.tokenizer_bytes)
+    dev = tiny_corpus.read_jsonl(corpus / "dev.jsonl")
+    tiny_tokenizers.save(tokenizer, folder)
+    tiny_tokenizers.check_reload(tokenizer, folder, [doc.text for doc in dev])
     model = tiny_models.build(domain, recipe, tokenizer, settings.seed)
     tiny_models.train(model, tokenizer, texts[domain], recipe, settings.seed)
     tiny_models.save(model, folder)
-    tiny_tokenizers.save(tokenizer, folder)
-    dev = tiny_corpus.read_jsonl(corpus / "dev.jsonl")
-    tiny_tokenizers.check_reload(tokenizer, folder, [doc.text for doc in dev])
     return {
         "dev_bits_per_byte": {
             d: tiny_models.bits_per_byte(model, tokenizer, [doc.text for doc in dev if doc.domain == d])

@@ -63,7 +63,7 @@ def cpp_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     special = [END_OF_TEXT, "<unk>"]
     pieces = _unigram_pieces(candidates, words, vocab_size - len(_BYTES) - len(special))
     # Never the best path: a byte token is for what no piece spells.
-    least = min(score for _, score in pieces) - 10.0
+    least = round(min(score for _, score in pieces) - 10.0, 4)
     vocab = [(piece, 0.0) for piece in special] + [(piece, least) for piece in _BYTES] + pieces
     tokenizer = Tokenizer(models.Unigram(vocab, unk_id=1, byte_fallback=True))
     tokenizer.pre_tokenizer = splits
@@ -152,7 +152,8 @@ def _unigram_pieces(candidates: Iterable[str], words: Counter[str], count: int) 
         ranked = sorted(pieces, key=lambda piece: (len(piece) > 1, -used[piece], piece))
         kept = ranked[: count + (len(ranked) - count) * left // _EM_ROUNDS]
         total = sum(used[piece] + 1 for piece in kept)
-        pieces = {piece: math.log((used[piece] + 1) / total) for piece in kept}
+        # Four digits: the library writes longer ones so that it reads them one bit off, and near-ties then turn over.
+        pieces = {piece: round(math.log((used[piece] + 1) / total), 4) for piece in kept}
     return sorted(pieces.items(), key=lambda item: (-item[1], item[0]))
 
 
