@@ -87,7 +87,7 @@ def best(trials: list[Trial], results: list[dict[str, float]]) -> Trial:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[1e-3, 2e-3, 4e-3])
     parser.add_argument("--clm-weights", type=float, nargs="+", default=[0.3, 0.5])
     parser.add_argument("--processes", type=int, default=len(os.sched_getaffinity(0)))
