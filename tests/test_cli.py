@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from fusery import cli
+from fusery.commands import COMMANDS as TABLE
 from fusery.errors import ConfigError, Degraded, FuseryError, ModelError, Unavailable
 from fusery.settings import Settings
 
-COMMANDS = [entry[0] for entry in cli._COMMANDS]
+COMMANDS = [entry[0] for entry in TABLE]
 NOWHERE = "127.0.0.1:1"
 
 
@@ -51,8 +52,8 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 def test_all_help_is_there_before_any_heavy_import() -> None:
     code = (
         "import sys\n"
-        "from fusery import cli\n"
-        "for command in [[], *([entry[0]] for entry in cli._COMMANDS)]:\n"
+        "from fusery import cli, commands\n"
+        "for command in [[], *([entry[0]] for entry in commands.COMMANDS)]:\n"
         "    try:\n"
         "        cli.main([*command, '--help'])\n"
         "    except SystemExit as end:\n"
@@ -73,7 +74,7 @@ def test_every_command_says_what_it_does_and_what_its_arguments_are(
         cli.main([command, "--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    summary = next(entry[1] for entry in cli._COMMANDS if entry[0] == command)
+    summary = next(entry[1] for entry in TABLE if entry[0] == command)
     assert summary.endswith(".")
     assert summary in shown
     assert f"fusery {command}" in shown.partition("example:")[2]
@@ -81,7 +82,7 @@ def test_every_command_says_what_it_does_and_what_its_arguments_are(
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_example_of_every_command_is_one_that_it_takes(command: str) -> None:
-    example = next(entry[2] for entry in cli._COMMANDS if entry[0] == command)
+    example = next(entry[2] for entry in TABLE if entry[0] == command)
     words = shlex.split(example.partition(" > ")[0])
     given = cli._parser().parse_args(words[words.index("fusery") + 1 :])
     assert given.command == command

@@ -1,0 +1,215 @@
+"""The commands. Each imports what it needs when it runs, so that `fusery --help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+Arguments = argparse.Namespace
+Setup = Callable[[argparse.ArgumentParser], None]
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, got {text!r}")
+    return int(text)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"expected a port, 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def _run_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE.yaml", help="the run's YAML")
+
+
+def _validate(given: Arguments) -> None:
+    from fusery.pipeline.preflight import check_run, open_run
+
+    run = open_run(given.file)
+    if not given.offline:
+        check_run(run)
+    train, held_out = run.corpora.train, run.corpora.held_out
+    print(f"{given.file}: valid; run {run.run_id}")
+    print(f"  {len(run.config.sources)} sources, target {run.config.target.model}")
+    print(f"  {len(train.documents)} training documents in {train.shards} shards, {len(held_out.documents)} held out")
+    print(f"  domains: {', '.join(held_out.domains)}; {run.corpora.removed_duplicates} duplicates left out")
+
+
+def _set_up_validate(parser: argparse.ArgumentParser) -> None:
+    _run_file(parser)
+    parser.add_argument("--offline", action="store_true", help="read files only: no address is asked, no model opened")
+
+
+def _run(given: Arguments) -> None:
+    from fusery.pipeline.run import run_to_the_end
+
+    run_to_the_end(given.file)
+
+
+def _status(given: Arguments) -> None:
+    from fusery.pipeline.status import show_status
+
+    show_status(given.file, as_json=given.json)
+
+
+def _set_up_status(parser: argparse.ArgumentParser) -> None:
+    _run_file(parser)
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _schema(_: Arguments) -> None:
+    from fusery.run_config import RunConfig
+
+    print(json.dumps(RunConfig.model_json_schema(), indent=2))
+
+
+def _serve_source(given: Arguments) -> int:
+    from fusery.settings import settings
+    from fusery.source.server import ServeConfig, serve
+
+    return serve(
+        ServeConfig(
+            model=given.model,
+            revision=given.revision,
+            dtype=given.dtype,
+            threads=given.threads,
+            host=given.host,
+            port=given.port,
+            ready_file=given.ready_file,
+            token_file=settings().source_token_file,
+        )
+    )
+
+
+def _set_up_serve_source(parser: argparse.ArgumentParser) -> None:
+    from fusery.core.rules import Dtype
+
+    parser.add_argument("model", metavar="MODEL", help="a folder with safetensors weights, or a Hugging Face Hub id")
+    parser.add_argument("--revision", help="the Hub commit")
+    parser.add_argument("--dtype", default="float32", choices=[dtype.value for dtype in Dtype])
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
+    parser.add_argument("--port", type=_port, default=50051, help="0: any free port")
+    parser.add_argument("--threads", type=_count, help="CPU threads of the model (default: all cores)")
+    parser.add_argument("--ready-file", type=Path, help="written with host:port once the model is loaded")
+
+
+def _query(given: Arguments) -> None:
+    from fusery.pipeline.query import query
+
+    query(given.address, given.text, given.top_k, as_json=given.json)
+
+
+def _set_up_query(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("address", metavar="ADDRESS", help="host:port of a source server")
+    parser.add_argument("text", metavar="TEXT", help="what the source reads")
+    parser.add_argument("--top-k", type=_count, default=5, help="candidates per position (default: 5)")
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _worker(given: Arguments) -> None:
+    from fusery.worker.command import run_worker
+
+    run_worker(given.processes, given.hops.split(","))
+
+
+def _set_up_worker(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--processes", type=_count, default=2, help="tasks at the same time (default: 2)")
+    parser.add_argument("--hops", default="capture,align,fuse", help="the queues that it serves (default: all)")
+
+
+def _train(given: Arguments) -> None:
+    from fusery.pipeline.steps import train_step
+
+    train_step(given.file, clm_only=given.clm_only, threads=given.threads)
+
+
+def _set_up_train(parser: argparse.ArgumentParser) -> None:
+    _run_file(parser)
+    parser.add_argument("--clm-only", action="store_true", help="the baseline: the same tokens and steps, λ = 1")
+    parser.add_argument("--threads", type=_count, help="CPU threads (default: all cores)")
+
+
+def _evaluate(given: Arguments) -> None:
+    from fusery.pipeline.steps import evaluate_step
+
+    evaluate_step(given.file, threads=given.threads)
+
+
+def _set_up_evaluate(parser: argparse.ArgumentParser) -> None:
+    _run_file(parser)
+    parser.add_argument("--threads", type=_count, help="CPU threads (default: all cores)")
+
+
+def _register(given: Arguments) -> None:
+    from fusery.pipeline.steps import register_step
+
+    registered: dict[str, Any] = register_step(given.file)
+    print(json.dumps(registered, indent=2))
+
+
+COMMANDS: list[tuple[str, str, str, Setup, Callable[[Arguments], int | None]]] = [
+    ("run", "Carry a run out to its end, or take it up again.", "fusery run examples/tiny.yaml", _run_file, _run),
+    (
+        "validate",
+        "Check a run's YAML, models, corpora and addresses, without any work.",
+        "fusery validate examples/tiny.yaml",
+        _set_up_validate,
+        _validate,
+    ),
+    (
+        "status",
+        "Show how far a run is, and its result.",
+        "fusery status examples/tiny.yaml --json",
+        _set_up_status,
+        _status,
+    ),
+    ("schema", "Print the JSON Schema of a run's YAML.", "fusery schema > run-schema.json", lambda _: None, _schema),
+    (
+        "serve-source",
+        "Serve an LLM's next-token distributions over gRPC.",
+        "fusery serve-source models/docs --port 50051",
+        _set_up_serve_source,
+        _serve_source,
+    ),
+    (
+        "query",
+        "Ask a source server for next-token candidates at every position of a text.",
+        'fusery query 127.0.0.1:50051 "def main():" --top-k 5',
+        _set_up_query,
+        _query,
+    ),
+    (
+        "worker",
+        "Carry out tasks from the broker (FUSERY_BROKER_URL) on a store (FUSERY_STORE).",
+        "FUSERY_BROKER_URL=redis://… FUSERY_STORE=/data fusery worker --processes 4",
+        _set_up_worker,
+        _worker,
+    ),
+    (
+        "train",
+        "Train the target of a run whose shards are there.",
+        "fusery train examples/tiny.yaml --clm-only",
+        _set_up_train,
+        _train,
+    ),
+    (
+        "evaluate",
+        "Measure a run's models on held-out text and write evaluation.json.",
+        "fusery evaluate examples/tiny.yaml",
+        _set_up_evaluate,
+        _evaluate,
+    ),
+    (
+        "register",
+        "Register a run's fused model in MLflow.",
+        "fusery register examples/tiny.yaml",
+        _run_file,
+        _register,
+    ),
+]
