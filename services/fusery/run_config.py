@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fusery.core.rules import Dtype, Fallback, FusionRule, Positions, Quality, Tail, Vocabulary
+from fusery.core.rules import Dtype, Fallback, FusionRule, Positions, Quality, Scope, Tail, TieOrder, Vocabulary
 
 
 class _Section(BaseModel):
@@ -78,8 +78,28 @@ class AlignmentSpec(_Section):
     """How a source's positions and vocabulary are mapped to the target's."""
 
     positions: Positions = Positions.BOUNDARY
+    """`reference` is the paper's implementation bit for bit, and sets the next two to `mined` and `current_token`."""
     vocabulary: Vocabulary = Vocabulary.PARTITION
     fallback: Fallback = Fallback.NONE
+    ties: TieOrder = TieOrder.DIAGONAL_SOURCE_TARGET
+    """Which of equally cheap steps the warping path of `mined` and `reference` takes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reference_is_whole(cls, values: Any) -> Any:
+        """`reference` with the vocabulary map and the fallback that belong to it, where they are not given."""
+        if isinstance(values, dict) and values.get("positions") == Positions.REFERENCE:
+            return {"vocabulary": Vocabulary.MINED, "fallback": Fallback.CURRENT_TOKEN} | values
+        return values
+
+    @model_validator(mode="after")
+    def _reference_maps_tokens(self) -> AlignmentSpec:
+        if self.positions is Positions.REFERENCE and self.vocabulary not in (Vocabulary.MINED, Vocabulary.EXACT):
+            raise ValueError(
+                f"positions: reference needs vocabulary: mined or exact (the paper's soft and hard), "
+                f"got {self.vocabulary.value}"
+            )
+        return self
 
 
 class FusionSpec(_Section):
@@ -87,8 +107,19 @@ class FusionSpec(_Section):
 
     rule: FusionRule = FusionRule.MIN_CE
     quality: Quality = Quality.BITS_PER_BYTE
+    scope: Scope = Scope.DOCUMENT
+    """Compare the sources over whole documents, or over each span between byte boundaries that all of them share."""
     temperature: float = Field(default=1.0, gt=0)
     """τ of AvgCE's weights softmax(−c/τ)."""
+
+
+class CoverageSpec(_Section):
+    """Floors under which a run warns before it trains, by source and domain. They decide nothing: in no digest."""
+
+    positions_floor: float = Field(default=0.5, ge=0, le=1)
+    """Least share of target positions for which a source has evidence."""
+    mass_floor: float = Field(default=0.5, ge=0, le=1)
+    """Least probability mass kept at them, on average."""
 
 
 class TrainingSpec(_Section):
@@ -161,6 +192,7 @@ class RunConfig(_Section):
     capture: CaptureSpec = CaptureSpec()
     alignment: AlignmentSpec = AlignmentSpec()
     fusion: FusionSpec = FusionSpec()
+    coverage: CoverageSpec = CoverageSpec()
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
     registry: RegistrySpec = RegistrySpec()
@@ -175,9 +207,9 @@ class RunConfig(_Section):
         return self
 
     def digest(self) -> str:
-        """SHA-256 (hex) of what decides the trained model, and not of places, measuring and registering."""
-        place: Any = {"services": True, "registry": True, "evaluation": True, "sources": {"__all__": {"address"}}}
-        content = self.model_dump(mode="json", exclude=place)
+        """SHA-256 (hex) of what decides the trained model, and not of places, warnings, measuring and registering."""
+        apart: Any = {name: True for name in ("services", "registry", "evaluation", "coverage")}
+        content = self.model_dump(mode="json", exclude={**apart, "sources": {"__all__": {"address"}}})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property

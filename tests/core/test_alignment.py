@@ -3,12 +3,12 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from rapidfuzz.distance import Levenshtein
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from fusery.core import vocab
-from fusery.core.alignment import Side, align, boundary, warping_path
-from fusery.core.rules import Positions, Vocabulary
-from fusery.core.tokens import TokenizedText
+from fusery.core.alignment import Alignment, Side, align, boundary
+from fusery.core.rules import Positions, TieOrder, Vocabulary
+from fusery.core.tokens import ByteTokenizer, TokenizedText
 from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 from strategies import texts
 
@@ -74,44 +74,6 @@ def test_at_common_boundaries_the_next_tokens_are_mostly_in_one_cell() -> None:
     assert same / seen > 0.9
 
 
-def plain_path(source: list[bytes], target: list[bytes]) -> tuple[float, list[tuple[int, int]]]:
-    """The rule as the paper's reference states it, cell by cell: the oracle."""
-    rows, columns = len(source), len(target)
-    total = np.full((rows + 1, columns + 1), np.inf)
-    total[0, 0] = 0
-    for i in range(rows):
-        for j in range(columns):
-            best = min(total[i, j + 1], total[i + 1, j], total[i, j])
-            total[i + 1, j + 1] = Levenshtein.distance(source[i], target[j]) + best
-    i, j = rows - 1, columns - 1
-    path = [(i, j)]
-    while i or j:
-        candidates = [(total[i, j], i - 1, j - 1), (total[i, j + 1], i - 1, j), (total[i + 1, j], i, j - 1)]
-        inside = [c for c in candidates if c[1] >= 0 and c[2] >= 0]
-        _, i, j = min(inside, key=lambda c: c[0])
-        path.append((i, j))
-    return float(total[rows, columns]), path[::-1]
-
-
-tokens = st.lists(st.binary(max_size=4).map(lambda b: bytes(x % 4 + 97 for x in b)), min_size=1, max_size=9)
-
-
-@given(source=tokens, target=tokens)
-def test_the_warping_path_equals_the_plain_statement_of_the_rule(source: list[bytes], target: list[bytes]) -> None:
-    _, expected = plain_path(source, target)
-    assert warping_path(source, target).tolist() == [list(step) for step in expected]
-
-
-@given(source=tokens, target=tokens)
-def test_the_warping_path_is_complete_and_monotone(source: list[bytes], target: list[bytes]) -> None:
-    path = warping_path(source, target)
-    assert path[0].tolist() == [0, 0]
-    assert path[-1].tolist() == [len(source) - 1, len(target) - 1]
-    steps = np.diff(path, axis=0)
-    assert ((steps >= 0) & (steps <= 1)).all()
-    assert (steps.sum(axis=1) >= 1).all()
-
-
 def test_mined_keeps_positions_that_meet_one_row_of_the_same_cell() -> None:
     for target_kind in TOKENIZERS:
         source, target = pico_byte_tokenizer("byte_level"), pico_byte_tokenizer(target_kind)
@@ -123,3 +85,86 @@ def test_mined_keeps_positions_that_meet_one_row_of_the_same_cell() -> None:
             assert (np.diff(pairs.target_positions_R) > 0).all()
             for position, row in zip(pairs.target_positions_R.tolist(), pairs.source_rows_R.tolist(), strict=True):
                 assert source.token_bytes[s.ids_T[row]] == target.token_bytes[t.ids_T[position]]
+
+
+NASTY = st.text(st.sampled_from("ab é́ü東京😀👩‍💻\r\n\t  \u200d\x00ﬁя"), min_size=1, max_size=20)
+
+
+@st.composite
+def segmented_twice(draw: st.DrawFn) -> tuple[bytes, list[int], list[int]]:
+    data = draw(NASTY).encode()
+    inner = st.lists(st.integers(1, len(data)), unique=True, max_size=len(data))
+    return data, *(sorted({*draw(inner), len(data)}) for _ in range(2))  # type: ignore[return-value]
+
+
+@given(case=segmented_twice())
+def test_however_a_text_is_cut_boundary_finds_exactly_the_common_ends(case: tuple[bytes, list[int], list[int]]) -> None:
+    data, source, target = case
+    pairs = boundary(tokenized(*source), tokenized(*target))
+    found = [(data[: source[j]], data[: target[i]]) for i, j in _pairs(pairs)]
+    assert all(read == written for read, written in found)
+    assert [len(written) for _, written in found] == sorted((set(source) & set(target)) - {len(data)})
+
+
+def _pairs(pairs: Alignment) -> list[tuple[int, int]]:
+    return list(zip(pairs.target_positions_R.tolist(), pairs.source_rows_R.tolist(), strict=True))
+
+
+def test_rows_that_do_not_stand_are_no_evidence_on_either_side() -> None:
+    plain = tokenized(2, 4, 6, 8)
+    changed = TokenizedText(plain.ids_T, plain.byte_ends_T, stands_T=np.array([True, False, True, True]))
+    assert boundary(changed, plain).target_positions_R.tolist() == [0, 2]
+    assert boundary(plain, changed).target_positions_R.tolist() == [0, 2]
+
+
+def test_a_normalising_tokenizer_aligned_with_itself_has_evidence_everywhere() -> None:
+    backend = Tokenizer.from_str(pico_byte_tokenizer("byte_level")._backend.to_str())
+    backend.normalizer = normalizers.Lowercase()
+    tokenizer = ByteTokenizer(backend)
+    text = tokenizer.tokenize("The Fox AND the hound")
+    assert text.stands_T is not None
+    side = Side(tokenizer, text)
+    pairs = align(Positions.BOUNDARY, side, side, vocab.build(Vocabulary.PARTITION, tokenizer, tokenizer))
+    assert _pairs(pairs) == [(i, i) for i in range(len(text.ids_T) - 1)]
+
+
+pieces = st.lists(st.text(st.sampled_from("ab 東😀"), min_size=2, max_size=4), max_size=12, unique=True)
+
+
+@given(source_pieces=pieces, target_pieces=pieces, text=st.text(st.sampled_from("ab 東😀"), min_size=1, max_size=30))
+def test_of_tokenizers_without_context_effects_the_next_tokens_lie_in_one_cell(
+    source_pieces: list[str], target_pieces: list[str], text: str
+) -> None:
+    """Greedy tokenizers: the token at a place depends on the text behind it alone, so the cells are exact."""
+    source, target = _greedy(source_pieces), _greedy(target_pieces)
+    partition = vocab.build(Vocabulary.PARTITION, source, target)
+    s, t = source.tokenize(text), target.tokenize(text)
+    pairs = _pairs(align(Positions.BOUNDARY, Side(source, s), Side(target, t), partition))
+    for position, row in [(-1, -1), *pairs]:
+        cell = partition.cell_of_source_V[s.ids_T[row + 1]]
+        assert cell >= 0
+        assert cell == partition.cell_of_target_V[t.ids_T[position + 1]]
+
+
+def _greedy(longer_pieces: list[str]) -> ByteTokenizer:
+    tokens = dict.fromkeys([*"ab 東😀", *longer_pieces, "[UNK]"])
+    model = models.WordPiece(
+        {token: i for i, token in enumerate(tokens)}, continuing_subword_prefix="", unk_token="[UNK]"
+    )
+    return ByteTokenizer(Tokenizer(model))
+
+
+def test_the_ties_of_the_path_are_a_parameter_of_mined() -> None:
+    source, target = _letters("aba"), _letters("bab")
+    exact = vocab.build(Vocabulary.EXACT, source.tokenizer, target.tokenizer)
+    by_source = align(Positions.MINED, source, target, exact, TieOrder.DIAGONAL_SOURCE_TARGET)
+    by_target = align(Positions.MINED, source, target, exact, TieOrder.DIAGONAL_TARGET_SOURCE)
+    assert _pairs(by_source) == [(1, 0)]
+    assert _pairs(by_target) == [(1, 2)]
+
+
+def _letters(text: str) -> Side:
+    backend = Tokenizer(models.WordLevel({"a": 0, "b": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer = ByteTokenizer(backend)
+    return Side(tokenizer, tokenizer.tokenize(text))

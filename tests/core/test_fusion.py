@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.core.fusion import AlignedSource, fuse, quality_of
+from fusery.core.fusion import AlignedSource, Predictions, fuse, merged, quality_of, span_qualities
 from fusery.core.rules import FusionRule, Quality
 from fusery.core.topk import TopK, empty
 from strategies import top_ks
@@ -95,10 +95,115 @@ def test_a_hopeless_source_still_counts_where_it_is_alone() -> None:
 def test_bits_per_byte_and_token_cross_entropy_of_a_document() -> None:
     log_probs = np.log(np.array([0.5, 0.25, 1.0], np.float32))
     ends = np.array([0, 2, 6])
-    assert quality_of(Quality.BITS_PER_BYTE, log_probs, ends) == pytest.approx(3 / 6)
-    assert quality_of(Quality.TOKEN_CE, log_probs, ends) == pytest.approx(1.5 * np.log(2))
+    assert quality_of(Quality.BITS_PER_BYTE, Predictions(log_probs, ends)) == pytest.approx(3 / 6)
+    assert quality_of(Quality.TOKEN_CE, Predictions(log_probs, ends)) == pytest.approx(1.5 * np.log(2))
 
 
 @pytest.mark.parametrize("rule", list(Quality))
 def test_a_document_without_a_predicted_token_has_the_worst_quality(rule: Quality) -> None:
-    assert quality_of(rule, np.zeros(1, np.float32), np.array([4])) == np.inf
+    assert quality_of(rule, Predictions(np.zeros(1, np.float32), np.array([4]))) == np.inf
+
+
+def test_avg_ce_exp_weights_are_a_softmax_of_exp_of_minus_quality() -> None:
+    evidence = fuse(FusionRule.AVG_CE_EXP, [aligned([0], 1.0), aligned([0], 2.0)])
+    scores = np.exp(np.exp([-1.0, -2.0]))
+    assert evidence.weights_R == pytest.approx(scores / scores.sum())
+
+
+def spoken(positions: list[int], ends: list[int], probabilities: list[float]) -> AlignedSource:
+    log_probs = np.log(np.asarray([*probabilities, 1.0], np.float32))
+    source = aligned(positions, 1.0)
+    return AlignedSource(source.positions_R, source.top, 1.0, Predictions(log_probs, np.asarray(ends, np.int64)))
+
+
+def test_spans_lie_between_the_boundaries_that_all_sources_share() -> None:
+    # Common ends 0, 4, 8: the first source has one token in the first span, the second has two.
+    one = spoken([0, 1, 2], [0, 4, 6, 8], [0.5, 0.25, 0.25])
+    other = spoken([0, 2], [0, 1, 4, 8], [0.25, 0.25, 0.5])
+    target_ends = np.array([0, 4, 6, 8])
+    first, second = span_qualities(Quality.BITS_PER_BYTE, [one, other], target_ends)
+    assert first == pytest.approx([1 / 4, 4 / 4, 4 / 4])
+    assert second == pytest.approx([4 / 4, 1 / 4])
+    first, second = span_qualities(Quality.TOKEN_CE, [one, other], target_ends)
+    assert first == pytest.approx([np.log(2), np.log(4), np.log(4)])
+    assert second == pytest.approx([np.log(4), np.log(2)])
+
+
+def test_by_spans_each_source_wins_where_it_predicts_better() -> None:
+    one = spoken([0, 1], [0, 4, 8], [0.9, 0.1])
+    other = spoken([0, 1], [0, 4, 8], [0.1, 0.9])
+    qualities = span_qualities(Quality.BITS_PER_BYTE, [one, other], np.array([0, 4, 8]))
+    assert fuse(FusionRule.MIN_CE, [one, other], qualities=qualities).sources_R.tolist() == [0, 1]
+
+
+def test_a_source_is_hopeless_before_the_first_byte_that_it_predicts() -> None:
+    without_bos = spoken([0], [4, 8], [0.5])
+    with_bos = spoken([0], [0, 4, 8], [0.5, 0.5])
+    first, second = span_qualities(Quality.BITS_PER_BYTE, [without_bos, with_bos], np.array([0, 8]))
+    assert first.tolist() == [np.inf]
+    assert second == pytest.approx([1 / 4])
+
+
+cuts = st.lists(st.integers(1, 29), unique=True, max_size=8).map(lambda inner: [0, *sorted(inner), 30])
+
+
+@given(segmentations=st.lists(cuts, min_size=1, max_size=3), data=st.data())
+def test_the_whole_document_is_the_byte_weighted_mean_of_its_spans(
+    segmentations: list[list[int]], data: st.DataObject
+) -> None:
+    chances = st.floats(0.01, 1)
+    sources = [spoken([], ends, [data.draw(chances) for _ in ends[1:]]) for ends in segmentations]
+    common = sorted(set.intersection(*map(set, segmentations)))
+    at_spans = [AlignedSource(np.arange(len(common) - 1), empty(0, 1), 1.0, s.predictions) for s in sources]
+    by_span = span_qualities(Quality.BITS_PER_BYTE, at_spans, np.asarray(common))
+    for source, qualities in zip(sources, by_span, strict=True):
+        assert source.predictions is not None
+        whole = quality_of(Quality.BITS_PER_BYTE, source.predictions)
+        assert (qualities * np.diff(common)).sum() / 30 == pytest.approx(whole)
+
+
+def test_spans_without_predictions_are_refused() -> None:
+    with pytest.raises(ValueError, match="align again with scope: span"):
+        span_qualities(Quality.BITS_PER_BYTE, [aligned([0], 1.0)], np.array([0]))
+
+
+@given(sources=several, rule=st.sampled_from(list(FusionRule)), data=st.data())
+def test_merging_rows_of_one_space_keeps_every_weight_and_every_weighted_mass(
+    sources: list[AlignedSource], rule: FusionRule, data: st.DataObject
+) -> None:
+    spaces = [data.draw(st.integers(0, i)) for i in range(len(sources))]
+    spaces = [spaces[space] if spaces[space] <= space else space for space in spaces]
+    evidence = fuse(rule, sources)
+    joined = merged(evidence, spaces)
+    expected: dict[tuple[int, int, int], float] = {}
+    for row in range(len(evidence.positions_R)):
+        place = int(evidence.positions_R[row]), spaces[evidence.sources_R[row]]
+        for index, log_prob in zip(evidence.top.ids_RK[row].tolist(), evidence.top.log_probs_RK[row], strict=True):
+            if index >= 0:
+                mass = float(evidence.weights_R[row] * np.exp(log_prob))
+                expected[*place, index] = expected.get((*place, index), 0.0) + mass
+    places = [(p, spaces[s]) for p, s in zip(joined.positions_R.tolist(), joined.sources_R.tolist(), strict=True)]
+    assert places == sorted(set(places))
+    found = {
+        (*place, int(index)): float(joined.weights_R[row] * np.exp(log_prob))
+        for row, place in enumerate(places)
+        for index, log_prob in zip(joined.top.ids_RK[row].tolist(), joined.top.log_probs_RK[row], strict=True)
+        if index >= 0
+    }
+    assert found == pytest.approx({where: mass for where, mass in expected.items() if mass > 0}, abs=1e-5)
+
+
+@given(source=aligned_sources(), copies=st.integers(1, 4))
+def test_merged_copies_of_one_source_are_that_source(source: AlignedSource, copies: int) -> None:
+    joined = merged(fuse(FusionRule.AVG_CE, [source] * copies), [0] * copies)
+    assert joined.positions_R.tolist() == source.positions_R.tolist()
+    np.testing.assert_allclose(joined.weights_R, 1, atol=1e-5)
+    np.testing.assert_allclose(joined.top.mass_R, source.top.mass_R, atol=1e-5)
+
+
+@given(sources=several)
+def test_arguments_are_not_changed(sources: list[AlignedSource]) -> None:
+    arrays = [a for s in sources for a in (s.positions_R, s.top.ids_RK, s.top.log_probs_RK)]
+    before = [array.copy() for array in arrays]
+    merged(fuse(FusionRule.AVG_CE, sources), [0] * len(sources))
+    assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(arrays, before, strict=True))

@@ -71,23 +71,88 @@ def _byte_alphabet_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _word_tokenizer(normalizer: normalizers.Normalizer | None) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordLevel({"hello": 0, "world": 1, "[UNK]": 2}, unk_token="[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+def test_a_lower_casing_tokenizer_is_followed_and_stands_where_the_text_is_lower_case() -> None:
+    tokens = ByteTokenizer(_word_tokenizer(normalizers.Lowercase(), "hello", "world", " ")).tokenize(
+        "hello WORLD hello"
+    )
+    assert tokens.byte_ends_T.tolist() == [5, 6, 11, 12, 17]
+    # After "hello" comes " ", after " " comes "WORLD", read as "world": a distribution about another text.
+    assert tokens.stands_T is not None
+    assert tokens.stands_T.tolist() == [True, False, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("normalizer", "text", "standing"),
+    [
+        # A ligature that becomes two characters, two characters that become one, a mark that is dropped.
+        (normalizers.NFKC(), "ofﬁx", [1, 5, 6]),
+        (normalizers.NFC(), "oe\u0301x", [5]),
+        (normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()]), "oe\u0301xéf", [1, 7, 8]),
+    ],
+)
+def test_unicode_normalisation_is_followed_and_no_row_stands_before_what_it_changed(
+    normalizer: normalizers.Normalizer, text: str, standing: list[int]
+) -> None:
+    tokens = ByteTokenizer(_letter_tokenizer(normalizer)).tokenize(text)
+    assert tokens.stands_T is not None
+    assert tokens.byte_ends_T[tokens.stands_T].tolist() == standing
+
+
+def _letter_tokenizer(normalizer: normalizers.Normalizer) -> Tokenizer:
+    letters = {letter: i for i, letter in enumerate("oeéfix")} | {"[UNK]": 6}
+    tokenizer = Tokenizer(models.WordLevel(letters, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer.normalizer = normalizer
+    return tokenizer
+
+
+def test_no_row_stands_before_white_space_that_the_tokenizer_drops() -> None:
+    tokens = ByteTokenizer(_word_tokenizer(None, "hello", "world"), prefix_ids=[9]).tokenize(" hello world hello  ")
+    assert tokens.byte_ends_T.tolist() == [0, 6, 12, 18]
+    assert tokens.stands_T is not None
+    assert tokens.stands_T.tolist() == [False, False, False, False]
+
+
+def test_words_around_a_token_added_to_the_vocabulary_are_followed() -> None:
+    backend = pico_tokenizer("sentencepiece")
+    backend = Tokenizer.from_str(backend.to_str())
+    backend.add_tokens(["<tool>"])
+    tokenizer = ByteTokenizer(backend)
+    tokens = tokenizer.tokenize("the fox<tool>the fox")
+    ends = tokens.byte_ends_T.tolist()
+    assert {7, 13, 20} <= set(ends)
+    assert tokenizer.token_bytes[tokens.ids_T[ends.index(13)]] == b"<tool>"
+
+
+@pytest.mark.parametrize(("normalizer", "byte"), [(normalizers.Replace("x", ""), 5), (normalizers.Strip(), None)])
+def test_a_tokenizer_that_loses_text_is_refused_with_its_name_and_the_first_byte_that_differs(
+    normalizer: normalizers.Normalizer, byte: int | None
+) -> None:
+    tokenizer = ByteTokenizer(_word_tokenizer(normalizer, "hello", "world", " "), name="lossy")
+    if byte is None:
+        assert tokenizer.tokenize("  hello ").byte_ends_T.tolist() == [7]
+        return
+    with pytest.raises(ModelError, match=rf"lossy: .* byte {byte} is b'x', the tokens say b' '"):
+        tokenizer.tokenize("hellox world")
+
+
+def _word_tokenizer(normalizer: normalizers.Normalizer | None, *words: str) -> Tokenizer:
+    vocabulary = {word: i for i, word in enumerate([*words, "[UNK]"])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    dropping = pre_tokenizers.Whitespace()
+    tokenizer.pre_tokenizer = dropping if " " not in words else pre_tokenizers.Split(" ", "isolated")
     if normalizer is not None:
         tokenizer.normalizer = normalizer
     return tokenizer
 
 
-def test_a_normalising_tokenizer_is_followed_by_its_offsets() -> None:
-    tokens = ByteTokenizer(_word_tokenizer(normalizers.Lowercase())).tokenize("Hello WORLD")
-    assert tokens.byte_ends_T.tolist() == [5, 11]
-
-
-def test_a_tokenizer_that_loses_text_is_refused_with_its_name_and_the_first_byte_that_differs() -> None:
-    tokenizer = ByteTokenizer(_word_tokenizer(None), name="lossy")
-    with pytest.raises(ModelError, match=r"lossy: .* byte 5 is b' ', the tokens say b'w'"):
-        tokenizer.tokenize("hello world   ")
+def test_token_strings_are_those_of_the_vocabulary_and_lead_back_to_their_ids() -> None:
+    for kind in TOKENIZERS:
+        tokenizer = pico_byte_tokenizer(kind)
+        for index, string in enumerate(tokenizer.token_strings):
+            if string is not None and tokenizer.token_bytes[index] is not None:
+                assert tokenizer.token_id(string) == index
+        assert tokenizer.space_marker == ("Ġ" if kind == "byte_level" else "▁")
 
 
 def test_the_definition_makes_an_equal_tokenizer() -> None:

@@ -7,20 +7,52 @@ cell joins the tail, so the kept mass of a row still says how much is known.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from fusery.core.topk import PAD, IntArray, TopK
 
 
 def project(top: TopK, cell_of_source_V: IntArray) -> TopK:
     """`top` with source tokens replaced by their cells, duplicates summed, best first, [R, K]."""
-    # Ids past the tokenizer (padded model vocabularies) have no bytes and so no cell.
-    known = (top.ids_RK >= 0) & (top.ids_RK < len(cell_of_source_V))
-    cells = np.where(known, cell_of_source_V[np.where(known, top.ids_RK, 0)], PAD)
+    cells = _cells(top, cell_of_source_V)
     mass = np.where(cells == PAD, 0.0, np.exp(top.log_probs_RK.astype(np.float64)))
     return sum_duplicates(cells, mass)
 
 
-def sum_duplicates(ids_RK: IntArray, mass_RK: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> TopK:
+def project_as_reference(top: TopK, image_V: IntArray) -> TopK:
+    """`top` with source tokens replaced by target tokens as the paper's implementation does it, [R, K].
+
+    An entry whose image the row had already is dropped, and what is left is a softmax of its own.
+    """
+    images = _cells(top, image_V)
+    kept = kept_entries(images)
+    order = np.argsort(~kept, axis=1, kind="stable")
+    images, kept = np.take_along_axis(images, order, 1), np.take_along_axis(kept, order, 1)
+    mass = np.where(kept, np.exp(np.take_along_axis(top.log_probs_RK, order, 1).astype(np.float64)), 0.0)
+    with np.errstate(divide="ignore"):
+        log_probs = np.log(mass / np.maximum(mass.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny))
+    return TopK(np.where(kept, images, PAD), log_probs.astype(np.float32))
+
+
+def kept_entries(images_RK: IntArray) -> npt.NDArray[np.bool_]:
+    """The entries that a row keeps, bool [R, K]: those with an image that no entry before them has."""
+    order = np.argsort(images_RK, axis=1, kind="stable")
+    in_order = np.take_along_axis(images_RK, order, 1)
+    is_first = np.ones(images_RK.shape, bool)
+    is_first[:, 1:] = in_order[:, 1:] != in_order[:, :-1]
+    kept = np.empty(images_RK.shape, bool)
+    np.put_along_axis(kept, order, is_first, 1)
+    kept &= images_RK != PAD
+    return kept
+
+
+def _cells(top: TopK, cell_of_source_V: IntArray) -> IntArray:
+    """The cell of every entry; ids past the tokenizer (padded model vocabularies) have no bytes and so no cell."""
+    known = (top.ids_RK >= 0) & (top.ids_RK < len(cell_of_source_V))
+    return np.where(known, cell_of_source_V[np.where(known, top.ids_RK, 0)], PAD)
+
+
+def sum_duplicates(ids_RK: IntArray, mass_RK: npt.NDArray[np.float64]) -> TopK:
     """Rows with equal ids merged: one entry per id with the summed mass, ordered by mass, then by id."""
     rows, k = ids_RK.shape
     if k == 0 or rows == 0:

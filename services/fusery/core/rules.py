@@ -13,6 +13,18 @@ class Positions(StrEnum):
 
     BOUNDARY = "boundary"
     MINED = "mined"
+    REFERENCE = "reference"
+
+
+class TieOrder(StrEnum):
+    """Which of several equally cheap steps the warping path takes: the first named.
+
+    The diagonal is always first; the paper's implementation then goes to the previous source token, its successor
+    FuseChat to the previous target token.
+    """
+
+    DIAGONAL_SOURCE_TARGET = "diagonal_source_target"
+    DIAGONAL_TARGET_SOURCE = "diagonal_target_source"
 
 
 class Vocabulary(StrEnum):
@@ -25,17 +37,26 @@ class Vocabulary(StrEnum):
 
 
 class Fallback(StrEnum):
-    """What a target position without evidence gets: nothing, or all mass on the token that does follow."""
+    """What a target position without evidence gets: nothing, or all mass on the token that does follow.
+
+    `current_token` belongs to `reference`: all mass on the token at the position itself.
+    """
 
     NONE = "none"
     NEXT_TOKEN = "next_token"
+    CURRENT_TOKEN = "current_token"
 
 
 class FusionRule(StrEnum):
-    """How the aligned distributions of several sources become one."""
+    """How the aligned distributions of several sources become one.
+
+    `avg_ce` weights by softmax(−c/τ); `avg_ce_exp` as the paper's implementation does, by softmax(exp(−c)), which is
+    nearly uniform.
+    """
 
     MIN_CE = "min_ce"
     AVG_CE = "avg_ce"
+    AVG_CE_EXP = "avg_ce_exp"
 
 
 class Quality(StrEnum):
@@ -43,6 +64,16 @@ class Quality(StrEnum):
 
     BITS_PER_BYTE = "bits_per_byte"
     TOKEN_CE = "token_ce"
+
+
+class Scope(StrEnum):
+    """Over which piece of the text a source's quality is taken.
+
+    A span lies between two byte boundaries that all sources share.
+    """
+
+    DOCUMENT = "document"
+    SPAN = "span"
 
 
 class Tail(StrEnum):

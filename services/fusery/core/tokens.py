@@ -13,11 +13,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from itertools import groupby
+from unicodedata import combining
 
 import numpy as np
+import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
+from fusery.core import definition as definitions
+from fusery.core.definition import BYTE_TO_LETTER, LETTER_TO_BYTE
 from fusery.core.topk import IntArray
 from fusery.errors import ModelError
 
@@ -30,12 +34,15 @@ class TokenizedText:
     """A document's tokens, int64 [T], with the byte offset at which each ends, int64 [T], never decreasing.
 
     Prefix tokens (BOS) end at 0. `has_prefix_space`: the tokenizer put a space before the text that is not
-    in it, so at byte 0 its tokens spell something else than the text.
+    in it, so at byte 0 its tokens spell something else than the text. `stands_T`, bool [T]: after this token the
+    tokenizer goes on with tokens that spell what follows in the text. None: after every token; else the tokenizer
+    normalises, and where a token is lower-cased, composed or stripped the distribution before it is about another text.
     """
 
     ids_T: IntArray
     byte_ends_T: IntArray
     has_prefix_space: bool = False
+    stands_T: npt.NDArray[np.bool_] | None = None
 
 
 class ByteTokenizer:
@@ -49,8 +56,8 @@ class ByteTokenizer:
     def __init__(self, backend: Tokenizer, prefix_ids: Sequence[int] = (), name: str = "tokenizer") -> None:
         self.name = name
         self.prefix_ids = np.asarray(list(prefix_ids), dtype=np.int64)
-        self._json = _settled(backend)
-        self._backend = _without_special_tokens(self._json)
+        self._json = definitions.settled(backend)
+        self._backend = definitions.without_special_tokens(self._json)
 
     @classmethod
     def from_definition(cls, definition: str) -> ByteTokenizer:
@@ -76,15 +83,32 @@ class ByteTokenizer:
         vocabulary = whole.get_vocab(with_added_tokens=True)
         spelled: list[bytes | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
         added = whole.get_added_tokens_decoder()
-        unknown = self._json["model"].get("unk_token")
-        if isinstance(unknown_id := self._json["model"].get("unk_id"), int):
-            unknown = whole.id_to_token(unknown_id)
+        unknown = definitions.unknown_token(self._json, whole)
         for token, index in vocabulary.items():
             if index in added:
                 spelled[index] = None if added[index].special else added[index].content.encode()
-            elif token != unknown or self._alphabet is not None:
+            elif token != unknown or self._is_byte_level:
                 spelled[index] = self._spell(token)
         return spelled
+
+    @cached_property
+    def token_strings(self) -> list[str | None]:
+        """For each id the token as its vocabulary writes it, markers and letters undecoded; None for unused ids."""
+        vocabulary = Tokenizer.from_str(json.dumps(self._json)).get_vocab(with_added_tokens=True)
+        strings: list[str | None] = [None] * self.size
+        for token, index in vocabulary.items():
+            strings[index] = token
+        return strings
+
+    def token_id(self, string: str) -> int | None:
+        """The id of the token that its vocabulary writes as `string`."""
+        index: int | None = self._backend.token_to_id(string)
+        return index
+
+    @property
+    def space_marker(self) -> str:
+        """The character that stands for a space in token strings: "Ġ", "▁", or a space."""
+        return BYTE_TO_LETTER[0x20] if self._is_byte_level else (self._marker or " ")
 
     @cached_property
     def byte_fallback_ids(self) -> frozenset[int]:
@@ -123,8 +147,8 @@ class ByteTokenizer:
         encodings = self._mid_text.encode_batch_fast(whole, add_special_tokens=False)
         first = np.full(len(strings), -1, np.int64)
         for row, (string, text, encoding) in enumerate(zip(strings, whole, encodings, strict=True)):
-            if self._alphabet is not None and len(text.encode()) < len(string):
-                tokens = self._backend.model.tokenize("".join(map(_BYTE_TO_LETTER.__getitem__, string)))
+            if self._is_byte_level and len(text.encode()) < len(string):
+                tokens = self._backend.model.tokenize("".join(map(BYTE_TO_LETTER.__getitem__, string)))
                 index = tokens[0].id if tokens else -1
             elif text:
                 index = encoding.ids[0] if encoding.ids else -1
@@ -136,25 +160,33 @@ class ByteTokenizer:
         return first
 
     def _with_ends(self, text: str, encoding: Encoding) -> TokenizedText:
-        data = text.encode()
-        pieces = [self.token_bytes[index] for index in encoding.ids]
-        spelled = b"".join(piece or b"" for piece in pieces)
+        data, ids = text.encode(), encoding.ids
+        pieces = [self._pieces[index] for index in ids]
+        spelled = b"".join(pieces)
         has_prefix_space = spelled == b" " + data and data != spelled
+        prefix = len(self.prefix_ids)
+        ends = np.zeros(prefix + len(ids), np.int64)
+        stands = None
         if spelled == data or has_prefix_space:
-            lengths = np.fromiter((len(piece or b"") for piece in pieces), np.int64, len(pieces))
-            ends = np.maximum(np.cumsum(lengths) - has_prefix_space, 0)
+            lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
+            np.maximum(np.cumsum(lengths) - has_prefix_space, 0, out=ends[prefix:])
         else:
-            ends = self._ends_from_offsets(text, encoding, spelled)
-        zeros = np.zeros(len(self.prefix_ids), np.int64)
-        ids = np.concatenate([self.prefix_ids, np.asarray(encoding.ids, np.int64)])
-        return TokenizedText(ids, np.concatenate([zeros, ends]), has_prefix_space)
+            starts, ends[prefix:] = self._spans_of_offsets(text, encoding, spelled)
+            before_and_after = _stands(data, pieces, starts, ends[prefix:])
+            before_prefix = np.zeros(max(prefix - 1, 0), bool)
+            stands = np.concatenate([before_prefix, before_and_after[0 if prefix else 1 :]])
+        ids_T = np.concatenate([self.prefix_ids, np.asarray(ids, np.int64)])
+        return TokenizedText(ids_T, ends, has_prefix_space, stands)
 
-    def _ends_from_offsets(self, text: str, encoding: Encoding, spelled: bytes) -> IntArray:
-        """Byte ends by character offsets; all pieces of one character get its end (the last one is the boundary)."""
-        byte_end_of_character = np.cumsum([0] + [len(character.encode()) for character in text])
-        ends = np.asarray([end for _, end in encoding.offsets], np.int64)
-        covers = len(ends) > 0 and ends[-1] == len(text) and bool((np.diff(ends) >= 0).all())
-        if not covers:
+    def _spans_of_offsets(self, text: str, encoding: Encoding, spelled: bytes) -> tuple[IntArray, IntArray]:
+        """Byte starts and ends by character offsets; all pieces of one character have the same.
+
+        Raises:
+            ModelError: they go backwards, or leave out more than white space and combining marks.
+        """
+        byte_of_character = np.cumsum([0] + [len(character.encode()) for character in text])
+        spans = np.asarray(encoding.offsets, np.int64).reshape(-1, 2)
+        if _loses_text(text, spans) or (np.diff(spans, axis=0) < 0).any():
             data = text.encode()
             differs = next((i for i, (a, b) in enumerate(zip(data, spelled, strict=False)) if a != b), None)
             at = min(len(data), len(spelled)) if differs is None else differs
@@ -162,85 +194,56 @@ class ByteTokenizer:
                 f"{self.name}: its tokens do not spell the text: byte {at} is {data[at : at + 1]!r}, the tokens "
                 f"say {spelled[at : at + 1]!r}; use a tokenizer that does not normalise, or normalise the corpus first"
             )
-        return np.asarray(byte_end_of_character[ends], np.int64)
+        starts_ends = byte_of_character[spans].astype(np.int64)
+        return starts_ends[:, 0], starts_ends[:, 1]
+
+    @cached_property
+    def _pieces(self) -> list[bytes]:
+        return [spelled or b"" for spelled in self.token_bytes]
 
     def _spell(self, token: str) -> bytes:
-        if self._alphabet is not None:
-            letters = [self._alphabet.get(letter) for letter in token]
+        if self._is_byte_level:
+            letters = [LETTER_TO_BYTE.get(letter) for letter in token]
             return token.encode() if None in letters else bytes(b for b in letters if b is not None)
         if len(token) == 6 and token.startswith("<0x") and self._json["model"].get("byte_fallback"):
             return bytes.fromhex(token[3:5])
         return token.replace(self._marker, " ").encode() if self._marker else token.encode()
 
     @cached_property
-    def _alphabet(self) -> dict[str, int] | None:
-        """Letter → byte of a byte-level tokenizer; None for other kinds."""
-        parts = [*_parts(self._json.get("decoder")), *_parts(self._json.get("pre_tokenizer"))]
-        return _LETTER_TO_BYTE if any(part["type"] == "ByteLevel" for part in parts) else None
+    def _is_byte_level(self) -> bool:
+        return definitions.is_byte_level(self._json)
 
     @cached_property
     def _marker(self) -> str | None:
-        """The character that stands for a space in token strings ("▁"); None if there is none."""
-        for section in ("decoder", "pre_tokenizer", "normalizer"):
-            for part in _parts(self._json.get(section)):
-                if part["type"] == "Metaspace":
-                    return str(part["replacement"])
-                pattern = part.get("pattern", {}).get("String") if part["type"] == "Replace" else None
-                if pattern is not None and " " in (pattern, part["content"]):
-                    return str(part["content"] if pattern == " " else pattern)
-        return None
+        return definitions.space_marker(self._json)
 
     @cached_property
     def _mid_text(self) -> Tokenizer:
-        """The same tokenizer as it acts in the middle of a text: without the space it puts before a text."""
-        definition = json.loads(json.dumps(self._json))
-        for part in _parts(definition.get("pre_tokenizer")):
-            if part["type"] == "Metaspace":
-                part["prepend_scheme"] = "never"
-            if "add_prefix_space" in part:
-                part["add_prefix_space"] = False
-        normalizer = definition.get("normalizer")
-        kept = [part for part in _parts(normalizer) if part["type"] != "Prepend"]
-        if normalizer is not None:
-            definition["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
-        return _without_special_tokens(definition)
+        return definitions.mid_text(self._json)
 
 
-def _settled(backend: Tokenizer) -> dict[str, Any]:
-    """The definition in the form that reading and writing leave as it is.
+def _loses_text(text: str, spans_T2: IntArray) -> bool:
+    """Whether a character is in no token's span that is neither white space nor a mark on the one before it."""
+    covered = np.zeros(len(text), bool)
+    for start, end in spans_T2.tolist():
+        covered[start:end] = True
+    return any(not text[i].isspace() and not combining(text[i]) for i in np.flatnonzero(~covered).tolist())
 
-    The library reads some numbers one bit off from how it writes them, which would change a fingerprint.
+
+def _stands(data: bytes, pieces: list[bytes], starts_T: IntArray, ends_T: IntArray) -> npt.NDArray[np.bool_]:
+    """Whether what follows is spelled as it stands in the text: before the first token, then after each, bool [T + 1].
+
+    Tokens of one span (pieces of a character, or of what normalisation made of it) spell it together, so only the
+    last of them stands. Behind the last token nothing follows: true.
     """
-    definition = json.loads(backend.to_str())
-    definition.update(truncation=None, padding=None)
-    for _ in range(8):
-        again = json.loads(Tokenizer.from_str(json.dumps(definition)).to_str())
-        if again == definition:
-            break
-        definition = again
-    return dict(definition)
-
-
-def _without_special_tokens(definition: dict[str, Any]) -> Tokenizer:
-    """The tokenizer, reading "<s>" in a text as the characters that it is made of and not as the special token."""
-    special = {token["content"] for token in definition["added_tokens"] if token["special"]}
-    if definition["model"]["type"] == "Unigram":
-        # Its special tokens are pieces like any other and would be found: give them names that no text has.
-        pieces = [[f"\0{p}" if p in special else p, score] for p, score in definition["model"]["vocab"]]
-        ordinary = [token for token in definition["added_tokens"] if not token["special"]]
-        model = {**definition["model"], "vocab": pieces}
-        definition = {**definition, "model": model, "added_tokens": ordinary, "post_processor": None}
-    backend = Tokenizer.from_str(json.dumps(definition))
-    backend.encode_special_tokens = True
-    return backend
-
-
-def _parts(component: dict[str, Any] | None) -> list[dict[str, Any]]:
-    """The steps of a tokenizer component, a Sequence flattened."""
-    if component is None:
-        return []
-    inner = next((component[key] for key in ("normalizers", "pretokenizers", "decoders") if key in component), None)
-    return [component] if inner is None else [part for item in inner for part in _parts(item)]
+    stands = np.zeros(len(pieces) + 1, bool)
+    first, end_before = 0, 0
+    for (start, end), group in groupby(zip(starts_T.tolist(), ends_T.tolist(), strict=True)):
+        after = first + len(list(group))
+        stands[first] = start == end_before and b"".join(pieces[first:after]) == data[start:end]
+        first, end_before = after, end
+    stands[-1] = end_before == len(data)
+    return stands
 
 
 def _whole_characters(string: bytes) -> str:
@@ -249,14 +252,3 @@ def _whole_characters(string: bytes) -> str:
         return string.decode()
     except UnicodeDecodeError as error:
         return string[: error.start].decode()
-
-
-def _byte_level_alphabet() -> dict[int, str]:
-    """Byte → letter of byte-level BPE (GPT-2): printable Latin-1 stands for itself, the rest from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
-
-
-_BYTE_TO_LETTER = _byte_level_alphabet()
-_LETTER_TO_BYTE = {letter: byte for byte, letter in _BYTE_TO_LETTER.items()}

@@ -1,38 +1,32 @@
-"""Vocabulary maps: what a source's tokens say in terms of the target's vocabulary.
-
-One form for all rules: both vocabularies are mapped into cells. Under `partition` a cell is a set of source
-tokens and a set of target tokens that are the same event; under the token-valued rules a cell is one target
-token. Either way mass of source cell c supervises the target's mass of cell c, so alignment, fusion and loss
-know one case only. A map is static per pair of tokenizers: built once, in seconds, and stored.
-"""
+"""Vocabulary maps, built: what a source's tokens say in terms of the target's vocabulary."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
-from rapidfuzz.distance import Levenshtein
-from rapidfuzz.process import cdist
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from fusery.core.rules import Vocabulary
+from fusery.core import reference
+from fusery.core.nearest import nearest
+from fusery.core.rules import Positions, Vocabulary
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import PAD, IntArray
+from fusery.core.vocabulary_map import VocabularyMap
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class VocabularyMap:
-    """cell_of_source int64 [source V] and cell_of_target int64 [target V], PAD for tokens in no cell."""
+def build(
+    rule: Vocabulary, source: ByteTokenizer, target: ByteTokenizer, positions: Positions = Positions.BOUNDARY
+) -> VocabularyMap:
+    """The map from `source` to `target` under `rule`; special tokens are in no cell.
 
-    cell_of_source_V: IntArray
-    cell_of_target_V: IntArray
-    cells: int
-
-
-def build(rule: Vocabulary, source: ByteTokenizer, target: ByteTokenizer) -> VocabularyMap:
-    """The map from `source` to `target` under `rule`; special tokens are in no cell."""
+    With `positions` reference the map is over token strings, special ones too, as the paper's implementation has it.
+    """
+    if positions is Positions.REFERENCE:
+        markers = source.space_marker, target.space_marker
+        mapped = reference.token_map(rule, source.token_strings, markers[0], target.token_strings, markers[1])
+        return VocabularyMap(mapped.image_V, np.arange(target.size, dtype=np.int64), target.size)
     return _BUILDERS[rule](source, target)
 
 
@@ -83,18 +77,10 @@ def _exact(source: ByteTokenizer, target: ByteTokenizer) -> VocabularyMap:
 
 
 def _mined(source: ByteTokenizer, target: ByteTokenizer) -> VocabularyMap:
-    """Exact, else the target token at the least Levenshtein distance of the bytes; ties go to the smaller id."""
-    exact = _exact(source, target)
+    """The target token at the least Levenshtein distance of the bytes; ties go to the smaller id."""
     ids, spelled = _ordinary_tokens(source)
     target_ids, target_bytes = _ordinary_tokens(target)
-    images = exact.cell_of_source_V[ids]
-    rest = np.flatnonzero(images == PAD)
-    for rows in np.array_split(rest, max(1, len(rest) // 512)):
-        if len(rows):
-            queries = [spelled[row] for row in rows]
-            distances = cdist(queries, target_bytes, scorer=Levenshtein.distance, dtype=np.int32)
-            images[rows] = target_ids[distances.argmin(axis=1)]
-    return _token_valued(source, target, ids, images)
+    return _token_valued(source, target, ids, target_ids[nearest(spelled, target_bytes)])
 
 
 def _token_valued(source: ByteTokenizer, target: ByteTokenizer, ids: IntArray, images: IntArray) -> VocabularyMap:

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fusery.core.fusion import AlignedSource, Evidence
+from fusery.core.fusion import AlignedSource, Evidence, Predictions
 from fusery.core.topk import PAD, FloatArray, IntArray, TopK
-from fusery.core.vocab import VocabularyMap
+from fusery.core.vocabulary_map import VocabularyMap
 from fusery.errors import Corrupt, Mismatch
 
 FORMAT_VERSION = 1
@@ -115,6 +115,10 @@ def write_aligned(documents: Sequence[AlignedDocument], meta: Meta) -> bytes:
         "positions": _lists([s.positions_R for s in sources], np.uint32),
         **_top_columns([s.top for s in sources]),
     }
+    predictions = [s.predictions for s in sources if s.predictions is not None]
+    if predictions and len(predictions) == len(sources):
+        columns["byte_ends"] = _lists([p.byte_ends_T for p in predictions], np.uint32)
+        columns["next_log_probs"] = _lists([p.next_log_probs_T for p in predictions], np.float32)
     return _write("aligned", columns, meta)
 
 
@@ -122,8 +126,12 @@ def read_aligned(content: bytes, expect: Meta | None = None) -> list[AlignedDocu
     table, _ = _read("aligned", content, expect)
     positions, tops = _arrays(table, "positions", np.int64), _tops(table)
     plain = zip(*(table[n].to_pylist() for n in ("doc_id", "domain", "target_tokens", "quality")), strict=True)
+    predictions: list[Predictions | None] = [None] * table.num_rows
+    if "next_log_probs" in table.column_names:
+        ends = _arrays(table, "byte_ends", np.int64)
+        predictions = [*map(Predictions, _arrays(table, "next_log_probs", np.float32), ends)]
     return [
-        AlignedDocument(doc_id, domain, tokens, AlignedSource(positions[i], tops[i], quality))
+        AlignedDocument(doc_id, domain, tokens, AlignedSource(positions[i], tops[i], quality, predictions[i]))
         for i, (doc_id, domain, tokens, quality) in enumerate(plain)
     ]
 

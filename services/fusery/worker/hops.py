@@ -9,28 +9,27 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from fusery.core import fusion, vocab
 from fusery.core.alignment import Side, align
 from fusery.core.batches import by_length
-from fusery.core.fusion import AlignedSource
-from fusery.core.projection import project
-from fusery.core.rules import Fallback
+from fusery.core.fallback import with_fallback
+from fusery.core.fusion import AlignedSource, Evidence, Predictions
+from fusery.core.projection import project, project_as_reference
+from fusery.core.rules import Positions, Scope
 from fusery.core.tokens import ByteTokenizer, TokenizedText
-from fusery.core.topk import PAD, TopK, empty
-from fusery.core.vocab import VocabularyMap
+from fusery.core.topk import IntArray, TopK
+from fusery.core.vocabulary_map import VocabularyMap
 from fusery.errors import InvalidInput
 from fusery.formats import shards
 from fusery.formats.shards import AlignedDocument, CapturedDocument, CorpusDocument, FusedDocument
 from fusery.formats.store import Entry, Store
 from fusery.source.api import Document
 from fusery.source.client import SourceClient
+from fusery.worker import facts
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, tokenizer_name
-
-Facts = dict[str, Any]
 
 
 def capture(store: Store, plan: Plan, task: ShardTask, client: SourceClient) -> Entry:
@@ -75,59 +74,47 @@ def align_shard(store: Store, plan: Plan, task: ShardTask) -> Entry:
     vocabulary = load_vocabulary_map(store, plan, source)
     targets = target_tokenizer.tokenize_batch([document.text for document in documents])
     sources = source_tokenizer.tokenize_batch([document.text for document in documents])
+    images = facts.token_images(vocabulary, source_tokenizer, target_tokenizer)
+    tally = facts.Tally(images, drops_duplicates=plan.alignment.positions is Positions.REFERENCE)
     aligned = []
     for document, answer, source_text, target_text in zip(documents, captured, sources, targets, strict=True):
-        if not np.array_equal(answer.token_ids_T, source_text.ids_T):
-            raise InvalidInput(
-                f"document {document.doc_id}: source {source.name} tokenised it differently from its own tokenizer; "
-                "the server's tokenizer library and the worker's must be the same version"
-            )
-        pairs = align(
-            plan.alignment.positions,
-            Side(source_tokenizer, source_text),
-            Side(target_tokenizer, target_text),
-            vocabulary,
-        )
-        top = project(answer.top.take(pairs.source_rows_R), vocabulary.cell_of_source_V)
-        evidence = AlignedSource(
-            pairs.target_positions_R,
-            top,
-            fusion.quality_of(plan.fusion.quality, answer.next_log_probs_T, answer.byte_ends_T),
-        )
+        _check_tokens(document.doc_id, source.name, answer, source_text)
+        sides = Side(source_tokenizer, source_text), Side(target_tokenizer, target_text)
+        pairs = align(plan.alignment.positions, *sides, vocabulary, plan.alignment.ties)
+        used = answer.top.take(pairs.source_rows_R)
+        tally.add(document.domain, source_text, target_text, used)
+        evidence = _evidence(plan, answer, pairs.target_positions_R, used, sides[1], vocabulary)
         aligned.append(AlignedDocument(document.doc_id, document.domain, len(target_text.ids_T), evidence))
-    coverage = _coverage(aligned)
-    if plan.alignment.fallback is Fallback.NEXT_TOKEN:
-        aligned = [_with_next_token(*pair, vocabulary) for pair in zip(aligned, targets, strict=True)]
     meta = {"source": source.tokenizer_fingerprint, "target": plan.target_tokenizer_fingerprint}
-    return store.publish(plan.artefact(task), shards.write_aligned(aligned, meta), coverage)
+    return store.publish(plan.artefact(task), shards.write_aligned(aligned, meta), tally.facts())
 
 
-def _with_next_token(document: AlignedDocument, target: TokenizedText, vocabulary: VocabularyMap) -> AlignedDocument:
-    """The document with all mass on the cell of the token that does follow, where there is no evidence."""
-    evidence = document.source
-    missing = np.setdiff1d(np.arange(len(target.ids_T) - 1), evidence.positions_R)
-    cells = vocabulary.cell_of_target_V[target.ids_T[missing + 1]]
-    missing, cells = missing[cells != PAD], cells[cells != PAD]
-    sure = empty(len(missing), max(evidence.top.k, 1))
-    sure.ids_RK[:, 0], sure.log_probs_RK[:, 0] = cells, 0.0
-    positions = np.concatenate([evidence.positions_R, missing])
-    both = TopK(
-        np.concatenate([evidence.top.ids_RK, sure.ids_RK]),
-        np.concatenate([evidence.top.log_probs_RK, sure.log_probs_RK]),
+def _check_tokens(doc_id: str, source: str, answer: CapturedDocument, text: TokenizedText) -> None:
+    if np.array_equal(answer.token_ids_T, text.ids_T) and np.array_equal(answer.byte_ends_T, text.byte_ends_T):
+        return
+    raise InvalidInput(
+        f"document {doc_id}: source {source} tokenised it differently from its own tokenizer; "
+        "the server's tokenizer library and the worker's must be the same version"
     )
-    order = np.argsort(positions, kind="stable")
-    return replace(document, source=AlignedSource(positions[order], both.take(order), evidence.quality))
 
 
-def _coverage(aligned: list[AlignedDocument]) -> Facts:
-    """Per domain: target positions that predict something, those with evidence, and the mass that they keep."""
-    domains: dict[str, dict[str, float]] = {}
-    for document in aligned:
-        counts = domains.setdefault(document.domain, {"positions": 0, "with_evidence": 0, "kept_mass": 0.0})
-        counts["positions"] += max(document.target_tokens - 1, 0)
-        counts["with_evidence"] += len(document.source.positions_R)
-        counts["kept_mass"] += round(float(document.source.top.mass_R.sum(dtype=np.float64)), 6)
-    return {"tokens": sum(document.target_tokens for document in aligned), "domains": domains}
+def _evidence(
+    plan: Plan,
+    answer: CapturedDocument,
+    positions_R: IntArray,
+    used: TopK,
+    target: Side,
+    vocabulary: VocabularyMap,
+) -> AlignedSource:
+    """The rows of `answer` that speak at `positions_R`, in shared cells, with the fallback for the other positions."""
+    as_reference = plan.alignment.positions is Positions.REFERENCE
+    top = (project_as_reference if as_reference else project)(used, vocabulary.cell_of_source_V)
+    first = len(target.tokenizer.prefix_ids) if as_reference else 0
+    cells = vocabulary.cell_of_target_V
+    positions_R, top = with_fallback(plan.alignment.fallback, positions_R, top, target.text.ids_T, cells, first)
+    predictions = Predictions(answer.next_log_probs_T, answer.byte_ends_T)
+    quality = fusion.quality_of(plan.fusion.quality, predictions)
+    return AlignedSource(positions_R, top, quality, predictions if plan.fusion.scope is Scope.SPAN else None)
 
 
 def fuse_shard(store: Store, plan: Plan, task: ShardTask) -> Entry:
@@ -137,29 +124,26 @@ def fuse_shard(store: Store, plan: Plan, task: ShardTask) -> Entry:
     per_source = [shards.read_aligned(store.read(plan.artefact(need)), expect) for need in plan.needs(task)]
     tokenizer = load_tokenizer(store, plan.target_tokenizer_fingerprint)
     targets = tokenizer.tokenize_batch([document.text for document in documents])
-    fused = []
-    for i, (document, target) in enumerate(zip(documents, targets, strict=True)):
-        evidence = fusion.fuse(plan.fusion.rule, [rows[i].source for rows in per_source], plan.fusion.temperature)
-        fused.append(FusedDocument(document.doc_id, document.domain, target.ids_T, evidence))
+    of_documents = [[rows[i].source for rows in per_source] for i in range(len(documents))]
+    fused = [
+        FusedDocument(document.doc_id, document.domain, target.ids_T, _fused(plan, sources, target))
+        for document, target, sources in zip(documents, targets, of_documents, strict=True)
+    ]
+    shares = facts.of_fused(fused, plan)
+    fused = [replace(d, evidence=fusion.merged(d.evidence, plan.cell_spaces)) for d in fused]
     meta = {
         "target": plan.target_tokenizer_fingerprint,
         "sources": [source.name for source in plan.sources],
         "vocabulary_maps": [plan.vocabulary_map(source.name) for source in plan.sources],
     }
-    return store.publish(plan.artefact(task), shards.write_fused(fused, meta), _shares(fused, plan))
+    return store.publish(plan.artefact(task), shards.write_fused(fused, meta), shares)
 
 
-def _shares(fused: list[FusedDocument], plan: Plan) -> Facts:
-    """Per domain: how much of the evidence's weight each source gave (MinCE: positions that it won)."""
-    domains: dict[str, dict[str, float]] = {}
-    for document in fused:
-        weight = np.bincount(
-            document.evidence.sources_R, weights=document.evidence.weights_R, minlength=len(plan.sources)
-        )
-        shares = domains.setdefault(document.domain, {source.name: 0.0 for source in plan.sources})
-        for source, given in zip(plan.sources, weight.tolist(), strict=True):
-            shares[source.name] += round(given, 4)
-    return {"tokens": sum(len(document.token_ids_N) for document in fused), "domains": domains}
+def _fused(plan: Plan, sources: list[AlignedSource], target: TokenizedText) -> Evidence:
+    qualities = None
+    if plan.fusion.scope is Scope.SPAN:
+        qualities = fusion.span_qualities(plan.fusion.quality, sources, target.byte_ends_T)
+    return fusion.fuse(plan.fusion.rule, sources, plan.fusion.temperature, qualities)
 
 
 def load_tokenizer(store: Store, fingerprint: str) -> ByteTokenizer:
@@ -186,6 +170,7 @@ def _vocabulary_map(store_url: str, plan_json: str, source_name: str) -> Vocabul
             plan.alignment.vocabulary,
             load_tokenizer(store, source.tokenizer_fingerprint),
             load_tokenizer(store, plan.target_tokenizer_fingerprint),
+            plan.alignment.positions,
         )
         meta = {"source": source.tokenizer_fingerprint, "target": plan.target_tokenizer_fingerprint}
         store.publish(name, shards.write_vocabulary_map(built, meta), {"cells": built.cells})

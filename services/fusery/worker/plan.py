@@ -16,10 +16,11 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
+from fusery.core.rules import Positions, Scope, Vocabulary
 from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
 
-_ALIGN_VERSION = 1
-_FUSE_VERSION = 1
+_ALIGN_VERSION = 2
+_FUSE_VERSION = 2
 """Raised when the same inputs would give other bytes."""
 
 
@@ -109,7 +110,19 @@ class Plan(BaseModel):
 
     def vocabulary_map(self, source: str) -> str:
         parts = [self.source(source).tokenizer_fingerprint, self.target_tokenizer_fingerprint]
-        return f"maps/{digest([*parts, self.alignment.vocabulary.value, _ALIGN_VERSION])}.parquet"
+        over_strings = self.alignment.positions is Positions.REFERENCE
+        return f"maps/{digest([*parts, self.alignment.vocabulary.value, over_strings, _ALIGN_VERSION])}.parquet"
+
+    @property
+    def cell_spaces(self) -> tuple[int, ...]:
+        """For each source the first source whose cells are the same: one tokenizer, or cells that are target tokens."""
+        spaces = [
+            "target tokens"
+            if self.alignment.vocabulary is not Vocabulary.PARTITION
+            else self.vocabulary_map(source.name)
+            for source in self.sources
+        ]
+        return tuple(spaces.index(space) for space in spaces)
 
     def _capture_folder(self, source: PlannedSource) -> str:
         settings = self.capture
@@ -117,7 +130,10 @@ class Plan(BaseModel):
         return f"captures/{source.model_fingerprint[:16]}/{self.corpus_digest[:16]}/{how}"
 
     def _aligned_folder(self, source: PlannedSource) -> str:
-        rules = {**self.alignment.model_dump(mode="json"), "quality": self.fusion.quality.value}
+        rules = self.alignment.model_dump(mode="json") | {
+            "quality": self.fusion.quality.value,
+            "keeps_predictions": self.fusion.scope is Scope.SPAN,
+        }
         parts = [self._capture_folder(source), source.tokenizer_fingerprint, self.target_tokenizer_fingerprint, rules]
         return f"aligned/{digest([*parts, _ALIGN_VERSION])}"
 

@@ -1,0 +1,103 @@
+"""What a tokenizer's own definition says: its kind, its word-start marker, and variants of it.
+
+The definition is the JSON form of `tokenizers.Tokenizer`. What a token spells is read off it, never off a table of
+model families.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tokenizers import Tokenizer
+
+Definition = dict[str, Any]
+
+
+def settled(backend: Tokenizer) -> Definition:
+    """The definition in the form that reading and writing leave as it is.
+
+    The library reads some numbers one bit off from how it writes them, which would change a fingerprint.
+    """
+    definition = json.loads(backend.to_str())
+    definition.update(truncation=None, padding=None)
+    for _ in range(8):
+        again = json.loads(Tokenizer.from_str(json.dumps(definition)).to_str())
+        if again == definition:
+            break
+        definition = again
+    return dict(definition)
+
+
+def without_special_tokens(definition: Definition) -> Tokenizer:
+    """The tokenizer, reading "<s>" in a text as the characters that it is made of and not as the special token."""
+    special = {token["content"] for token in definition["added_tokens"] if token["special"]}
+    if definition["model"]["type"] == "Unigram":
+        # Its special tokens are pieces like any other and would be found: give them names that no text has.
+        pieces = [[f"\0{p}" if p in special else p, score] for p, score in definition["model"]["vocab"]]
+        ordinary = [token for token in definition["added_tokens"] if not token["special"]]
+        model = {**definition["model"], "vocab": pieces}
+        definition = {**definition, "model": model, "added_tokens": ordinary, "post_processor": None}
+    backend = Tokenizer.from_str(json.dumps(definition))
+    backend.encode_special_tokens = True
+    return backend
+
+
+def mid_text(definition: Definition) -> Tokenizer:
+    """The same tokenizer as it acts in the middle of a text: without the space it puts before a text."""
+    definition = json.loads(json.dumps(definition))
+    for part in _parts(definition.get("pre_tokenizer")):
+        if part["type"] == "Metaspace":
+            part["prepend_scheme"] = "never"
+        if "add_prefix_space" in part:
+            part["add_prefix_space"] = False
+    normalizer = definition.get("normalizer")
+    kept = [part for part in _parts(normalizer) if part["type"] != "Prepend"]
+    if normalizer is not None:
+        definition["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
+    return without_special_tokens(definition)
+
+
+def is_byte_level(definition: Definition) -> bool:
+    """Whether a token string has one letter per byte (GPT-2's alphabet)."""
+    parts = [*_parts(definition.get("decoder")), *_parts(definition.get("pre_tokenizer"))]
+    return any(part["type"] == "ByteLevel" for part in parts)
+
+
+def space_marker(definition: Definition) -> str | None:
+    """The character that stands for a space in the token strings of a tokenizer that is not byte-level ("▁")."""
+    for section in ("decoder", "pre_tokenizer", "normalizer"):
+        for part in _parts(definition.get(section)):
+            if part["type"] == "Metaspace":
+                return str(part["replacement"])
+            pattern = part.get("pattern", {}).get("String") if part["type"] == "Replace" else None
+            if pattern is not None and " " in (pattern, part["content"]):
+                return str(part["content"] if pattern == " " else pattern)
+    return None
+
+
+def unknown_token(definition: Definition, backend: Tokenizer) -> str | None:
+    """The token that stands for what the vocabulary does not have."""
+    if isinstance(unknown_id := definition["model"].get("unk_id"), int):
+        return str(backend.id_to_token(unknown_id))
+    unknown = definition["model"].get("unk_token")
+    return None if unknown is None else str(unknown)
+
+
+def _parts(component: Definition | None) -> list[Definition]:
+    """The steps of a tokenizer component, a Sequence flattened."""
+    if component is None:
+        return []
+    inner = next((component[key] for key in ("normalizers", "pretokenizers", "decoders") if key in component), None)
+    return [component] if inner is None else [part for item in inner for part in _parts(item)]
+
+
+def _byte_level_alphabet() -> dict[int, str]:
+    """Byte → letter of byte-level BPE (GPT-2): printable Latin-1 stands for itself, the rest from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + i) for i, byte in enumerate(others)}
+
+
+BYTE_TO_LETTER = _byte_level_alphabet()
+LETTER_TO_BYTE = {letter: byte for byte, letter in BYTE_TO_LETTER.items()}
