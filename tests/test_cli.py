@@ -119,7 +119,7 @@ def test_a_wrong_command_line_prints_usage_and_what_is_wrong(
     assert says in shown
 
 
-@pytest.mark.parametrize("command", ["run", "validate", "status", "train", "evaluate", "register"])
+@pytest.mark.parametrize("command", ["run", "validate", "status", "coverage", "train", "evaluate", "register"])
 def test_a_missing_run_file_is_one_line_and_exit_code_2(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,6 +44,8 @@ def test_the_digest_covers_the_experiment_and_not_the_place(tmp_path: Path) -> N
     one = read_run_file(path).config.digest()
     path.write_text(GOOD + "services: {store: elsewhere, workers: 7}\n")
     assert read_run_file(path).config.digest() == one
+    path.write_text(GOOD + "coverage: {positions_floor: 0.9, mass_floor: 0.1}\n")
+    assert read_run_file(path).config.digest() == one
     path.write_text(GOOD.replace("0.5", "0.6"))
     assert read_run_file(path).config.digest() != one
 
@@ -71,6 +73,11 @@ def test_a_mistake_is_named_with_line_key_and_nearest_key(tmp_path: Path, old: s
         ("capture: {top_k: 5000}", "capture.top_k: Input should be less than or equal to 4096"),
         ("alignment: {positions: boundry}", "did you mean 'boundary'?"),
         ("fusion: {temperature: 0}", "fusion.temperature: Input should be greater than 0"),
+        (
+            "coverage: {positions_floor: 1.5}",
+            "coverage.positions_floor: Input should be less than or equal to 1, got 1.5",
+        ),
+        ("coverage: {mass_floor: much}", "coverage.mass_floor: Input should be a valid number"),
     ],
 )
 def test_values_out_of_range_are_refused(tmp_path: Path, section: str, says: str) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 Arguments = argparse.Namespace
 Setup = Callable[[argparse.ArgumentParser], None]
+Choice = TypeVar("Choice", bound=StrEnum)
 
 
 def _count(text: str) -> int:
@@ -22,6 +25,19 @@ def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65_535:
         raise argparse.ArgumentTypeError(f"expected a port, 0 to 65535, got {text!r}")
     return int(text)
+
+
+def _one_of(choices: type[Choice]) -> Callable[[str], Choice]:
+    """Reads a choice by its name; the nearest known name is in the message of a wrong one."""
+
+    def parse(text: str) -> Choice:
+        known = [choice.value for choice in choices]
+        if text in known:
+            return choices(text)
+        near = difflib.get_close_matches(text, known, n=1, cutoff=0.0)
+        raise argparse.ArgumentTypeError(f"no such mode: {text!r}; did you mean {near[0]!r}? known: {', '.join(known)}")
+
+    return parse
 
 
 def _run_file(parser: argparse.ArgumentParser) -> None:
@@ -59,6 +75,17 @@ def _status(given: Arguments) -> None:
 
 
 def _set_up_status(parser: argparse.ArgumentParser) -> None:
+    _run_file(parser)
+    parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _coverage(given: Arguments) -> None:
+    from fusery.pipeline.coverage_show import show_coverage
+
+    show_coverage(given.file, as_json=given.json)
+
+
+def _set_up_coverage(parser: argparse.ArgumentParser) -> None:
     _run_file(parser)
     parser.add_argument("--json", action="store_true", help="for programs")
 
@@ -110,6 +137,39 @@ def _set_up_query(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("text", metavar="TEXT", help="what the source reads")
     parser.add_argument("--top-k", type=_count, default=5, help="candidates per position (default: 5)")
     parser.add_argument("--json", action="store_true", help="for programs")
+
+
+def _align(given: Arguments) -> None:
+    from fusery.pipeline.align import Request, align, text_of
+    from fusery.pipeline.align_view import Modes
+
+    text = text_of(given.text, given.file)
+    modes = Modes(given.positions, given.vocabulary, given.top)
+    request = Request(text, given.target, tuple(given.source), modes, given.top_k, given.dtype)
+    align(request, as_json=given.json, html=given.html)
+
+
+def _set_up_align(parser: argparse.ArgumentParser) -> None:
+    from fusery.core.rules import Dtype, Positions, Vocabulary
+
+    model = "a model's folder or Hub id, host:port of a source server, or a tokenizer's JSON file"
+    parser.add_argument("text", metavar="TEXT", nargs="?", help="what is compared; - reads standard input")
+    parser.add_argument("--file", type=Path, help="a UTF-8 file with the text, instead of TEXT")
+    parser.add_argument("--target", required=True, metavar="T", help=f"{model}; only its tokenizer is loaded")
+    parser.add_argument("--source", required=True, metavar="S", action="append", help=f"{model}; may be repeated")
+    for option, choices, default in (
+        ("--positions", Positions, Positions.BOUNDARY),
+        ("--vocabulary", Vocabulary, Vocabulary.PARTITION),
+    ):
+        shown = "|".join(choice.value for choice in choices)
+        parser.add_argument(
+            option, type=_one_of(choices), default=default, metavar="MODE", help=f"{shown} (default: {default.value})"
+        )
+    parser.add_argument("--top", type=_count, default=3, help="next tokens and cells shown (default: 3)")
+    parser.add_argument("--top-k", type=_count, default=64, help="entries asked of a source (default: 64, as a run)")
+    parser.add_argument("--dtype", type=_one_of(Dtype), default=Dtype.FLOAT32, help="of a source loaded here")
+    parser.add_argument("--json", action="store_true", help="for programs; docs/align.md lists the keys")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with all of it, and print a summary")
 
 
 def _worker(given: Arguments) -> None:
@@ -169,6 +229,13 @@ COMMANDS: list[tuple[str, str, str, Setup, Callable[[Arguments], int | None]]] =
         _set_up_status,
         _status,
     ),
+    (
+        "coverage",
+        "Show how much of the target's text has evidence, from which source, and the mass it keeps.",
+        "fusery coverage examples/tiny.yaml",
+        _set_up_coverage,
+        _coverage,
+    ),
     ("schema", "Print the JSON Schema of a run's YAML.", "fusery schema > run-schema.json", lambda _: None, _schema),
     (
         "serve-source",
@@ -183,6 +250,13 @@ COMMANDS: list[tuple[str, str, str, Setup, Callable[[Arguments], int | None]]] =
         'fusery query 127.0.0.1:50051 "def main():" --top-k 5',
         _set_up_query,
         _query,
+    ),
+    (
+        "align",
+        "Show how a target and its sources read a text, and what of their distributions reaches the target.",
+        'fusery align "def main():" --target models/docs --source models/python',
+        _set_up_align,
+        _align,
     ),
     (
         "worker",

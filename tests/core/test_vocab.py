@@ -121,3 +121,17 @@ def test_a_byte_token_stands_for_its_byte_only_if_no_ordinary_token_does() -> No
     letter, newline = source.token_bytes.index(b"a"), source.token_bytes.index(b"\n")
     assert first_piece.cell_of_source_V[letter] not in target.byte_fallback_ids
     assert first_piece.cell_of_source_V[newline] in target.byte_fallback_ids
+
+
+@pytest.mark.parametrize("rule", [Vocabulary.PARTITION, Vocabulary.FIRST_PIECE])
+@pytest.mark.parametrize("kind", TOKENIZERS)
+def test_a_tokenizer_mapped_to_itself_has_a_cell_of_its_own_for_every_token_that_spells_something(
+    rule: Vocabulary, kind: str
+) -> None:
+    tokenizer = pico_byte_tokenizer(kind)
+    identity = build(rule, kind, kind)
+    spelling = np.asarray([i for i, spelled in enumerate(tokenizer.token_bytes) if spelled])
+    assert (identity.cell_of_source_V[spelling] == identity.cell_of_target_V[spelling]).all()
+    assert len(set(identity.cell_of_source_V[spelling].tolist())) == len(spelling)
+    specials = np.setdiff1d(np.arange(tokenizer.size), spelling)
+    assert (identity.cell_of_source_V[specials] == PAD).all()

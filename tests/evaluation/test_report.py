@@ -28,7 +28,23 @@ def report_of(**changes: Any) -> Report:
         "clm": scores_of(1.5),
         "sources": {"coder": scores_of(3.0), "clm": scores_of(1.8)},
         "fused": scores_of(1.4),
-        "coverage": {"coder": {"code": {"positions": 0.5, "kept_mass": 0.9}}},
+        "coverage": {
+            "coder": {
+                "code": {
+                    "positions": 0.5,
+                    "falls_back": 0.5,
+                    "kept_mass": 0.9,
+                    "kept_mass_deciles": [n / 10 for n in range(1, 10)],
+                    "captured_mass": 0.95,
+                    "same_bytes": 0.7,
+                    "other_bytes": 0.1,
+                    "larger_cell": 0.15,
+                    "no_cell": 0.05,
+                    "larger_cell_tokens": None,
+                }
+            }
+        },
+        "warnings": ("source coder, domain code: evidence at 50.0%",),
         "wins": {"code": {"coder": 0.7, "clm": 0.3}},
         "training": {"clm_weight": 0.9, "steps": 30, "dtype": "float32"},
         "seed": 4,
@@ -48,6 +64,13 @@ def test_a_report_without_clm_baseline_reads_back_equal(tmp_path: Path) -> None:
     write(report, tmp_path / "evaluation.json")
     assert read(tmp_path / "evaluation.json") == report
     assert "clm" not in report.to_json()["models"]
+
+
+def test_a_report_of_before_there_were_warnings_has_none(tmp_path: Path) -> None:
+    content = report_of().to_json()
+    del content["warnings"]
+    (tmp_path / "evaluation.json").write_text(json.dumps(content), encoding="utf-8")
+    assert read(tmp_path / "evaluation.json") == report_of(warnings=())
 
 
 def test_a_source_may_have_the_name_of_a_role() -> None:

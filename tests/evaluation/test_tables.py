@@ -116,6 +116,25 @@ def test_coverage_and_shares_stand_in_tables_and_gaps_as_dashes() -> None:
     assert target.split()[1:] == ["target", "│", "25.0%", "│", "–", "│"]
 
 
+def test_what_no_source_covers_is_a_dash_and_not_a_crash() -> None:
+    text = rendered(report_of(coverage={"coder": {"prose": {"positions": 0.0, "kept_mass": None}}}))
+    rows = [line.split()[1:-1] for line in text.splitlines() if line.startswith("│ coder")]
+    assert rows[:2] == [["coder", "│", "0.0%"], ["coder", "│", "–"]]
+
+
+def test_warnings_stand_after_the_tables_in_both_forms() -> None:
+    report = report_of(warnings=("source [x], domain prose: evidence at 1.0%",))
+    assert rendered(report).splitlines()[-1] == "warning: source [x], domain prose: evidence at 1.0%"
+    assert to_markdown(report).splitlines()[-1] == "- warning: source [x], domain prose: evidence at 1.0%"
+
+
+def test_under_avgce_the_shares_are_called_weights() -> None:
+    assert "MinCE" in rendered(report_of())
+    averaged = rendered(report_of(training={"fusion.rule": "avg_ce"}))
+    assert "Weight that AvgCE gave the source" in averaged
+    assert "MinCE" not in averaged
+
+
 def test_tables_without_content_are_left_out() -> None:
     text = rendered(report_of(coverage={}, wins={}))
     assert "evidence" not in text

@@ -22,7 +22,16 @@ def evaluation() -> dict[str, Any]:
     sources = {"coder": scores(1.5, 3.0)}
     models = {"target_before": scores(2.4, 2.6), "clm": scores(2.2, 2.4), "fused": scores(2.1, 2.3), "sources": sources}
     gain = {"relative": {"value": -0.0435, "low": -0.05, "high": -0.03}}
-    return {"format": 1, "models": models, "gains": {"clm": gain, "target_before": gain, "sources": {"coder": gain}}}
+    shares = {"positions": 0.5, "kept_mass": 0.9, "kept_mass_deciles": [n / 10 for n in range(1, 10)]}
+    nothing = {"positions": 0.0, "kept_mass": None, "kept_mass_deciles": None}
+    return {
+        "format": 1,
+        "models": models,
+        "gains": {"clm": gain, "target_before": gain, "sources": {"coder": gain}},
+        "coverage": {"coder": {"code": shares, "pro$e [x]": nothing}},
+        "wins": {"code": {"coder": 1.0}},
+        "warnings": ["source coder, domain code: evidence at 50.0%", "source coder, domain pro$e: none"],
+    }
 
 
 def metrics_file(path: Path, steps: int) -> Path:

@@ -120,6 +120,29 @@ def test_final_metrics_are_bits_per_byte_of_every_model_and_domain_and_the_gains
     assert metrics["gain/clm"] == metrics["gain/target_before"] == -0.0435
 
 
+def test_coverage_is_logged_by_source_and_domain_and_what_was_not_measured_is_left_out(
+    registration: Registration,
+) -> None:
+    metrics = registration.run.data.metrics
+    assert metrics["coverage/coder/code/positions"] == 0.5
+    assert metrics["coverage/coder/code/kept_mass_p10"] == 0.1
+    assert metrics["coverage/coder/code/kept_mass_p90"] == 0.9
+    assert metrics["evidence_share/coder/code"] == 1.0
+    assert [name for name in metrics if name.startswith("coverage/coder/pro")] == ["coverage/coder/pro_e _x_/positions"]
+
+
+def test_warnings_of_low_coverage_are_a_tag_of_run_and_version(registration: Registration) -> None:
+    warnings = "\n".join(registration.record.evaluation["warnings"])
+    assert registration.run.data.tags["fusery.coverage_warnings"] == warnings
+    version = registration.client.get_model_version_by_alias("tiny", "candidate")
+    assert version.tags["fusery.coverage_warnings"] == warnings
+
+
+def test_without_warnings_there_is_no_tag(registration: Registration) -> None:
+    record = replace(registration.record, evaluation=dict(registration.record.evaluation) | {"warnings": []})
+    assert "fusery.coverage_warnings" not in register_module._tags(record)
+
+
 def test_report_config_card_metrics_and_plots_are_artifacts(registration: Registration, tmp_path: Path) -> None:
     folder = Path(registration.client.download_artifacts(registration.registered.run_id, "", str(tmp_path)))
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}

@@ -35,7 +35,7 @@ def _partition(source: ByteTokenizer, target: ByteTokenizer) -> VocabularyMap:
     source_ids, source_bytes = _ordinary_tokens(source)
     target_ids, target_bytes = _ordinary_tokens(target)
     if source.fingerprint == target.fingerprint:
-        edges_source, edges_target = source_ids, target_ids
+        edges_source = edges_target = _spelling_ids(source)
     else:
         forward, backward = target.first_tokens(source_bytes), source.first_tokens(target_bytes)
         edges_source = np.concatenate([source_ids[forward >= 0], backward[backward >= 0]])
@@ -62,9 +62,10 @@ def _numbered(component_of_source: IntArray, component_of_target: IntArray) -> V
 
 
 def _first_piece(source: ByteTokenizer, target: ByteTokenizer) -> VocabularyMap:
+    if source.fingerprint == target.fingerprint:
+        return _token_valued(source, target, _spelling_ids(source), _spelling_ids(source))
     ids, spelled = _ordinary_tokens(source)
-    images = ids if source.fingerprint == target.fingerprint else target.first_tokens(spelled)
-    return _token_valued(source, target, ids, images)
+    return _token_valued(source, target, ids, target.first_tokens(spelled))
 
 
 def _exact(source: ByteTokenizer, target: ByteTokenizer) -> VocabularyMap:
@@ -87,6 +88,11 @@ def _token_valued(source: ByteTokenizer, target: ByteTokenizer, ids: IntArray, i
     cell_of_source = np.full(source.size, PAD, np.int64)
     cell_of_source[ids] = images
     return VocabularyMap(cell_of_source, np.arange(target.size, dtype=np.int64), target.size)
+
+
+def _spelling_ids(tokenizer: ByteTokenizer) -> IntArray:
+    """Ids of all tokens that spell something, ascending: to itself a tokenizer maps them all."""
+    return np.asarray([i for i, token in enumerate(tokenizer.token_bytes) if token], np.int64)
 
 
 def _ordinary_tokens(tokenizer: ByteTokenizer) -> tuple[IntArray, list[bytes]]:

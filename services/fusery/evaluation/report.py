@@ -19,16 +19,17 @@ from fusery.evaluation.scores import Scores
 FORMAT = 1
 
 Shares = Mapping[str, Mapping[str, float]]
-Coverage = Mapping[str, Mapping[str, Mapping[str, float]]]
+Coverage = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """Scores of all models on the same held-out documents, and how the training data came about.
 
-    `coverage`: of each source and domain the share of target positions with evidence ("positions") and the
-    mean probability mass kept there ("kept_mass"). `wins`: of each domain, the share of its positions with
-    evidence at which a source was chosen by MinCE; empty under another rule. `training`: settings, as logged.
+    `coverage`: of each source and domain the share of target positions with evidence ("positions"), the mean
+    probability mass kept there ("kept_mass"), and what became of the rest; None where there is nothing to measure.
+    `wins`: of each domain, each source's share of the evidence's weight: under MinCE, of the positions. `warnings`:
+    lines, where coverage is under the run's floors. `training`: settings, as logged.
 
     Raises:
         Mismatch: the models were measured on different documents.
@@ -41,6 +42,7 @@ class Report:
     clm: Scores | None = None
     coverage: Coverage = field(default_factory=dict)
     wins: Shares = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
     seed: int = 0
     resamples: int = 2000
@@ -79,6 +81,7 @@ class Report:
             "gains": _by_role(self, gains),
             "coverage": {source: {d: dict(v) for d, v in domains.items()} for source, domains in self.coverage.items()},
             "wins": {domain: dict(shares) for domain, shares in self.wins.items()},
+            "warnings": list(self.warnings),
             "training": dict(self.training),
             "bootstrap": {"seed": self.seed, "resamples": self.resamples},
             "documents": _by_role(self, {name: scores.columns() for name, scores in self.models.items()}),
@@ -105,6 +108,7 @@ class Report:
             clm=_scores(documents["clm"]) if "clm" in documents else None,
             coverage=content["coverage"],
             wins=content["wins"],
+            warnings=tuple(content.get("warnings", ())),
             training=content["training"],
             **content["bootstrap"],
         )

@@ -14,6 +14,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fusery.core.rules import FusionRule
 from fusery.evaluation.gain import Gain
 from fusery.evaluation.report import Report
 
@@ -43,17 +44,19 @@ class Cells:
 
 
 def render_tables(report: Report) -> list[RenderableType]:
-    """Bits per byte with the best model of each column in bold, the gains, coverage, and MinCE shares."""
+    """Bits per byte with the best model of each column in bold, the gains, coverage, and what each source gave."""
     lines = [Text(line, style="bold" if "CLM" in line else "") for line in gain_lines(report)]
     parts = [*_titled(bits_per_byte_cells(report)), *lines]
-    return [*parts, *(part for cells in _evidence(report) for part in _titled(cells))]
+    warnings = [Text(f"warning: {line}", style="yellow") for line in report.warnings]
+    return [*parts, *(part for cells in _evidence(report) for part in _titled(cells)), *warnings]
 
 
 def to_markdown(report: Report) -> str:
     """The same as `render_tables`, for a document."""
     evidence = [_markdown(cells) for cells in _evidence(report)]
     gains = "\n".join(f"- {line}" for line in gain_lines(report))
-    return "\n\n".join([_markdown(bits_per_byte_cells(report)), gains, *evidence]) + "\n"
+    warnings = ["\n".join(f"- warning: {line}" for line in report.warnings)] if report.warnings else []
+    return "\n\n".join([_markdown(bits_per_byte_cells(report)), gains, *evidence, *warnings]) + "\n"
 
 
 def bits_per_byte_cells(report: Report) -> Cells:
@@ -102,7 +105,7 @@ def percent(share: float) -> str:
 
 
 def _evidence(report: Report) -> list[Cells]:
-    """Tables of coverage and MinCE shares, those there are."""
+    """Tables of coverage and of what each source gave, those there are."""
     coverage = [
         _share_cells("Target positions with evidence", "source", report.coverage, lambda value: value["positions"]),
         _share_cells("Probability mass kept at them", "source", report.coverage, lambda value: value["kept_mass"]),
@@ -111,19 +114,25 @@ def _evidence(report: Report) -> list[Cells]:
     for domain, shares in report.wins.items():
         for source, share in shares.items():
             by_source.setdefault(source, {})[domain] = share
-    wins = _share_cells("Positions at which MinCE chose the source", "source", by_source, lambda value: value)
+    averaged = report.training.get("fusion.rule") == FusionRule.AVG_CE.value
+    title = "Weight that AvgCE gave the source" if averaged else "Positions at which MinCE chose the source"
+    wins = _share_cells(title, "source", by_source, lambda value: value)
     return [cells for cells in (*coverage, wins) if cells.rows]
 
 
 def _share_cells(
-    title: str, corner: str, rows: Mapping[str, Mapping[str, Value]], share: Callable[[Value], float]
+    title: str, corner: str, rows: Mapping[str, Mapping[str, Value]], share: Callable[[Value], float | None]
 ) -> Cells:
     domains = list(dict.fromkeys(domain for row in rows.values() for domain in row))
     cells = tuple(
-        (name, *(f"{share(row[domain]):.1%}" if domain in row else "–" for domain in domains))
+        (name, *(_shown(share(row[domain]) if domain in row else None) for domain in domains))
         for name, row in rows.items()
     )
     return _fitted(Cells(title, (corner, *domains), cells))
+
+
+def _shown(share: float | None) -> str:
+    return "–" if share is None else f"{share:.1%}"
 
 
 def _fitted(cells: Cells) -> Cells:

@@ -24,6 +24,7 @@ from fusery.errors import Corrupt, Mismatch
 
 FORMAT_VERSION = 1
 Meta = dict[str, Any]
+_FLOATS = ("log_probs", "next_log_probs", "weights")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,8 +220,17 @@ def _write(kind: str, columns: dict[str, pa.Array], meta: Meta) -> bytes:
     header = {"kind": kind, "format_version": FORMAT_VERSION, **meta}
     table = pa.table(columns).replace_schema_metadata({"fusery": json.dumps(header, sort_keys=True)})
     sink = pa.BufferOutputStream()
+    # Bytes of floats apart by their place: smaller and faster than the dictionaries that are tried by default.
     # One row group: a shard is read whole; the same rows give the same bytes.
-    pq.write_table(table, sink, compression="zstd", row_group_size=max(1, table.num_rows))
+    pq.write_table(
+        table,
+        sink,
+        compression="zstd",
+        row_group_size=max(1, table.num_rows),
+        use_dictionary=[name for name in ("domain",) if name in columns],
+        use_byte_stream_split=[f"{name}.list.element" for name in _FLOATS if name in columns],
+        write_statistics=False,
+    )
     content: bytes = sink.getvalue().to_pybytes()
     return content
 

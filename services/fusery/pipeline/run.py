@@ -24,6 +24,7 @@ from fusery.errors import Degraded, FuseryError, InvalidInput
 from fusery.evaluation import report as reports
 from fusery.evaluation.tables import render_tables
 from fusery.pipeline import local, steps
+from fusery.pipeline.coverage_warnings import warnings_of
 from fusery.pipeline.preflight import Run, check_run, open_run
 from fusery.pipeline.processes import Child, Supervisor, fusery_command
 from fusery.pipeline.progress import Board, Line, hop_lines
@@ -58,6 +59,8 @@ def _carry_out(run: Run, console: Console) -> None:
     _say(console, f"store {run.store.url}; stop with Ctrl-C, take up again with: fusery run {run.file.path}")
     with Board(console).open() as board:
         plan = _hops(run, target.tokenizer, board)
+        for warning in warnings_of(run.store, plan, run.config.coverage):
+            _say(console, f"warning: {warning.text}", "yellow")
         _train(run, plan, board)
         _command(run, board, "evaluate", "evaluate", str(run.file.path), "--threads", str(_cores(run)))
         if run.config.registry.enabled:
@@ -229,8 +232,8 @@ def _is_complete(run: Run) -> bool:
 
 
 def _promised(run: Run) -> str:
-    """A digest of what a run makes besides its models: measures and a registered version."""
-    sections = run.config.model_dump(mode="json", include={"evaluation", "registry"})
+    """A digest of what a run makes besides its models: measures, with their warnings, and a registered version."""
+    sections = run.config.model_dump(mode="json", include={"evaluation", "registry", "coverage"})
     return digest([sections, run.tracking_uri if run.config.registry.enabled else None])
 
 
@@ -253,9 +256,9 @@ def _documents(run: Run) -> str:
     return f"{len(train.documents)} training documents, {len(held_out.documents)} held out"
 
 
-def _say(console: Console, line: str) -> None:
+def _say(console: Console, line: str, style: str = "") -> None:
     """One plain line; paths and names are never read as mark-up, and never broken."""
-    console.print(Text(line), soft_wrap=True)
+    console.print(Text(line, style), soft_wrap=True)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from fusery.evaluation.scores import Scores
 from fusery.formats import shards
 from fusery.formats.shards import FusedDocument
 from fusery.pipeline.coverage import coverage_of, shares_of
+from fusery.pipeline.coverage_warnings import warnings_of
 from fusery.pipeline.preflight import Run, open_run
 from fusery.source.client import SourceClient
 from fusery.worker.hops import load_vocabulary_map
@@ -170,6 +171,7 @@ def build_report(run: Run, plan: Plan) -> Report:
         sources={s.name: scores(source_scores_name(run, plan, s.name)) for s in plan.sources},
         coverage=coverage_of(run.store, plan),
         wins=shares_of(run.store, plan),
+        warnings=tuple(warning.text for warning in warnings_of(run.store, plan, run.config.coverage)),
         training=_settings(run),
         seed=run.config.seed,
     )

@@ -34,6 +34,7 @@ _log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 RUN_TAG = "fusery.run_id"
+COVERAGE_TAG = "fusery.coverage_warnings"
 _COMPLETE_TAG = "fusery.complete"
 _MAX_PARAM_CHARACTERS = 6000
 _MAX_TAG_CHARACTERS = 5000
@@ -83,7 +84,7 @@ def _log_run(
 ) -> ModelVersion:
     experiment_id = _experiment_id(client, record.experiment, artifact_folder)
     _end_cut_off_runs(client, experiment_id, record.run_id)
-    tags = {RUN_TAG: record.run_id, **_short(record.lineage, _MAX_TAG_CHARACTERS)}
+    tags = _tags(record)
     run_id = client.create_run(experiment_id, run_name=record.run_name, tags=tags).info.run_id
     try:
         _log_numbers(client, run_id, record, steps)
@@ -135,7 +136,7 @@ def _step_metrics(steps: Mapping[str, Sequence[Step]]) -> Iterator[Metric]:
 
 
 def _final_metrics(evaluation: Mapping[str, Any], now_s: float) -> Iterator[Metric]:
-    """Metrics "bits_per_byte/<model>/<domain>", ".../mean" and "gain/<baseline>", at step 0."""
+    """Metrics "bits_per_byte/<model>/<domain>", ".../mean", "gain/<baseline>" and those of coverage, at step 0."""
     from mlflow.entities import Metric
 
     values: dict[str, float] = {}
@@ -147,8 +148,22 @@ def _final_metrics(evaluation: Mapping[str, Any], now_s: float) -> Iterator[Metr
     for baseline in ("target_before", "clm"):
         if baseline in gains:
             values[f"gain/{baseline}"] = gains[baseline]["relative"]["value"]
+    values |= _coverage_metrics(evaluation)
     for name, value in values.items():
         yield Metric(_name(name), value, int(now_s * 1000), 0)
+
+
+def _coverage_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """Metrics "coverage/<source>/<domain>/<share>" and "evidence_share/<source>/<domain>"; unmeasured ones left out."""
+    values: dict[str, float] = {}
+    for source, domains in evaluation["coverage"].items():
+        for domain, shares in domains.items():
+            plain = {key: value for key, value in shares.items() if isinstance(value, int | float)}
+            deciles = {f"kept_mass_p{n}0": value for n, value in enumerate(shares.get("kept_mass_deciles") or (), 1)}
+            values |= {f"coverage/{source}/{domain}/{key}": value for key, value in (plain | deciles).items()}
+    for domain, of_source in evaluation["wins"].items():
+        values |= {f"evidence_share/{source}/{domain}": share for source, share in of_source.items()}
+    return values
 
 
 def _log_files(client: MlflowClient, run_id: str, record: FusionRecord, steps: Mapping[str, Sequence[Step]]) -> None:
@@ -218,10 +233,17 @@ def _create_version(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    tags = {RUN_TAG: record.run_id, **_short(record.lineage, _MAX_TAG_CHARACTERS)}
+    tags = _tags(record)
     return client.create_model_version(
         record.model_name, model_uri, run_id, tags=tags, description=description(record), model_id=model_id
     )
+
+
+def _tags(record: FusionRecord) -> dict[str, str]:
+    """Tags of run and version: fusery's run id, the lineage, and a warning of low coverage, a line each, if any."""
+    warnings = record.evaluation.get("warnings", ())
+    coverage = {COVERAGE_TAG: "\n".join(warnings)} if warnings else {}
+    return {RUN_TAG: record.run_id, **_short({**record.lineage, **coverage}, _MAX_TAG_CHARACTERS)}
 
 
 def _short(values: Mapping[str, str], most: int) -> dict[str, str]:
