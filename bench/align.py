@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from pydoc_data.topics import topics
 
 import numpy as np
+from memory import peak_mb
 from result_file import write_result
 
 from fusery.core import vocab
@@ -73,10 +73,6 @@ def apart(function: Callable[..., Row], *arguments: Any) -> Row:
         return pool.apply(function, arguments)
 
 
-def grown_mb(before: int) -> float:
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-
-
 def top_k(rows: int, vocabulary: int, seed: int) -> TopK:
     random = np.random.default_rng(seed)
     log_probs = np.sort(-random.exponential(2.0, size=(rows, K)), axis=1)[:, ::-1] - 2.5
@@ -93,9 +89,10 @@ def exact_path(tokens: int, plain: bool) -> Row:
     ours = path_and_map(sides, vocabulary, top)
     # Before memory is looked at: the compiler takes more than any document.
     ours()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    milliseconds = cpu_ms(plain_path_and_map(sides, vocabulary, top) if plain else ours, 1 if plain else 15)
-    return {"ms": milliseconds, "mb": grown_mb(before), "tokens": len(sides[1].text.ids_T)}
+    measured = plain_path_and_map(sides, vocabulary, top) if plain else ours
+    took: list[float] = []
+    megabytes = peak_mb(lambda: took.append(cpu_ms(measured, 1 if plain else 15)))
+    return {"ms": took[0], "mb": megabytes, "tokens": len(sides[1].text.ids_T)}
 
 
 def path_and_map(sides: tuple[Side, Side], vocabulary: VocabularyMap, top: TopK) -> Callable[[], TopK]:
@@ -132,12 +129,10 @@ def boundaries(tokens: int) -> Row:
     source, target = load(SOURCE), load(TARGET)
     text = text_of(target, tokens)
     s, t = source.tokenize(text), target.tokenize(text)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     ms = cpu_ms(lambda: boundary(s, t), 300)
-    mb = grown_mb(before)
     backends = [tokenizer._backend for tokenizer in (source, target)]
     tokenising = cpu_ms(lambda: [backend.encode(text, add_special_tokens=False) for backend in backends], 30)
-    return {"ms": ms, "tokenising_ms": tokenising, "mb": mb}
+    return {"ms": ms, "tokenising_ms": tokenising}
 
 
 def vocabulary_map(rule: str, positions: str) -> Row:

@@ -53,8 +53,6 @@ NASTY = [
     "don't 1234567890 \x7f\x80",
 ]
 NOT_SPELLED = {
-    # Runs of spaces are added tokens, written with the marker: read as that character and not as spaces.
-    "gemma-3": {NASTY[5], NASTY[7], NASTY[9]},
     # These normalise: NFC, or runs of spaces to one.
     "mpt": {NASTY[1]},
     "gpt-neox": {NASTY[1]},

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import ModelError
@@ -124,6 +124,16 @@ def test_words_around_a_token_added_to_the_vocabulary_are_followed() -> None:
     assert tokenizer.token_bytes[tokens.ids_T[ends.index(13)]] == b"<tool>"
 
 
+def test_a_piece_of_the_model_that_is_added_once_more_stands_for_its_spaces() -> None:
+    backend = Tokenizer(models.BPE({"a": 0, "▁": 1, "▁▁": 2, "<tool>": 3}, [("▁", "▁")]))
+    backend.normalizer = normalizers.Replace(" ", "▁")
+    backend.add_tokens([AddedToken("▁▁", normalized=False), AddedToken("<x▁>", normalized=False)])
+    tokenizer = ByteTokenizer(backend)
+    tokens = tokenizer.tokenize("a  a<x▁>a")
+    assert tokens.stands_T is None
+    assert [tokenizer.token_bytes[i] for i in tokens.ids_T.tolist()] == [b"a", b"  ", b"a", "<x▁>".encode(), b"a"]
+
+
 @pytest.mark.parametrize(("normalizer", "byte"), [(normalizers.Replace("x", ""), 5), (normalizers.Strip(), None)])
 def test_a_tokenizer_that_loses_text_is_refused_with_its_name_and_the_first_byte_that_differs(
     normalizer: normalizers.Normalizer, byte: int | None
@@ -195,6 +205,13 @@ def test_the_first_token_is_taken_in_the_middle_of_a_text() -> None:
     [bare, spaced] = tokenizer.first_tokens([b"quick", b" quick"]).tolist()
     assert not (tokenizer.token_bytes[bare] or b"").startswith(b" ")
     assert (tokenizer.token_bytes[spaced] or b"").startswith(b" ")
+
+
+def test_a_tokenizer_that_strips_spaces_at_the_beginning_still_has_them_in_the_middle() -> None:
+    pieces = ["\x01", "▁", "▁a", "a", "▁▁"]
+    backend = Tokenizer(models.BPE({piece: i for i, piece in enumerate(pieces)}, [("▁", "a"), ("▁", "▁")]))
+    backend.normalizer = normalizers.Sequence([normalizers.Strip(right=False), normalizers.Replace(" ", "▁")])
+    assert ByteTokenizer(backend).first_tokens([b" a", b"a", b"  ", b" b"]).tolist() == [2, 3, 4, 1]
 
 
 def test_an_empty_string_has_no_first_token() -> None:

@@ -95,3 +95,22 @@ def test_the_fingerprint_is_of_content_and_format_and_not_of_the_place(copy: Pat
     assert weights_fingerprint(str(copy)) != original
     other = build_model(tmp_path / "other", "llama", seed=1)
     assert weights_fingerprint(str(other)) != original
+
+
+def test_placing_over_all_devices_gives_the_same_weights() -> None:
+    plain, placed = load_model(str(pico_model("llama"))), load_model(str(pico_model("llama")), device="auto")
+    for one, other in zip(plain.parameters(), placed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    with pytest.raises(ModelError, match="can't be put on device 'cuda:77'"):
+        load_model(str(pico_model("llama")), device="cuda:77")
+
+
+def test_quantised_weights_of_a_package_that_is_not_there_are_refused_with_its_name(copy: Path) -> None:
+    fields = json.loads((copy / "config.json").read_text())
+    fields["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False}
+    (copy / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(ModelError, match=r"can't be loaded: .*(gptq|GPTQ|optimum)"):
+        load_model(str(copy))

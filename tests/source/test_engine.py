@@ -225,3 +225,19 @@ def test_the_description_says_what_answers_depend_on() -> None:
     assert llama.fingerprint != gpt2.fingerprint
     assert dataclasses.replace(llama, name="other").fingerprint == llama.fingerprint
     assert dataclasses.replace(llama, tokenizer_fingerprint="0").fingerprint != llama.fingerprint
+
+
+def test_a_model_placed_over_all_devices_answers_the_same_bytes() -> None:
+    placed = load_engine(str(pico_model("llama")), device="auto")
+    assert same(placed.compute(DOCUMENTS, 7), engine_of("llama").compute(DOCUMENTS, 7))
+
+
+@given(
+    logits=st.lists(st.lists(st.integers(-2, 2), min_size=9, max_size=9), min_size=1, max_size=4),
+    top_k=st.integers(1, 9),
+)
+def test_of_few_different_logits_the_smallest_ids_of_the_largest_come_first(
+    logits: list[list[int]], top_k: int
+) -> None:
+    ids = top_ids(torch.tensor(logits, dtype=torch.float32), top_k).tolist()
+    assert ids == [sorted(range(9), key=lambda i: (-row[i], i))[:top_k] for row in logits]

@@ -76,10 +76,18 @@ def space_marker(definition: Definition) -> str | None:
     return None
 
 
-def unknown_token(definition: Definition, backend: Tokenizer) -> str | None:
+def model_vocabulary(definition: Definition) -> dict[str, int]:
+    """Token → id of the tokenizer's model, without the tokens that were added to it."""
+    vocabulary = definition["model"]["vocab"]
+    if isinstance(vocabulary, dict):
+        return vocabulary
+    return {piece: i for i, (piece, _) in enumerate(vocabulary)}
+
+
+def unknown_token(definition: Definition) -> str | None:
     """The token that stands for what the vocabulary does not have."""
     if isinstance(unknown_id := definition["model"].get("unk_id"), int):
-        return str(backend.id_to_token(unknown_id))
+        return str(definition["model"]["vocab"][unknown_id][0])
     unknown = definition["model"].get("unk_token")
     return None if unknown is None else str(unknown)
 

@@ -29,6 +29,10 @@ _PROBE = "The 12 quick foxes\tjump() over\r\n   «naïve» 東京 😀 </s>  \n\
 """Tokenised into the fingerprint, so that it covers behaviour and not the definition alone."""
 
 
+_ANCHOR = "\x01"
+"""A character that is in no longer piece of any vocabulary."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenizedText:
     """A document's tokens, int64 [T], with the byte offset at which each ends, int64 [T], never decreasing.
@@ -54,15 +58,21 @@ class ByteTokenizer:
     """
 
     def __init__(self, backend: Tokenizer, prefix_ids: Sequence[int] = (), name: str = "tokenizer") -> None:
+        self._set(definitions.settled(backend), prefix_ids, name)
+
+    def _set(self, settled: definitions.Definition, prefix_ids: Sequence[int], name: str) -> None:
         self.name = name
         self.prefix_ids = np.asarray(list(prefix_ids), dtype=np.int64)
-        self._json = definitions.settled(backend)
-        self._backend = definitions.without_special_tokens(self._json)
+        self._json = settled
+        self._backend = definitions.without_special_tokens(settled)
 
     @classmethod
     def from_definition(cls, definition: str) -> ByteTokenizer:
+        """The tokenizer of a text that `definition` gave; another text may give another fingerprint."""
         fields = json.loads(definition)
-        return cls(Tokenizer.from_str(json.dumps(fields["backend"])), fields["prefix_ids"], fields["name"])
+        tokenizer = cls.__new__(cls)
+        tokenizer._set(fields["backend"], fields["prefix_ids"], fields["name"])
+        return tokenizer
 
     def definition(self) -> str:
         """Canonical JSON from which `from_definition` makes an equal tokenizer."""
@@ -79,25 +89,29 @@ class ByteTokenizer:
     @cached_property
     def token_bytes(self) -> list[bytes | None]:
         """For each id what it spells in the middle of a text; None for special tokens and unused ids."""
-        whole = Tokenizer.from_str(json.dumps(self._json))
-        vocabulary = whole.get_vocab(with_added_tokens=True)
-        spelled: list[bytes | None] = [None] * (max(vocabulary.values(), default=-1) + 1)
-        added = whole.get_added_tokens_decoder()
-        unknown = definitions.unknown_token(self._json, whole)
-        for token, index in vocabulary.items():
-            if index in added:
-                spelled[index] = None if added[index].special else added[index].content.encode()
-            elif token != unknown or self._is_byte_level:
-                spelled[index] = self._spell(token)
+        of_model, added = definitions.model_vocabulary(self._json), self._json["added_tokens"]
+        largest = max([*of_model.values(), *(token["id"] for token in added)], default=-1)
+        spelled: list[bytes | None] = [None] * (largest + 1)
+        unknown = definitions.unknown_token(self._json)
+        for string, index in of_model.items():
+            if string != unknown or self._is_byte_level:
+                spelled[index] = self._spell(string)
+        for token in added:
+            if token["special"]:
+                spelled[token["id"]] = None
+            elif token["content"] not in of_model:
+                # Else it stands for what the model makes it from, as Gemma's "▁▁" for two spaces.
+                spelled[token["id"]] = token["content"].encode()
         return spelled
 
     @cached_property
     def token_strings(self) -> list[str | None]:
         """For each id the token as its vocabulary writes it, markers and letters undecoded; None for unused ids."""
-        vocabulary = Tokenizer.from_str(json.dumps(self._json)).get_vocab(with_added_tokens=True)
         strings: list[str | None] = [None] * self.size
-        for token, index in vocabulary.items():
-            strings[index] = token
+        for string, index in definitions.model_vocabulary(self._json).items():
+            strings[index] = string
+        for token in self._json["added_tokens"]:
+            strings[token["id"]] = token["content"]
         return strings
 
     def token_id(self, string: str) -> int | None:
@@ -143,10 +157,10 @@ class ByteTokenizer:
         (part of a character) is tokenised by the bare model of a byte-level tokenizer; another kind reads
         its whole characters, or its first byte.
         """
-        whole = [_whole_characters(string) for string in strings]
-        encodings = self._mid_text.encode_batch_fast(whole, add_special_tokens=False)
+        texts = [_whole_characters(string) for string in strings]
         first = np.full(len(strings), -1, np.int64)
-        for row, (string, text, encoding) in enumerate(zip(strings, whole, encodings, strict=True)):
+        encodings = self._mid_text.encode_batch_fast(texts, add_special_tokens=False)
+        for row, (string, text, encoding) in enumerate(zip(strings, texts, encodings, strict=True)):
             if self._is_byte_level and len(text.encode()) < len(string):
                 tokens = self._backend.model.tokenize("".join(map(BYTE_TO_LETTER.__getitem__, string)))
                 index = tokens[0].id if tokens else -1
@@ -154,10 +168,24 @@ class ByteTokenizer:
                 index = encoding.ids[0] if encoding.ids else -1
             else:
                 index = self._backend.token_to_id(f"<0x{string[0]:02X}>") if string else -1
-            spelled = self.token_bytes[index] if index is not None and index >= 0 else None
-            if spelled and string.startswith(spelled):
-                first[row] = index
+            first[row] = index if self._begins(string, index) else -1
+        stripped = [row for row in np.flatnonzero(first < 0).tolist() if texts[row].startswith(" ")]
+        first[stripped] = self._first_after_anchor([texts[row] for row in stripped])
         return first
+
+    def _first_after_anchor(self, texts: list[str]) -> list[int]:
+        """As `first_tokens`, behind a character: for tokenizers that strip the spaces at the beginning of a text."""
+        encodings = self._mid_text.encode_batch_fast([_ANCHOR + text for text in texts], add_special_tokens=False)
+        first = []
+        for text, encoding in zip(texts, encodings, strict=True):
+            ids = encoding.ids
+            stands_apart = len(ids) > 1 and self.token_bytes[ids[0]] == _ANCHOR.encode()
+            first.append(ids[1] if stands_apart and self._begins(text.encode(), ids[1]) else -1)
+        return first
+
+    def _begins(self, string: bytes, index: int | None) -> bool:
+        spelled = None if index is None or index < 0 else self.token_bytes[index]
+        return bool(spelled) and string.startswith(spelled or b"")
 
     def _with_ends(self, text: str, encoding: Encoding) -> TokenizedText:
         data, ids = text.encode(), encoding.ids

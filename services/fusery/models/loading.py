@@ -67,16 +67,27 @@ def _prefix_ids(tokenizer: Any, model: str) -> list[int]:
 
 
 def load_model(
-    model: str, revision: str | None = None, dtype: Dtype = Dtype.FLOAT32, attention: str | None = None
+    model: str,
+    revision: str | None = None,
+    dtype: Dtype = Dtype.FLOAT32,
+    attention: str | None = None,
+    device: str = "cpu",
 ) -> PreTrainedModel:
-    """The causal LM in evaluation mode on the CPU, weights in `dtype`; `attention`: transformers' implementation name.
+    """The causal LM in evaluation mode on `device`, weights in `dtype` unless the checkpoint is quantised.
+
+    `attention`: transformers' name of an implementation. `device`: as torch names it, or `auto`: over all GPUs, for a
+    model that one does not hold (accelerate places it).
 
     Raises:
         ModelError: the checkpoint can't be loaded, or lacks weights that the architecture has.
     """
     folder = local_folder(model, revision)
     known_architecture(folder)
-    extra = {} if attention is None else {"attn_implementation": attention}
+    extra: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
+    is_placed = device == "auto" or "quantization_config" in read_config(folder)
+    if is_placed:
+        # Quantised weights can't be moved once they are loaded.
+        extra["device_map"] = "auto" if device == "auto" else {"": device}
     # Its return annotation knows nothing of output_loading_info.
     from_pretrained: Any = AutoModelForCausalLM.from_pretrained
     disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -95,7 +106,15 @@ def load_model(
         raise ModelError(f"model {model}: can't be loaded: {_first_line(error)}") from error
     _refuse_random_weights(model, report)
     whole: PreTrainedModel = loaded.train(False)
-    return whole
+    return whole if is_placed else _moved(whole, device, model)
+
+
+def _moved(loaded: PreTrainedModel, device: str, model: str) -> PreTrainedModel:
+    try:
+        moved: PreTrainedModel = loaded.to(torch.device(device))  # type: ignore[arg-type]
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"model {model}: can't be put on device {device!r}: {_first_line(error)}") from error
+    return moved
 
 
 def _refuse_random_weights(model: str, report: dict[str, Any]) -> None:

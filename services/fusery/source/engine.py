@@ -97,7 +97,8 @@ class TransformersEngine:
         ids_BT, mask_BT, next_ids_BT = (array.to(self._device) for array in _padded(texts, lengths))
         hidden_BTD = self._network.hidden(ids_BT, mask_BT)
         real_BT = mask_BT.bool()
-        hidden_ND, next_ids_N = hidden_BTD[real_BT], next_ids_BT[real_BT]
+        # A model over several devices gives its hidden states on the last one.
+        hidden_ND, next_ids_N = hidden_BTD[real_BT.to(hidden_BTD.device)], next_ids_BT[real_BT].to(hidden_BTD.device)
         chunk_rows = max(1, _CHUNK_LOGITS // self._model.vocabulary_size)
         chunks = [
             self._chunk(hidden_RD, next_ids_R, top_k)
@@ -129,14 +130,23 @@ def top_ids(logits_RV: Tensor, top_k: int) -> Tensor:
     torch.topk orders equal values as it likes, and may leave out any of those equal to the k-th. In bfloat16
     equal logits are the rule.
     """
-    best = logits_RV.topk(top_k, dim=1)
-    ids_RK = best.indices.sort(dim=1).values
-    order_RK = logits_RV.gather(1, ids_RK).sort(dim=1, descending=True, stable=True).indices
-    ids_RK = ids_RK.gather(1, order_RK)
-    cut_R = (logits_RV >= best.values[:, -1:]).sum(dim=1) > top_k
-    if bool(cut_R.any()):
-        ids_RK[cut_R] = _top_ids_by_key(logits_RV[cut_R], top_k)
-    return ids_RK
+    # One more than asked for tells whether the k-th is cut off among its equals, without another look at all of V.
+    best = logits_RV.topk(min(top_k + 1, logits_RV.shape[1]), dim=1)
+    values_RK, ids_RK = best.values, best.indices
+    equals_R = (values_RK[:, 1:] == values_RK[:, :-1]).any(dim=1)
+    if bool(equals_R.any()):
+        ids_RK[equals_R] = _ordered_by_id(values_RK[equals_R], ids_RK[equals_R])
+        if top_k < logits_RV.shape[1]:
+            cut_R = values_RK[:, top_k] == values_RK[:, top_k - 1]
+            ids_RK[cut_R, :top_k] = _top_ids_by_key(logits_RV[cut_R], top_k)
+    return ids_RK[:, :top_k]
+
+
+def _ordered_by_id(values_RK: Tensor, ids_RK: Tensor) -> Tensor:
+    """The ids, those of equal values ascending."""
+    by_id = ids_RK.sort(dim=1)
+    order_RK = values_RK.gather(1, by_id.indices).sort(dim=1, descending=True, stable=True).indices
+    return by_id.values.gather(1, order_RK)
 
 
 def _top_ids_by_key(logits_RV: Tensor, top_k: int) -> Tensor:
@@ -175,15 +185,15 @@ def load_engine(
     name: str | None = None,
     limits: Limits | None = None,
 ) -> TransformersEngine:
-    """The engine of a checkpoint; `device` as torch names it, None: a GPU if there is one.
+    """The engine of a checkpoint; `device` as torch names it, `auto`: over all GPUs, None: a GPU if there is one.
 
     Raises:
         ModelError: the checkpoint can't be used.
     """
     checkpoint = inspect_checkpoint(model, revision)
     folder = str(checkpoint.folder)
-    network = load_model(folder, None, dtype, attention)
-    network.to(torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu")))  # type: ignore[arg-type]
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    network = load_model(folder, None, dtype, attention, place)
     description = ModelDescription(
         name=name or Path(model).name,
         revision=revision,
