@@ -5,7 +5,7 @@ It gives that token probability `skill`, and spreads half of the rest over the n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -33,6 +33,16 @@ class FakeSource:
     ) -> list[Distributions]:
         self.requests.append([document.id for document in documents])
         return [self._answer(document, top_k) for document in documents]
+
+    def compute_many(
+        self,
+        requests: Iterable[Sequence[Document]],
+        top_k: int,
+        log_probs: str = "float32",
+        model: str | None = None,
+    ) -> Iterator[list[Distributions]]:
+        """One after the other, so that their order can be looked at."""
+        return (self.compute(request, top_k, log_probs, model) for request in requests)
 
     def _answer(self, document: Document, k: int) -> Distributions:
         text = self.tokenizer.tokenize(document.text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import math
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
@@ -21,10 +22,14 @@ def _count(text: str) -> int:
     return int(text)
 
 
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65_535:
-        raise argparse.ArgumentTypeError(f"expected a port, 0 to 65535, got {text!r}")
-    return int(text)
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"expected seconds, over 0, got {text!r}")
+    return seconds
 
 
 def _one_of(choices: type[Choice]) -> Callable[[str], Choice]:
@@ -97,33 +102,15 @@ def _schema(_: Arguments) -> None:
 
 
 def _serve_source(given: Arguments) -> int:
-    from fusery.settings import settings
-    from fusery.source.server import ServeConfig, serve
+    from fusery.source.command import serve_source
 
-    return serve(
-        ServeConfig(
-            model=given.model,
-            revision=given.revision,
-            dtype=given.dtype,
-            threads=given.threads,
-            host=given.host,
-            port=given.port,
-            ready_file=given.ready_file,
-            token_file=settings().source_token_file,
-        )
-    )
+    return serve_source(given)
 
 
 def _set_up_serve_source(parser: argparse.ArgumentParser) -> None:
-    from fusery.core.rules import Dtype
+    from fusery.source.command import set_up
 
-    parser.add_argument("model", metavar="MODEL", help="a folder with safetensors weights, or a Hugging Face Hub id")
-    parser.add_argument("--revision", help="the Hub commit")
-    parser.add_argument("--dtype", default="float32", choices=[dtype.value for dtype in Dtype])
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
-    parser.add_argument("--port", type=_port, default=50051, help="0: any free port")
-    parser.add_argument("--threads", type=_count, help="CPU threads of the model (default: all cores)")
-    parser.add_argument("--ready-file", type=Path, help="written with host:port once the model is loaded")
+    set_up(parser, _count, _seconds)
 
 
 def _query(given: Arguments) -> None:
@@ -170,6 +157,27 @@ def _set_up_align(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", type=_one_of(Dtype), default=Dtype.FLOAT32, help="of a source loaded here")
     parser.add_argument("--json", action="store_true", help="for programs; docs/align.md lists the keys")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with all of it, and print a summary")
+
+
+def _conformance(given: Arguments) -> int:
+    from fusery.pipeline.conformance import Request, conformance
+
+    tolerance, dtype = given.tolerance, given.dtype
+    request = Request(tuple(given.source), given.texts, given.top_k, tolerance, given.tokenizer, dtype)
+    return conformance(request, as_json=given.json)
+
+
+def _set_up_conformance(parser: argparse.ArgumentParser) -> None:
+    from fusery.core.rules import Dtype
+
+    source = "host:port of a source server, a model's folder or Hub id, tgi:URL or vllm:URL; a second one to compare"
+    parser.add_argument("source", metavar="SOURCE", nargs="+", help=source)
+    parser.add_argument("--texts", type=Path, metavar="FILE.jsonl", help="texts to use (default: built-in ones)")
+    parser.add_argument("--top-k", type=_count, default=20, help="entries asked for, if allowed (default: 20)")
+    parser.add_argument("--tolerance", type=_seconds, metavar="NATS", help="(default: by dtype; 0.001 for float32)")
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="of the model that tgi:URL or vllm:URL serves")
+    parser.add_argument("--dtype", type=_one_of(Dtype), default=Dtype.FLOAT32, help="of a model that is loaded here")
+    parser.add_argument("--json", action="store_true", help="for programs")
 
 
 def _worker(given: Arguments) -> None:
@@ -250,6 +258,13 @@ COMMANDS: list[tuple[str, str, str, Setup, Callable[[Arguments], int | None]]] =
         'fusery query 127.0.0.1:50051 "def main():" --top-k 5',
         _set_up_query,
         _query,
+    ),
+    (
+        "conformance",
+        "Test whether a source answers as it must, or whether two give the same distributions.",
+        "fusery conformance vllm:http://gpu:8000 models/docs",
+        _set_up_conformance,
+        _conformance,
     ),
     (
         "align",

@@ -17,9 +17,13 @@ class FuseryError(Exception):
 
 
 class InvalidInput(FuseryError):
-    """What the caller gave is wrong; the same input fails again."""
+    """What the caller gave is wrong; the same input fails again. `field`: where in a gRPC request, if known."""
 
     exit_code = 2
+
+    def __init__(self, message: str, field: str | None = None) -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class ConfigError(InvalidInput):

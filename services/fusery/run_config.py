@@ -8,11 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from fusery.core.rules import Dtype, Fallback, FusionRule, Positions, Quality, Scope, Tail, TieOrder, Vocabulary
+from fusery.core.rules import (
+    Disagreement,
+    Dtype,
+    Fallback,
+    FusionRule,
+    Positions,
+    Quality,
+    Scope,
+    Tail,
+    TieOrder,
+    Vocabulary,
+)
 
 
 class _Section(BaseModel):
@@ -20,6 +32,22 @@ class _Section(BaseModel):
 
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")]
+
+
+class EngineKind(StrEnum):
+    """What computes a source's distributions: this machine, or an inference server that is asked over HTTP."""
+
+    TRANSFORMERS = "transformers"
+    TGI = "tgi"
+    VLLM = "vllm"
+
+
+def split_engine(model: str) -> tuple[EngineKind, str]:
+    """The engine that a model's name names, and its model or URL: `tgi:http://host:8080`; without one, transformers."""
+    kind, colon, place = model.partition(":")
+    if colon and kind in list(EngineKind):
+        return EngineKind(kind), place
+    return EngineKind.TRANSFORMERS, model
 
 
 class ModelSpec(_Section):
@@ -36,9 +64,22 @@ class SourceSpec(ModelSpec):
 
     name: Name
     """A short name for tables, metrics and folders: lower case, digits, '-'."""
+    model: str = Field(min_length=1)
+    """A folder, a Hub id, or an inference server: tgi:http://host:port, vllm:http://host:port (docs/engines.md)."""
+    tokenizer: str | None = Field(default=None, min_length=1)
+    """For tgi: and vllm: a folder or Hub id with the model's tokenizer.json; None: the model that the server names."""
     address: str | None = None
     """host:port of a running source server. Without it the run starts one on this machine."""
     dtype: Dtype = Dtype.FLOAT32
+
+    @model_validator(mode="after")
+    def _fits_its_engine(self) -> SourceSpec:
+        if split_engine(self.model)[0] is not EngineKind.TRANSFORMERS:
+            if self.revision is not None:
+                raise ValueError(f"revision: the server at {self.model} decides its model's revision; leave it out")
+        elif self.tokenizer is not None:
+            raise ValueError(f"tokenizer: goes with tgi:URL and vllm:URL only, the model is {self.model!r}")
+        return self
 
 
 class CorpusFile(_Section):
@@ -80,6 +121,8 @@ class AlignmentSpec(_Section):
     positions: Positions = Positions.BOUNDARY
     """`reference` is the paper's implementation bit for bit, and sets the next two to `mined` and `current_token`."""
     vocabulary: Vocabulary = Vocabulary.PARTITION
+    disagreement: Disagreement = Disagreement.KEEP
+    """Rows after which both sides go on with tokens of different cells, because a tokenizer looked further ahead."""
     fallback: Fallback = Fallback.NONE
     ties: TieOrder = TieOrder.DIAGONAL_SOURCE_TARGET
     """Which of equally cheap steps the warping path of `mined` and `reference` takes."""
@@ -199,6 +242,14 @@ class RunConfig(_Section):
     services: ServicesSpec = ServicesSpec()
 
     @model_validator(mode="after")
+    def _target_is_trained_here(self) -> RunConfig:
+        if split_engine(self.target.model)[0] is not EngineKind.TRANSFORMERS:
+            raise ValueError(
+                f"target: {self.target.model} is a server; a target is trained: name a folder or a Hub id"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _names_are_distinct(self) -> RunConfig:
         names = [source.name for source in self.sources]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -209,7 +260,9 @@ class RunConfig(_Section):
     def digest(self) -> str:
         """SHA-256 (hex) of what decides the trained model, and not of places, warnings, measuring and registering."""
         apart: Any = {name: True for name in ("services", "registry", "evaluation", "coverage")}
-        content = self.model_dump(mode="json", exclude={**apart, "sources": {"__all__": {"address"}}})
+        # A server's tokenizer decides bytes, but stands in the run's identity and in every shard's name by itself.
+        places = {"address", "tokenizer"}
+        content = self.model_dump(mode="json", exclude={**apart, "sources": {"__all__": places}})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property

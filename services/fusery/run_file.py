@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from fusery.errors import ConfigError
-from fusery.run_config import RunConfig
+from fusery.run_config import EngineKind, RunConfig, split_engine
 
 Place = tuple[str | int, ...]
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
@@ -32,12 +32,15 @@ class RunFile:
         return path if "://" in path else str((self.path.parent / Path(path).expanduser()).resolve())
 
     def model(self, name: str) -> str:
-        """A model's folder, made absolute, where there is one; else `name`, a Hub id.
+        """A model's folder, made absolute, where there is one; else `name`, a Hub id, or the name of a server.
 
         Raises:
             ConfigError: neither a folder nor the form of a Hub id.
         """
-        folder = Path(self.resolve(name))
+        kind, place = split_engine(name)
+        if kind is not EngineKind.TRANSFORMERS:
+            return name
+        name, folder = place, Path(self.resolve(place))
         if folder.is_dir():
             return str(folder)
         if _HUB_ID.match(name) and not name.startswith("."):

@@ -14,7 +14,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """FUSERY_STORE, FUSERY_BROKER_URL, FUSERY_TRACKING_URI, FUSERY_LOG_LEVEL, FUSERY_LOG_FORMAT."""
+    """FUSERY_STORE, FUSERY_BROKER_URL, FUSERY_TRACKING_URI, FUSERY_SOURCE_…, FUSERY_LOG_LEVEL, FUSERY_LOG_FORMAT."""
 
     model_config = SettingsConfigDict(env_prefix="FUSERY_", env_ignore_empty=True, frozen=True, extra="ignore")
 
@@ -26,14 +26,48 @@ class Settings(BaseSettings):
     """MLflow tracking URI. None: SQLite in the store."""
     source_token_file: Path | None = None
     """A file with the bearer token of the source servers, for servers and clients alike."""
+    source_tls_cert_file: Path | None = None
+    """PEM: the certificate chain of this process; a source server's, or a client's under mutual TLS."""
+    source_tls_key_file: Path | None = None
+    """PEM: the private key of that certificate, without a passphrase."""
+    source_tls_client_ca_file: Path | None = None
+    """PEM: for a server; only clients with a certificate of these authorities are let in (mutual TLS)."""
+    source_tls_ca_file: Path | None = None
+    """PEM: for a client; it speaks TLS with source servers and trusts these authorities."""
+    source_tls_server_name: str | None = None
+    """For a client: the name in the servers' certificates, where it differs from the address."""
+    engine_token_file: Path | None = None
+    """A file with the bearer token of the inference servers behind tgi: and vllm: sources."""
     log_level: str = "info"
     log_format: str = "text"
     """`text` for people, `json` for log collectors."""
 
 
+class TraceSettings(BaseSettings):
+    """The variables of the environment that say where traces go and which one this process belongs to."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    fusery_otlp_endpoint: str | None = None
+    otel_exporter_otlp_traces_endpoint: str | None = None
+    otel_exporter_otlp_endpoint: str | None = None
+    traceparent: str | None = None
+
+    def collector(self) -> tuple[str, str | None]:
+        """The variable that names a collector, and its value."""
+        names = ("fusery_otlp_endpoint", "otel_exporter_otlp_traces_endpoint", "otel_exporter_otlp_endpoint")
+        given = ((name.upper(), getattr(self, name)) for name in names)
+        return next(((name, value) for name, value in given if value is not None), ("", None))
+
+
 def settings() -> Settings:
     """The settings of this process, read from the environment at each call."""
     return Settings()
+
+
+def trace_settings() -> TraceSettings:
+    """As `settings`, for traces; three of the variables are OpenTelemetry's own."""
+    return TraceSettings()
 
 
 def child_environment(**variables: str) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Logs of a process, set up once: lines for people or JSON for collectors, always on stderr."""
+"""Logs and traces of a process, set up once: lines for people or JSON for collectors, always on stderr."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import json
 import logging
 import sys
 from datetime import UTC, datetime
+from typing import Any
 
+from fusery import tracing
 from fusery.errors import ConfigError
+
+_LASTING = ("worker", "serve-source")
+"""Services whose work belongs to the traces of those who ask for it; any other command is one trace."""
 
 
 class _JsonFormatter(logging.Formatter):
@@ -16,23 +21,26 @@ class _JsonFormatter(logging.Formatter):
         self._service = service
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
+        line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "service": self._service,
             "logger": record.name,
             "message": record.getMessage(),
         }
+        place = tracing.current()
+        if place is not None:
+            line["trace_id"] = place.trace_id
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False)
 
 
 def set_up_logging(service: str, level: str = "info", form: str = "text") -> None:
-    """One handler on stderr for the whole process; `form` is text or json.
+    """One handler on stderr for the whole process, and its trace; `form` is text or json.
 
     Raises:
-        ConfigError: an unknown level or form.
+        ConfigError: an unknown level or form; a collector of traces that can't be used.
     """
     if level.upper() not in logging.getLevelNamesMapping():
         raise ConfigError(f"FUSERY_LOG_LEVEL is {level!r}; expected debug, info, warning or error")
@@ -42,3 +50,4 @@ def set_up_logging(service: str, level: str = "info", form: str = "text") -> Non
     text = logging.Formatter(f"%(asctime)s {service} %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
     handler.setFormatter(_JsonFormatter(service) if form == "json" else text)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    tracing.start(service, whole_process=service not in _LASTING)

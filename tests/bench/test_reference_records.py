@@ -15,7 +15,7 @@ import pytest
 from oracles import plain_kept, plain_path, plain_reference
 
 ROOT = Path(__file__).parent.parent.parent
-GOLDEN = Path(os.environ.get("FUSERY_GOLDEN", ROOT.parent / "shared" / "golden"))
+GOLDEN = Path(os.environ.get("REFERENCE_RECORDS", ROOT.parent / "shared" / "golden"))
 RECORDS = sorted(GOLDEN.glob("smollm2-llama2_*.json.gz"))
 
 SOURCE = ["the", "Ġfox", "Ġthe", "Ċ", "Ġfo", "x", "▁the"]
@@ -138,7 +138,7 @@ def test_records_of_two_pairs_of_markers_are_refused(
     assert "2 pairs of markers" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(not RECORDS, reason="the records of the paper's implementation are not here (set FUSERY_GOLDEN)")
+@pytest.mark.skipif(not RECORDS, reason="no records of the paper's implementation (set REFERENCE_RECORDS)")
 @pytest.mark.parametrize("mapping_is_given", [False, True])
 def test_every_record_of_the_papers_implementation_is_equal(
     mapping_is_given: bool, capsys: pytest.CaptureFixture[str]

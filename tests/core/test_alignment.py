@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from fusery.core import vocab
-from fusery.core.alignment import Alignment, Side, align, boundary
+from fusery.core.alignment import Alignment, Side, agreeing, align, boundary
 from fusery.core.rules import Positions, TieOrder, Vocabulary
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
@@ -146,12 +146,13 @@ def test_of_tokenizers_without_context_effects_the_next_tokens_lie_in_one_cell(
         assert cell == partition.cell_of_target_V[t.ids_T[position + 1]]
 
 
-def _greedy(longer_pieces: list[str]) -> ByteTokenizer:
+def _greedy(longer_pieces: list[str], words: str | None = None) -> ByteTokenizer:
     tokens = dict.fromkeys([*"ab 東😀", *longer_pieces, "[UNK]"])
-    model = models.WordPiece(
-        {token: i for i, token in enumerate(tokens)}, continuing_subword_prefix="", unk_token="[UNK]"
-    )
-    return ByteTokenizer(Tokenizer(model))
+    numbered = {token: i for i, token in enumerate(tokens)}
+    backend = Tokenizer(models.WordPiece(numbered, continuing_subword_prefix="", unk_token="[UNK]"))
+    if words is not None:
+        backend.pre_tokenizer = pre_tokenizers.Split(Regex(words), "isolated")
+    return ByteTokenizer(backend)
 
 
 def test_the_ties_of_the_path_are_a_parameter_of_mined() -> None:
@@ -168,3 +169,30 @@ def _letters(text: str) -> Side:
     backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer = ByteTokenizer(backend)
     return Side(tokenizer, tokenizer.tokenize(text))
+
+
+def test_rows_after_which_the_two_sides_go_on_in_different_cells_are_found() -> None:
+    # Both read "a"; then the source takes both spaces, the target leaves the second one to the word.
+    source, target = _greedy(["  "]), _greedy(["  ", " b"], words=r" ?[^ ]+| +(?![^ ])")
+    partition = vocab.build(Vocabulary.PARTITION, source, target)
+    s, t = source.tokenize("a  ba"), target.tokenize("a  ba")
+    assert (s.byte_ends_T.tolist(), t.byte_ends_T.tolist()) == ([1, 3, 4, 5], [1, 2, 4, 5])
+    pairs = align(Positions.BOUNDARY, Side(source, s), Side(target, t), partition)
+    assert _pairs(pairs) == [(0, 0), (2, 2)]
+    assert _pairs(agreeing(pairs, s, t, partition)) == [(2, 2)]
+
+
+def test_a_source_that_has_read_the_whole_text_is_no_evidence_for_what_follows() -> None:
+    side = _letters("ab")
+    partition = vocab.build(Vocabulary.PARTITION, side.tokenizer, side.tokenizer)
+    pairs = Alignment(np.array([0, 0]), np.array([0, 1]))
+    assert _pairs(agreeing(pairs, side.text, side.text, partition)) == [(0, 0)]
+
+
+@given(text=texts.filter(bool))
+def test_a_tokenizer_agrees_with_itself_everywhere(text: str) -> None:
+    tokenizer = pico_byte_tokenizer("byte_level")
+    side = Side(tokenizer, tokenizer.tokenize(text))
+    partition = vocab.build(Vocabulary.PARTITION, tokenizer, tokenizer)
+    pairs = align(Positions.BOUNDARY, side, side, partition)
+    assert _pairs(agreeing(pairs, side.text, side.text, partition)) == _pairs(pairs)

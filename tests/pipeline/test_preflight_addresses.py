@@ -161,3 +161,8 @@ def test_a_store_that_is_no_folder_is_refused_before_the_hops(tmp_path: Path) ->
 
 def test_a_store_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
     refused(write_run(tmp_path, services={"store": "s4://bucket"}), ConfigError, "store 's4://bucket': .*give a folder")
+
+
+def test_with_tls_every_source_needs_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSERY_SOURCE_TLS_CA_FILE", str(tmp_path / "ca.pem"))
+    refused(write_run(tmp_path), ConfigError, "every source needs the address of a server with TLS, and source")

@@ -52,11 +52,11 @@ def test_the_client_gives_what_the_engine_computes() -> None:
 def test_no_channel_exists_before_the_first_call_nor_after_closing() -> None:
     with running(UniformEngine()) as server:
         client = client_of(server.address)
-        assert client._channel is None
+        assert not client._channels
         client.model()
-        assert client._channel is not None
+        assert len(client._channels) == 1
         client.close()
-        assert client._channel is None
+        assert not client._channels
         client.close()
 
 
@@ -286,3 +286,62 @@ def test_another_service_at_the_address_is_an_error_of_the_address() -> None:
     with client_of(f"127.0.0.1:{port}") as client, pytest.raises(errors.AddressError, match="fusery source server"):
         client.model()
     server.stop(0).wait()
+
+
+def aborting(code: grpc.StatusCode, details: str, calls: list[int], times: int = 1_000) -> Answer:
+    def abort(request: Any, context: Any) -> Iterator[pb.ComputeDistributionsResponse]:
+        calls.append(1)
+        if len(calls) <= times:
+            context.abort(code, details)
+        yield from true_messages(request)
+
+    return abort
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "kind"),
+    [
+        (grpc.StatusCode.PERMISSION_DENIED, "RBAC: access denied", errors.ConfigError),
+        (grpc.StatusCode.INVALID_ARGUMENT, "no", errors.InvalidInput),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (9 vs. 8)", errors.TooLarge),
+    ],
+)
+def test_a_status_without_a_class_that_stays_is_not_repeated(
+    code: grpc.StatusCode, details: str, kind: type[errors.FuseryError]
+) -> None:
+    calls: list[int] = []
+    with lying_server(aborting(code, details, calls)) as address, client_of(address) as client:
+        with pytest.raises(kind, match=code.name) as caught:
+            client.compute(DOCUMENTS, 2)
+        assert type(caught.value) is kind
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!"),
+        (grpc.StatusCode.INTERNAL, "RST_STREAM"),
+        (grpc.StatusCode.UNAVAILABLE, "upstream connect error"),
+    ],
+)
+def test_a_status_without_a_class_that_may_pass_is_repeated(code: grpc.StatusCode, details: str) -> None:
+    calls: list[int] = []
+    with lying_server(aborting(code, details, calls, times=2)) as address, client_of(address) as client:
+        assert len(client.compute(DOCUMENTS, 2)) == len(DOCUMENTS)
+    assert len(calls) == 3
+
+
+def test_the_time_for_trying_again_counts_from_the_first_failure() -> None:
+    """A long attempt that breaks is repeated, however long it took."""
+    calls: list[int] = []
+
+    def breaks_late(request: Any, context: Any) -> Iterator[pb.ComputeDistributionsResponse]:
+        calls.append(1)
+        if len(calls) == 1:
+            threading.Event().wait(1.5)
+            context.abort(grpc.StatusCode.UNAVAILABLE, "restarted")
+        yield from true_messages(request)
+
+    with lying_server(breaks_late) as address, client_of(address, retry_for_s=1.0) as client:
+        assert len(client.compute(DOCUMENTS, 2)) == len(DOCUMENTS)

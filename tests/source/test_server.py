@@ -78,13 +78,16 @@ def test_health_is_not_serving_until_the_model_is_loaded() -> None:
         return UniformEngine()
 
     with running(load, wait=False) as server:
-        assert health_of(server.address, "") == health_of(server.address, SERVICE) == "NOT_SERVING"
+        for service in ("", SERVICE, "readiness"):
+            assert health_of(server.address, service) == "NOT_SERVING"
+        assert health_of(server.address, "liveness") == "SERVING"
         code, message, kind = refusal(server.address, usual_request())
         assert (code, kind) == (grpc.StatusCode.UNAVAILABLE, "Unavailable")
         assert "loading" in message
         loaded.set()
         server.loading.result(60)
-        assert health_of(server.address, "") == health_of(server.address, SERVICE) == "SERVING"
+        for service in ("", SERVICE, "readiness", "liveness"):
+            assert health_of(server.address, service) == "SERVING"
         assert ask(server.address, usual_request())
 
 

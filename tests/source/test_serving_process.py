@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from fusery.cli import main
 from fusery.errors import ConfigError, ModelError
 from fusery.source.api import Distributions, Document
 from fusery.source.client import SourceClient
+from fusery.source.front import Front
 from fusery.source.server import ServeConfig, serve
+from fusery.source.tls import ServerTls
 from picomodels import TEXTS, pico_model
 
 DOCUMENTS = [Document(f"d{i}", text) for i, text in enumerate(TEXTS)]
@@ -80,6 +83,40 @@ def test_a_folder_that_is_no_model_ends_before_anything_listens(tmp_path: Path) 
 def test_a_token_file_that_is_missing_ends_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="token file"):
         serve(ServeConfig(str(pico_model("llama")), port=0, token_file=tmp_path / "absent"))
+
+
+def test_the_options_of_the_command_reach_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[ServeConfig] = []
+
+    def noted(config: ServeConfig) -> int:
+        given.append(config)
+        return 0
+
+    monkeypatch.setattr("fusery.source.server.serve", noted)
+    monkeypatch.setenv("FUSERY_SOURCE_TLS_KEY_FILE", "place.key")
+    monkeypatch.setenv("FUSERY_SOURCE_TLS_CERT_FILE", "place.crt")
+    assert main(["serve-source", "m"]) == 0
+    options = "--tls-cert a.crt --tls-key a.key --tls-client-ca ca --health-port 1 --metrics-port 2 --reflection"
+    times = "--hang-s 3 --drain-s 4 --max-connection-age-s 5 --waiting-requests 6"
+    assert main(["serve-source", "m", *options.split(), *times.split()]) == 0
+    tls = ServerTls(Path("place.crt"), Path("place.key"))
+    assert given[0] == ServeConfig("m", front=Front(tls=tls))
+    front = Front(
+        tls=ServerTls(Path("a.crt"), Path("a.key"), Path("ca")),
+        health_port=1,
+        metrics_port=2,
+        reflection=True,
+        hang_s=3.0,
+        max_connection_age_s=5.0,
+    )
+    assert given[1] == ServeConfig("m", waiting_requests=6, drain_s=4.0, front=front)
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_times_are_seconds_over_0(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["serve-source", "m", "--hang-s", seconds])
+    assert "expected seconds, over 0" in capsys.readouterr().err
 
 
 def test_a_checkpoint_whose_weights_are_missing_ends_it_and_leaves_no_ready_file(tmp_path: Path) -> None:

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import importlib
+import json
+import logging
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from celery import signals
 
+from fusery import tracing
 from fusery.errors import ConfigError, Unavailable
 from fusery.formats.store import Store
 from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
@@ -142,3 +146,48 @@ def test_a_killed_attempt_leaves_its_note(tasks: ModuleType, tmp_path: Path, mon
     with pytest.raises(KeyboardInterrupt):
         tasks.fuse_shard("r", "l", "", 0)
     assert len(Store(str(tmp_path)).list_notes(started_folder("r", "l"))) == 1
+
+
+def test_a_message_has_ids_as_arguments_and_its_trace_as_a_header() -> None:
+    app = make_app("memory://")
+    with tracing.span("run") as run, app.connection_for_write() as connection:
+        queue = connection.SimpleQueue("align")
+        app.send_task(TASK_NAME[Hop.ALIGN], args=["r", "l", "s", 0], queue="align", connection=connection)
+        message = queue.get(timeout=10)
+    assert message.payload[:2] == [["r", "l", "s", 0], {}]
+    assert message.headers["traceparent"] == run.context.traceparent
+
+
+def test_other_peoples_messages_are_left_alone() -> None:
+    app = make_app("memory://")
+    with app.connection_for_write() as connection:
+        queue = connection.SimpleQueue("other")
+        app.send_task("another.task", queue="other", connection=connection)
+        assert "traceparent" not in queue.get(timeout=10).headers
+
+
+def test_a_task_works_in_the_trace_of_its_message(
+    tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr(tasks, "perform", lambda *_: seen.append(tracing.outgoing()))
+    tracing.stop()
+    with tracing.span("run") as run:
+        headers = {"traceparent": run.context.traceparent}
+    tasks.fuse_shard.apply(args=["r", "l", "", 0], headers=headers).get()
+    tasks.fuse_shard("r", "l", "", 0)
+    assert [header[3:35] == run.context.trace_id for header in seen] == [True, False]
+
+
+def test_a_child_of_the_worker_logs_as_the_worker_does(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FUSERY_LOG_FORMAT", "json")
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    try:
+        signals.setup_logging.send(sender=None)
+        logging.getLogger("x").info("a line")
+    finally:
+        root.handlers[:], root.level = handlers, level
+    assert json.loads(capsys.readouterr().err)["service"] == "worker"

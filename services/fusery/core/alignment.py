@@ -31,6 +31,10 @@ class Alignment:
     target_positions_R: IntArray
     source_rows_R: IntArray
 
+    def take(self, which: IntArray) -> Alignment:
+        """The pairs with the given numbers."""
+        return Alignment(self.target_positions_R[which], self.source_rows_R[which])
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -76,6 +80,19 @@ def boundary(source: TokenizedText, target: TokenizedText) -> Alignment:
     if source.has_prefix_space != target.has_prefix_space:
         common &= target_ends > 0
     return Alignment(positions[common], rows[at[common]])
+
+
+def agreeing(pairs: Alignment, source: TokenizedText, target: TokenizedText, vocabulary: VocabularyMap) -> Alignment:
+    """The pairs after which both sides go on with tokens of one cell.
+
+    Where they do not, a tokenizer looked further than its next token (a run of spaces that leaves its last one to the
+    word): the source is right about the text and wrong about the cell, and would teach against the label.
+    """
+    # A source that has read the whole text predicts nothing of it.
+    pairs = pairs.take(np.flatnonzero(pairs.source_rows_R < len(source.ids_T) - 1))
+    source_cells = vocabulary.cell_of_source_V[source.ids_T[pairs.source_rows_R + 1]]
+    target_cells = vocabulary.cell_of_target_V[target.ids_T[pairs.target_positions_R + 1]]
+    return pairs.take(np.flatnonzero(source_cells == target_cells))
 
 
 def _standing(text: TokenizedText) -> IntArray:

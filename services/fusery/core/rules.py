@@ -36,6 +36,13 @@ class Vocabulary(StrEnum):
     EXACT = "exact"
 
 
+class Disagreement(StrEnum):
+    """What becomes of a row after which source and target go on with tokens of different cells."""
+
+    KEEP = "keep"
+    DROP = "drop"
+
+
 class Fallback(StrEnum):
     """What a target position without evidence gets: nothing, or all mass on the token that does follow.
 

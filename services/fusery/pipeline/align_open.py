@@ -22,9 +22,8 @@ from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import TopK
 from fusery.errors import AddressError, FuseryError, InvalidInput, Mismatch, ModelError, Unavailable
 from fusery.models.checkpoint import check_checkpoint, inspect_checkpoint, is_folder
-from fusery.settings import settings
 from fusery.source.api import Distributions, Document, ModelDescription
-from fusery.source.client import SourceClient, read_token
+from fusery.source.client import SourceClient, client_from_settings
 
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
 _FORMS = "expected a model's folder or Hub id, host:port of a source server, or a tokenizer's JSON file"
@@ -110,8 +109,7 @@ def _described(participant: Participant) -> ModelDescription:
 
 
 def _client(participant: Participant, timeout_s: float, retry_for_s: float) -> SourceClient:
-    token = read_token(settings().source_token_file)
-    return SourceClient(participant.given, token=token, timeout_s=timeout_s, retry_for_s=retry_for_s)
+    return client_from_settings(participant.given, timeout_s=timeout_s, retry_for_s=retry_for_s)
 
 
 def opened(participant: Participant, dtype: Dtype) -> Opened:

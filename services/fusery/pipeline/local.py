@@ -19,12 +19,14 @@ from pathlib import Path
 from kombu.exceptions import OperationalError
 
 from fusery.errors import FuseryError, Unavailable
+from fusery.pipeline.conformance import ServedSource
 from fusery.pipeline.coordinator import Coordinator, Progress
-from fusery.pipeline.preflight import Run, check_broker
+from fusery.pipeline.preflight import Run, check_broker, tokenizer_of
 from fusery.pipeline.processes import Child, Supervisor, fusery_command, wait_for_file
 from fusery.run_config import SourceSpec
-from fusery.settings import child_environment, settings
-from fusery.source.client import SourceClient, read_token
+from fusery.settings import child_environment
+from fusery.source.client import SourceClient, client_from_settings
+from fusery.source.conformance import quick_test, refuse_failed
 from fusery.worker.app import TASK_NAME, make_app
 from fusery.worker.plan import Plan, ShardTask, addresses_name
 
@@ -45,7 +47,7 @@ class Services:
     started: tuple[str, ...]
 
     def client(self, source: str) -> SourceClient:
-        return SourceClient(self.addresses[source], token=read_token(settings().source_token_file))
+        return client_from_settings(self.addresses[source])
 
 
 def threads_per_process(run: Run) -> int:
@@ -71,7 +73,11 @@ def services(run: Run) -> Iterator[Services]:
             addresses[source.name] = wait_for_file(file, child, _LOAD_TIMEOUT_S)
             # Started again after a death, it comes back at the same address.
             child.command[child.command.index("--port") + 1] = addresses[source.name].rpartition(":")[2]
-        yield Services(addresses, broker_url, supervisor, tuple(child.name for child in supervisor.children))
+        using = Services(addresses, broker_url, supervisor, tuple(child.name for child in supervisor.children))
+        for source in local:
+            with using.client(source.name) as client:
+                refuse_failed(quick_test(ServedSource(client)), f"source {source.name}")
+        yield using
 
 
 def start_broker(supervisor: Supervisor, folder: Path) -> str:
@@ -107,7 +113,11 @@ def _start_source(run: Run, supervisor: Supervisor, folder: Path, source: Source
     command += ["--dtype", source.dtype.value, "--threads", str(threads_per_process(run))]
     if source.revision is not None:
         command += ["--revision", source.revision]
-    child = Child(f"source {source.name}", command, child_environment(), folder / f"source-{source.name}.log")
+    if (tokenizer := tokenizer_of(run.file, source)) is not None:
+        command += ["--tokenizer", tokenizer]
+    # On loopback without TLS: the certificates of this environment are a client's.
+    plain = child_environment(**dict.fromkeys(("FUSERY_SOURCE_TLS_CERT_FILE", "FUSERY_SOURCE_TLS_KEY_FILE"), ""))
+    child = Child(f"source {source.name}", command, plain, folder / f"source-{source.name}.log")
     return supervisor.start(child), ready
 
 

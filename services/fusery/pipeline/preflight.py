@@ -14,15 +14,18 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import AddressError, ConfigError, CorpusError, ModelError, Unavailable
+from fusery.errors import AddressError, ConfigError, CorpusError, Mismatch, ModelError, Unavailable
 from fusery.formats.store import Store
-from fusery.models.checkpoint import Checkpoint, check_checkpoint, inspect_checkpoint
+from fusery.models.checkpoint import Checkpoint, inspect_checkpoint
+from fusery.pipeline.conformance import ServedSource
 from fusery.pipeline.corpus import Corpora, read_corpora
 from fusery.registry.tracking import check_tracking, default_tracking_uri
-from fusery.run_config import ModelSpec, RunConfig, SourceSpec
+from fusery.run_config import EngineKind, ModelSpec, RunConfig, SourceSpec, split_engine
 from fusery.run_file import RunFile, read_run_file
 from fusery.settings import settings
-from fusery.source.client import SourceClient, read_token
+from fusery.source.client import client_from_settings
+from fusery.source.conformance import quick_test, refuse_failed
+from fusery.source.engines import check_engine, load_engine
 
 _IDENTITY_FILES = (
     *("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json"),
@@ -75,7 +78,7 @@ def open_run(path: Path) -> Run:
     config = file.config
     for spec in (config.target, *config.sources):
         if not _is_remote(spec):
-            check_checkpoint(file.model(spec.model), spec.revision)
+            check_engine(file.model(spec.model), spec.revision, tokenizer_of(file, spec))
     corpora = read_corpora(file)
     store = Store(settings().store or file.store)
     identity = [config.digest(), corpora.train.digest, corpora.held_out.digest]
@@ -89,11 +92,24 @@ def _is_remote(spec: ModelSpec) -> bool:
     return isinstance(spec, SourceSpec) and spec.address is not None
 
 
+def tokenizer_of(file: RunFile, spec: ModelSpec) -> str | None:
+    """The folder or Hub id of the tokenizer that a source behind an inference server is given."""
+    if not isinstance(spec, SourceSpec) or spec.tokenizer is None:
+        return None
+    return file.model(spec.tokenizer)
+
+
+def _is_asked(spec: ModelSpec) -> bool:
+    """Whether an inference server computes the source's distributions, behind a source server of the run's own."""
+    return not _is_remote(spec) and split_engine(spec.model)[0] is not EngineKind.TRANSFORMERS
+
+
 def _identity(file: RunFile, spec: ModelSpec) -> str:
     """What tells this checkpoint from another one: its bytes where it lies here, else its name and revision."""
     folder = Path(file.model(spec.model)) if not _is_remote(spec) else None
     if folder is None or not folder.is_dir():
-        return f"{spec.model}@{spec.revision}"
+        tokenizer = tokenizer_of(file, spec)
+        return f"{spec.model}@{spec.revision}" if tokenizer is None else f"{spec.model}@{tokenizer}"
     content = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.name in _IDENTITY_FILES or path.suffix == ".safetensors":
@@ -113,18 +129,31 @@ def check_run(run: Run) -> Checkpoint:
         check_tracking(run.tracking_uri, timeout_s=5.0)
     if run.broker_url is not None:
         check_broker(run.broker_url)
+    _check_tls(run)
     for source in run.config.sources:
         if source.address is not None:
             _check_served(run, source, source.address)
+        elif _is_asked(source):
+            _check_asked(run, source)
     target = _inspect("target", run.file, run.config.target)
     _check_sequence_length(run, target)
     _check_documents(run, "a training sequence", target.tokenizer, run.config.training.sequence_length)
     for source in run.config.sources:
-        if source.address is None:
+        if source.address is None and not _is_asked(source):
             checkpoint = _inspect(f"source {source.name}", run.file, source)
             _check_k(run, source.name, checkpoint.vocabulary_size)
             _check_documents(run, f"source {source.name}", checkpoint.tokenizer, checkpoint.context_length)
     return target
+
+
+def _check_tls(run: Run) -> None:
+    """Source servers that a run starts itself listen on loopback without TLS, and a client speaks one or the other."""
+    ours = [source.name for source in run.config.sources if source.address is None]
+    if settings().source_tls_ca_file is not None and ours:
+        raise ConfigError(
+            f"{run.file.path}: FUSERY_SOURCE_TLS_CA_FILE is set, so every source needs the address of a server with "
+            f"TLS, and source {ours[0]} has none; start it with fusery serve-source, or unset the variable"
+        )
 
 
 def _check_sequence_length(run: Run, target: Checkpoint) -> None:
@@ -177,19 +206,33 @@ def _check_k(run: Run, name: str, largest: int) -> None:
 
 def _check_served(run: Run, source: SourceSpec, address: str) -> None:
     """The source server answers, and the documents fit its model."""
-    token = read_token(settings().source_token_file)
     try:
-        with SourceClient(address, token=token, timeout_s=5.0, retry_for_s=5.0) as client:
+        with client_from_settings(address, timeout_s=5.0, retry_for_s=5.0) as client:
             model = client.model()
     except (Unavailable, AddressError) as error:
         raise AddressError(
             f"{run.file.path}: source {source.name}: no source server answers at {address}: {error}"
         ) from error
+    except Mismatch as error:
+        raise Mismatch(f"{run.file.path}: source {source.name}: {error}") from error
     _check_k(run, source.name, min(model.vocabulary_size, model.limits.max_top_k))
     # A large vocabulary takes longer than any other answer.
-    with SourceClient(address, token=token, timeout_s=120.0, retry_for_s=5.0) as client:
-        tokenizer = client.tokenizer()
-    _check_documents(run, f"source {source.name}", tokenizer, model.context_length)
+    with client_from_settings(address, timeout_s=120.0, retry_for_s=5.0) as client:
+        served = ServedSource(client)
+        _check_documents(run, f"source {source.name}", served.tokenizer, model.context_length)
+        refuse_failed(quick_test(served), f"{run.file.path}: source {source.name} at {address}")
+
+
+def _check_asked(run: Run, source: SourceSpec) -> None:
+    """The inference server answers as a source must, and the documents fit its model."""
+    role = f"source {source.name}"
+    try:
+        engine = load_engine(source.model, tokenizer=tokenizer_of(run.file, source))
+        _check_k(run, source.name, engine.model.limits.max_top_k)
+        refuse_failed(quick_test(engine), f"{run.file.path}: {role}")
+    except (Unavailable, AddressError) as error:
+        raise AddressError(f"{run.file.path}: {role}: no inference server answers: {error}") from error
+    _check_documents(run, role, engine.tokenizer, engine.model.context_length)
 
 
 def _check_store(run: Run) -> None:

@@ -1,20 +1,27 @@
-"""`fusery query`: a source's next-token candidates at every position of a text."""
+"""`fusery query`: a source's next-token candidates at every position of a text.
+
+The table is cut by hand and not by rich: a token and its probability stay together, a token that a terminal would act
+on is shown and not obeyed, and what goes to a file or a pipe has one line a position, whatever its width.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import InvalidInput
-from fusery.settings import settings
-from fusery.source.api import Distributions, Document
-from fusery.source.client import SourceClient, read_token
+from fusery.pipeline.align_text import TokenNames
+from fusery.source.api import Distributions, Document, ModelDescription
+from fusery.source.client import client_from_settings
+
+_WIDEST_TOKEN, _NARROWEST_ROOM = 24, 12
 
 
 def query(address: str, text: str, top_k: int, as_json: bool) -> None:
@@ -28,27 +35,69 @@ def query(address: str, text: str, top_k: int, as_json: bool) -> None:
         text.encode()
     except UnicodeEncodeError as error:
         raise InvalidInput(f"TEXT is not UTF-8: {error}; check the terminal's encoding") from error
-    token = read_token(settings().source_token_file)
-    with SourceClient(address, token=token, timeout_s=60.0, retry_for_s=10.0) as client:
+    with client_from_settings(address, timeout_s=60.0, retry_for_s=10.0) as client:
         model, tokenizer = client.model(), client.tokenizer()
         [answer] = client.compute([Document("query", text)], top_k, "float32", model.fingerprint)
     rows = _rows(answer, tokenizer)
     if as_json:
         print(json.dumps({"model": model.name, "fingerprint": model.fingerprint, "rows": rows}, indent=1))
         return
-    table = Table(title=Text(f"{model.name} ({model.architecture}, {model.vocabulary_size} tokens)"), box=None)
-    table.add_column("byte", justify="right")
-    table.add_column("token")
-    table.add_column("p(next)", justify="right")
-    table.add_column("candidates for the next token")
-    table.add_column("tail", justify="right")
-    for row in rows:
-        candidates = Text("  ").join(
-            Text.assemble(_shown(c["text"]), " ", (f"{c['probability']:.2f}", "dim")) for c in row["candidates"]
-        )
-        follows = "" if row["next_probability"] is None else f"{row['next_probability']:.3f}"
-        table.add_row(str(row["byte_end"]), _shown(row["token"]), follows, candidates, f"{row['tail']:.2f}")
-    Console().print(table)
+    console = Console(highlight=False)
+    width = console.width if console.is_terminal else None
+    for line in table(model, TokenNames(tokenizer), rows, width):
+        console.print(line, soft_wrap=True)
+
+
+def table(
+    model: ModelDescription, names: TokenNames, rows: Sequence[dict[str, Any]], width: int | None
+) -> Iterator[Text]:
+    """The lines of the table for people, at most `width` columns where that can be done; None: one line a row."""
+    shown = [_clipped(names.shown(row["token_id"])) for row in rows]
+    token = max(5, *(cell_len(name) for name in shown))
+    room = None if width is None else max(width - token - 24, _NARROWEST_ROOM)
+    cut = [_lines([_candidate(names, candidate) for candidate in row["candidates"]], room) for row in rows]
+    heading = "candidates for the next token"
+    heading = heading if room is None or room >= len(heading) else "candidates"
+    across = max(len(heading), *(line.cell_len for lines in cut for line in lines))
+    title = f"{model.name} ({model.architecture}, {model.vocabulary_size} tokens)"
+    yield Text(title if width is None else _clipped(title, width), "italic")
+    yield Text(f" byte  {_filled('token', token)}  p(next)  {_filled(heading, across)}  tail", "bold")
+    for row, name, (first, *more) in zip(rows, shown, cut, strict=True):
+        follows = "" if row["next_probability"] is None else _probability(row["next_probability"], 3)
+        start = Text.assemble(f"{row['byte_end']:>5}  ", (_filled(name, token), "bold"), f"  {follows:>7}  ")
+        yield start + first + Text(" " * (across - first.cell_len) + f"  {row['tail']:.2f}")
+        for line in more:
+            yield Text(" " * (token + 18)) + line
+
+
+def _lines(candidates: Sequence[Text], room: int | None) -> list[Text]:
+    """The candidates two blanks apart, as many in a line as fit; at least one line."""
+    lines = [candidates[0]]
+    for candidate in candidates[1:]:
+        if room is None or lines[-1].cell_len + 2 + candidate.cell_len <= room:
+            lines[-1] = Text("  ").join([lines[-1], candidate])
+        else:
+            lines.append(candidate)
+    return lines
+
+
+def _candidate(names: TokenNames, candidate: dict[str, Any]) -> Text:
+    name = _clipped(names.shown(candidate["token_id"]))
+    return Text.assemble((name, "bold"), " ", (_probability(candidate["probability"], 2), "dim"))
+
+
+def _probability(value: float, digits: int) -> str:
+    """Never 0 for what is only small."""
+    shown = f"{value:.{digits}f}"
+    return shown if float(shown) or value == 0 else f"<{10.0**-digits:.{digits}f}"
+
+
+def _clipped(shown: str, width: int = _WIDEST_TOKEN) -> str:
+    return shown if cell_len(shown) <= width else set_cell_size(shown, width - 1) + "…"
+
+
+def _filled(shown: str, width: int) -> str:
+    return shown + " " * (width - cell_len(shown))
 
 
 def _rows(answer: Distributions, tokenizer: ByteTokenizer) -> list[dict[str, Any]]:
@@ -77,8 +126,3 @@ def _text_of(tokenizer: ByteTokenizer, index: int) -> str:
     """What a token spells; a special token or an id without a token as <id>."""
     spelled = tokenizer.token_bytes[index] if 0 <= index < tokenizer.size else None
     return f"<{index}>" if spelled is None else spelled.decode(errors="backslashreplace")
-
-
-def _shown(text: str) -> Text:
-    """Spaces and line ends made visible."""
-    return Text(text.replace(" ", "␣").replace("\n", "⏎").replace("\t", "⇥") or "∅", style="bold")

@@ -19,6 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from fusery import tracing
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import Degraded, FuseryError, InvalidInput
 from fusery.evaluation import report as reports
@@ -175,7 +176,7 @@ def _train_some(run: Run, plan: Plan, board: Board, trainings: Sequence[bool], t
             command = fusery_command("train", str(run.file.path), "--threads", str(threads))
             command += ["--clm-only"] if clm_only else []
             name = "train clm" if clm_only else "train fused"
-            child = Child(name, command, child_environment(), run.folder / "services" / f"{name.replace(' ', '-')}.log")
+            child = Child(name, command, _environment(), run.folder / "services" / f"{name.replace(' ', '-')}.log")
             children[clm_only] = supervisor.start(child)
         while any(child.is_running() for child in children.values()):
             board.update(*(_training_line(run, plan, clm_only, total) for clm_only in children))
@@ -205,12 +206,17 @@ def _training_line(run: Run, plan: Plan, clm_only: bool, total: int) -> Line:
     return Line("train clm" if clm_only else "train fused", done, total, "tokens", note)
 
 
+def _environment() -> dict[str, str]:
+    """Of a child that carries out a part of this run: its work belongs to this command's trace."""
+    return child_environment(TRACEPARENT=tracing.outgoing())
+
+
 def _command(run: Run, board: Board, title: str, *arguments: str) -> None:
     """Runs one command of fusery's as a child, to its end."""
     board.update(Line(title, 0, 1, "steps"))
     with Supervisor() as supervisor:
         log = run.folder / "services" / f"{title}.log"
-        child = supervisor.start(Child(title, fusery_command(*arguments), child_environment(), log))
+        child = supervisor.start(Child(title, fusery_command(*arguments), _environment(), log))
         while child.is_running():
             time.sleep(_POLL_S)
             board.heartbeat()

@@ -1,31 +1,31 @@
 """A source, as a worker sees it: blocking calls, values of `api`, errors of our own tree, retries inside.
 
-A call is repeated whole until it succeeds or `retry_for_s` has passed: a source that is killed and started
-again at its address costs time and nothing else. gRPC's own retries are off: they stop at five attempts, and at
-the first message of a stream. The channel is made at the first call, never before a fork.
+A call is repeated whole, at the next server if there are several, until it succeeds or `retry_for_s` has passed: a
+source that is killed and started again at its address costs time and nothing else. gRPC's own retries are off: they
+stop at five attempts, and at the first message of a stream. Channels are made at the first call, never before a fork.
 """
 
 from __future__ import annotations
 
-import logging
+import json
 import random
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-import grpc
-
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import AddressError, ConfigError, Corrupt, FuseryError, Mismatch, TooLarge, Unavailable
+from fusery.errors import ConfigError, Corrupt, Mismatch
 from fusery.formats.packing import LogProbs
 from fusery.pb import distributions_pb2 as pb
 from fusery.pb import distributions_pb2_grpc as pb_grpc
+from fusery.settings import settings
 from fusery.source import wire
-from fusery.source.api import ERROR_KEY, MAX_MESSAGE_BYTES, Distributions, Document, ModelDescription
-
-log = logging.getLogger(__name__)
+from fusery.source.address import Turns, parse_address
+from fusery.source.api import MAX_MESSAGE_BYTES, Distributions, Document, ModelDescription
+from fusery.source.call import Call, Peers, Times
+from fusery.source.in_flight import in_order
+from fusery.source.tls import ClientTls, client_tls, open_channel
 
 T = TypeVar("T")
 
@@ -45,14 +45,12 @@ _OPTIONS = (
     # Clients of one process share neither connections nor their back-off.
     ("grpc.use_local_subchannel_pool", 1),
 )
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
-
-_WITHOUT_CLASS: dict[grpc.StatusCode, type[FuseryError]] = {
-    grpc.StatusCode.UNAUTHENTICATED: ConfigError,
-    grpc.StatusCode.UNIMPLEMENTED: AddressError,
-    grpc.StatusCode.RESOURCE_EXHAUSTED: TooLarge,
-}
-"""Statuses that gRPC makes itself, or that carry no class; every other one is a broken connection: Unavailable."""
+_BALANCED = (
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+    # A server that came up is found when another one fails, and not up to 30 s later.
+    ("grpc.dns_min_time_between_resolutions_ms", 2_000),
+)
+"""For a name with several servers behind it; by default all calls go to the first of them."""
 
 
 def read_token(path: Path | None) -> str | None:
@@ -73,20 +71,36 @@ def read_token(path: Path | None) -> str | None:
 
 
 class SourceClient:
-    """A source server at `address` (host:port).
+    """A source at `address`: host:port, a list host:port,host:port, or dns:///name:port; several are taken in turn.
 
-    `timeout_s` is the deadline of one attempt, waiting in the server's queue included.
+    `timeout_s` is the deadline of one attempt, waiting in the server's queue included; attempts go on for
+    `retry_for_s` after the first failure; `deadline_s` is the deadline of the whole call, None: the sum of both.
+    One thread at a time.
+
+    Raises:
+        AddressError: `address` has none of these forms.
     """
 
     def __init__(
-        self, address: str, *, token: str | None = None, timeout_s: float = 600.0, retry_for_s: float = 120.0
+        self,
+        address: str,
+        *,
+        token: str | None = None,
+        tls: ClientTls | None = None,
+        timeout_s: float = 600.0,
+        retry_for_s: float = 120.0,
+        deadline_s: float | None = None,
     ) -> None:
         self.address = address
-        self._timeout_s = timeout_s
-        self._retry_for_s = retry_for_s
+        parsed = parse_address(address)
+        self._options = _OPTIONS + (_BALANCED if parsed.balanced else ())
+        deadline_s = timeout_s + retry_for_s if deadline_s is None else deadline_s
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
-        self._channel: Any = None
-        self._random = random.Random()
+        self._tls = tls
+        self._channels: dict[str, Any] = {}
+        # Many workers begin at the same time; they must not all begin with the same server.
+        turns = Turns(len(parsed.targets), random.randrange(len(parsed.targets)))
+        self._peers = Peers(parsed.targets, turns, Times(timeout_s, retry_for_s, deadline_s))
 
     def __enter__(self) -> SourceClient:
         return self
@@ -95,17 +109,30 @@ class SourceClient:
         self.close()
 
     def close(self) -> None:
-        if self._channel is not None:
-            self._channel.close()
-            self._channel = None
+        while self._channels:
+            self._channels.popitem()[1].close()
+
+    @property
+    def servers(self) -> int:
+        """How many servers the address names; 1 for a DNS name, whatever is behind it."""
+        return len(self._peers.targets)
 
     def model(self) -> ModelDescription:
-        """Which model is served.
+        """Which model is served. Every server of a list is asked.
 
         Raises:
+            Mismatch: two servers of the list serve different models.
             FuseryError: as `compute`.
         """
-        return self._retrying(lambda: wire.read_model(self._stub().GetModel(pb.GetModelRequest(), **self._call())))
+        first, *others = (self._ask_model(server) for server in range(self.servers))
+        for target, model in zip(self._peers.targets[1:], others, strict=True):
+            if model.fingerprint != first.fingerprint:
+                raise Mismatch(
+                    f"source fingerprints: {first.name} at {self._peers.targets[0]} is {first.fingerprint[:12]}…, "
+                    f"{model.name} at {target} is {model.fingerprint[:12]}…; all servers of a list must serve the "
+                    "same model with the same dtype"
+                )
+        return first
 
     def tokenizer(self) -> ByteTokenizer:
         """The very tokenizer that the source uses.
@@ -113,7 +140,9 @@ class SourceClient:
         Raises:
             Mismatch: it behaves differently here than there: the tokenizers packages differ.
         """
-        tokenizer, expected = self._retrying(self._read_tokenizer)
+        server = self._peers.turns.take()
+        expected = self._ask_model(server).tokenizer_fingerprint
+        tokenizer = self._call("GetTokenizer", pb.GetTokenizerRequest(), wire.read_tokenizer, server).result()
         if tokenizer.fingerprint != expected:
             raise Mismatch(
                 f"{self.address}: tokenizer mismatch: the source's is {expected[:12]}…, here it becomes "
@@ -135,55 +164,71 @@ class SourceClient:
             InvalidInput: the source refuses the request; its subclasses TooLarge, Mismatch and so on say why.
             FuseryError: the source has a defect.
         """
-        request = wire.write_request(documents, top_k, log_probs, expected_fingerprint)
-        return self._retrying(lambda: self._compute(request, documents, top_k, log_probs))
+        return self._compute(documents, top_k, log_probs, expected_fingerprint).result()
+
+    def compute_many(
+        self,
+        requests: Iterable[Sequence[Document]],
+        top_k: int,
+        log_probs: LogProbs = "float16",
+        expected_fingerprint: str | None = None,
+        *,
+        in_flight: int = 2,
+    ) -> Iterator[list[Distributions]]:
+        """The answers of `compute` to each of the requests, in order, byte for byte the same.
+
+        At most `in_flight` requests for each server that the address names are under way at any time: with 2, a model
+        works on the next one while this one's answer is received and used. A request that fails is repeated alone; an
+        error that no repeating helps cancels those behind it, and so does a caller that stops iterating. The deadline
+        of an attempt runs from its start, so it includes the time that an answer waits for the caller.
+
+        Raises:
+            FuseryError: as `compute`; an error of a later request may come before an earlier answer.
+        """
+        return in_order(
+            lambda documents: self._compute(documents, top_k, log_probs, expected_fingerprint),
+            requests,
+            in_flight * self.servers,
+        )
 
     def _compute(
-        self, request: pb.ComputeDistributionsRequest, documents: Sequence[Document], top_k: int, log_probs: LogProbs
-    ) -> list[Distributions]:
-        messages = list(self._stub().ComputeDistributions(request, **self._call()))
-        if len(messages) != len(documents):
-            raise Corrupt(f"{self.address}: {len(messages)} answers to {len(documents)} documents; ask again")
-        return [
-            wire.read_answer(message, document, top_k, log_probs)
-            for message, document in zip(messages, documents, strict=True)
-        ]
+        self, documents: Sequence[Document], top_k: int, log_probs: LogProbs, expected_fingerprint: str | None
+    ) -> Call[list[Distributions]]:
+        request = wire.write_request(documents, top_k, log_probs, expected_fingerprint)
 
-    def _read_tokenizer(self) -> tuple[ByteTokenizer, str]:
-        model = wire.read_model(self._stub().GetModel(pb.GetModelRequest(), **self._call()))
-        tokenizer = wire.read_tokenizer(self._stub().GetTokenizer(pb.GetTokenizerRequest(), **self._call()))
-        return tokenizer, model.tokenizer_fingerprint
+        def read(rpc: Any) -> list[Distributions]:
+            messages = list(rpc)
+            if len(messages) != len(documents):
+                raise Corrupt(f"{self.address}: {len(messages)} answers to {len(documents)} documents; ask again")
+            pairs = zip(messages, documents, strict=True)
+            return [wire.read_answer(message, document, top_k, log_probs) for message, document in pairs]
 
-    def _stub(self) -> Any:
-        if self._channel is None:
-            self._channel = grpc.insecure_channel(self.address, _OPTIONS)
-        return pb_grpc.DistributionsServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        return self._call("ComputeDistributions", request, read)
 
-    def _call(self) -> dict[str, Any]:
-        return {"timeout": self._timeout_s, "metadata": self._metadata}
+    def _ask_model(self, server: int) -> ModelDescription:
+        return self._call("GetModel", pb.GetModelRequest(), lambda rpc: wire.read_model(rpc.result()), server).result()
 
-    def _retrying(self, call: Callable[[], T]) -> T:
-        give_up = time.monotonic() + self._retry_for_s
-        pause_s = _FIRST_PAUSE_S
-        while True:
-            try:
-                return call()
-            except grpc.RpcError as broken:
-                error, cause = error_of(broken, self.address), broken
-            except Corrupt as corrupt:
-                error, cause = corrupt, corrupt.__cause__
-            wait_s = pause_s * self._random.uniform(0.5, 1.0)
-            if not error.retryable or time.monotonic() + wait_s > give_up:
-                raise error from cause
-            log.info("%s: %s; trying again in %.1f s", self.address, error, wait_s)
-            time.sleep(wait_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+    def _call(self, method: str, request: Any, read: Callable[[Any], T], server: int | None = None) -> Call[T]:
+        def begin(target: str, timeout_s: float, metadata: tuple[tuple[str, str], ...]) -> Any:
+            sent = getattr(self._stub(target), method)
+            # A call with one answer blocks, unless it is asked for as a future.
+            sent = getattr(sent, "future", sent)
+            return sent(request, timeout=timeout_s, metadata=(*self._metadata, *metadata))
+
+        return Call(method, begin, read, self._peers, server)
+
+    def _stub(self, target: str) -> Any:
+        if target not in self._channels:
+            self._channels[target] = open_channel(target, self._options, self._tls)
+        return pb_grpc.DistributionsServiceStub(self._channels[target])  # type: ignore[no-untyped-call]
 
 
-def error_of(broken: Any, address: str) -> FuseryError:
-    """The error of our tree that a failed call stands for."""
-    code, details = broken.code(), broken.details()
-    name = next((value for key, value in broken.trailing_metadata() or () if key == ERROR_KEY), None)
-    kind = wire.error_classes().get(str(name)) or _WITHOUT_CLASS.get(code, Unavailable)
-    hint = "; is this a fusery source server?" if code is grpc.StatusCode.UNIMPLEMENTED else ""
-    return kind(f"source {address}: {details}{hint}" if name else f"source {address}: {code.name}: {details}{hint}")
+def client_from_settings(address: str, *, timeout_s: float = 600.0, retry_for_s: float = 120.0) -> SourceClient:
+    """A client with the token and the TLS files that this process's environment names, FUSERY_SOURCE_….
+
+    Raises:
+        AddressError: see SourceClient.
+        ConfigError: a file that the environment names can't be used.
+    """
+    token = read_token(settings().source_token_file)
+    return SourceClient(address, token=token, tls=client_tls(), timeout_s=timeout_s, retry_for_s=retry_for_s)

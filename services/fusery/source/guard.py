@@ -1,21 +1,26 @@
-"""What every call passes: the bearer token, and the translation of errors into gRPC status codes.
+"""What every call passes: the bearer token, admission, the translation of errors into gRPC status codes, and a record.
 
-The class of an error decides its status. What is not of our tree is a defect: its text stays in the log, under
-an id that the caller gets. gRPC itself would send the text of any exception to the caller.
+A call without the token, or one that finds the queue full, is refused before its request is read. The class of an
+error decides its status. What is not of our tree is a defect: its text stays in the log, under an id that the caller
+gets. gRPC itself would send the text of any exception to the caller.
 """
 
 from __future__ import annotations
 
-import hmac
+import asyncio
 import logging
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, NoReturn
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Protocol
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from fusery.errors import Corrupt, FuseryError, InvalidInput, Mismatch, Overloaded, TooLarge, Unavailable
+from fusery.source import violations
 from fusery.source.api import ERROR_KEY
+from fusery.source.call_record import CallRecord, Observer, current, trace_id_of
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +34,21 @@ _STATUS: tuple[tuple[type[FuseryError], grpc.StatusCode], ...] = (
 )
 """The first class that fits decides, so the particular ones stand before the general ones."""
 
-_MAX_MESSAGE_CHARACTERS = 600
-"""A status message travels percent-encoded in HTTP/2 headers, of which a client takes 8 KiB in all."""
+_MAX_MESSAGE_CHARACTERS, _MAX_MESSAGE_BYTES = 600, 900
+"""A client takes 8 KiB of trailing metadata in all. A message is in it percent-encoded, and for InvalidInput twice
+more in base64."""
+
+_HEALTH = "/grpc.health.v1.Health/"
+
+
+class Token(Protocol):
+    def allows(self, given: str | bytes) -> bool:
+        """Whether a call with this `authorization` is let in."""
+        ...
+
+
+class _WrongToken(Exception):
+    """Kept out of our tree: the status says it all, and gRPC's own clients know it."""
 
 
 def status_of(error: FuseryError) -> grpc.StatusCode:
@@ -38,72 +56,113 @@ def status_of(error: FuseryError) -> grpc.StatusCode:
 
 
 class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
-    """Applies to the methods of one service; health checks need no token and answer in their own words."""
+    """Applies to everything but health checks, which need no token; `service` is what it counts and logs.
 
-    def __init__(self, service: str, token: str | None) -> None:
+    `admit` raises what a call of a method is refused with before its request is read.
+    """
+
+    def __init__(
+        self, service: str, token: Token, admit: Callable[[str], None], observers: Sequence[Observer] = ()
+    ) -> None:
         self._prefix = f"/{service}/"
-        self._expected = None if token is None else f"Bearer {token}".encode()
+        self._token = token
+        self._admit = admit
+        self._observers = observers
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
+        if details.method.startswith(_HEALTH):
+            return await continuation(details)
+        metadata = details.invocation_metadata or ()
+        given = next((value for key, value in metadata if key == "authorization"), "")
         handler = await continuation(details)
-        if handler is None or not details.method.startswith(self._prefix):
+        ours = handler is not None and details.method.startswith(self._prefix)
+        call = CallRecord(details.method.removeprefix(self._prefix) if ours else "other", trace_id_of(metadata))
+        if not self._token.allows(given):
+            return self._refusing(call, _WrongToken())
+        if not ours:
             return handler
-        allowed = self._allows(details.invocation_metadata)
+        try:
+            self._admit(call.method)
+        except FuseryError as error:
+            return self._refusing(call, error)
+        return self._guarded(call, handler)
+
+    def _refusing(self, call: CallRecord, error: Exception) -> Any:
+        """As a method that reads its requests one by one, because gRPC reads the only request of others first."""
+
+        async def refuse(_requests: Any, context: Any) -> None:
+            async with self._recorded(call, context, []):
+                raise error
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+    def _guarded(self, call: CallRecord, handler: Any) -> Any:
+        """The handler, reading the request itself: bytes that are none are the caller's fault, and no defect."""
+
+        async def unary(content: bytes, context: Any) -> Any:
+            async with self._recorded(call, context, requests := []):
+                requests.append(_parsed(content, handler))
+                return await handler.unary_unary(requests[0], context)
+
+        async def stream(content: bytes, context: Any) -> None:
+            async with self._recorded(call, context, requests := []):
+                requests.append(_parsed(content, handler))
+                async for response in handler.unary_stream(requests[0], context):
+                    await context.write(response)
+
         if handler.response_streaming:
-            make, guarded = grpc.unary_stream_rpc_method_handler, _stream(handler.unary_stream, details.method, allowed)
-        else:
-            make, guarded = grpc.unary_unary_rpc_method_handler, _unary(handler.unary_unary, details.method, allowed)
-        return make(guarded, handler.request_deserializer, handler.response_serializer)
+            return grpc.unary_stream_rpc_method_handler(stream, None, handler.response_serializer)
+        return grpc.unary_unary_rpc_method_handler(unary, None, handler.response_serializer)
 
-    def _allows(self, metadata: Any) -> bool:
-        if self._expected is None:
-            return True
-        given = next((value for key, value in metadata or () if key == "authorization"), "")
-        return hmac.compare_digest(given.encode() if isinstance(given, str) else given, self._expected)
-
-
-def _unary(behaviour: Callable[[Any, Any], Awaitable[Any]], method: str, allowed: bool) -> Any:
-    async def guarded(request: Any, context: Any) -> Any:
+    @asynccontextmanager
+    async def _recorded(self, call: CallRecord, context: Any, requests: list[Any]) -> AsyncIterator[None]:
+        """Ends the call with the status of what is raised inside; `requests` holds its request once that is read."""
+        current.set(call)
         try:
-            await _check_token(context, allowed)
-            return await behaviour(request, context)
+            yield
+            call.end("OK")
+        except asyncio.CancelledError:
+            left_s = context.time_remaining()
+            call.end("CANCELLED" if left_s is None or left_s > 0 else "DEADLINE_EXCEEDED")
+            raise
         except grpc.aio.BaseError:
+            call.end("CANCELLED")
             raise
         except Exception as error:
-            await _abort(context, method, error)
-
-    return guarded
-
-
-def _stream(behaviour: Callable[[Any, Any], AsyncIterator[Any]], method: str, allowed: bool) -> Any:
-    async def guarded(request: Any, context: Any) -> AsyncIterator[Any]:
-        try:
-            await _check_token(context, allowed)
-            async for response in behaviour(request, context):
-                yield response
-        except grpc.aio.BaseError:
-            raise
-        except Exception as error:
-            await _abort(context, method, error)
-
-    return guarded
+            code, message, metadata = _answer(error, call.method, requests[0] if requests else None)
+            call.end(code.name)
+            await context.abort(code, message, metadata)
+        finally:
+            for observer in self._observers:
+                observer.observe(call)
 
 
-async def _check_token(context: Any, allowed: bool) -> None:
-    if not allowed:
+def _parsed(content: bytes, handler: Any) -> Any:
+    try:
+        return handler.request_deserializer(content)
+    except DecodeError as error:
+        raise InvalidInput(
+            "request: its bytes are not the message that this method takes; make the client from the same proto file"
+        ) from error
+
+
+def _answer(error: Exception, method: str, request: Any) -> tuple[grpc.StatusCode, str, tuple[tuple[str, Any], ...]]:
+    """Status, message and trailing metadata that a caller gets for an error."""
+    if isinstance(error, _WrongToken):
         message = "bearer token missing or wrong; set FUSERY_SOURCE_TOKEN_FILE to the file that the server uses"
-        await context.abort(grpc.StatusCode.UNAUTHENTICATED, message)
-
-
-async def _abort(context: Any, method: str, error: Exception) -> NoReturn:
-    if isinstance(error, FuseryError):
-        code, message, kind = status_of(error), str(error), type(error).__name__
-    else:
+        return grpc.StatusCode.UNAUTHENTICATED, message, ()
+    if not isinstance(error, FuseryError):
         error_id = uuid.uuid4().hex[:12]
         log.error("error %s in %s", error_id, method, exc_info=error)
-        code, kind = grpc.StatusCode.INTERNAL, FuseryError.__name__
         message = f"internal error {error_id}; the source server's log tells what happened under this id"
-    if len(message) > _MAX_MESSAGE_CHARACTERS:
-        message = message[:_MAX_MESSAGE_CHARACTERS] + " …"
-    await context.abort(code, message, ((ERROR_KEY, kind),))
-    raise AssertionError("abort raises")
+        return grpc.StatusCode.INTERNAL, message, ((ERROR_KEY, FuseryError.__name__),)
+    code, message = status_of(error), _cut(str(error))
+    metadata: tuple[tuple[str, Any], ...] = ((ERROR_KEY, type(error).__name__),)
+    if code is grpc.StatusCode.INVALID_ARGUMENT and isinstance(error, InvalidInput):
+        metadata += violations.details(message, violations.field_of(error, request))
+    return code, message, metadata
+
+
+def _cut(message: str) -> str:
+    kept = message.encode(errors="replace")[:_MAX_MESSAGE_BYTES].decode(errors="ignore")[:_MAX_MESSAGE_CHARACTERS]
+    return kept if len(kept) == len(message) else kept + " …"

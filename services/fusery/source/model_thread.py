@@ -7,11 +7,11 @@ belong to a thread. The bound makes a flood of requests fail at once with Overlo
 from __future__ import annotations
 
 import asyncio
-import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from fusery.errors import Overloaded
 
@@ -22,7 +22,11 @@ class ModelThread:
     """Runs functions one after the other, in the order they came."""
 
     def __init__(self, waiting_limit: int) -> None:
-        self._jobs: queue.Queue[Callable[[], None] | None] = queue.Queue(waiting_limit)
+        self._limit = waiting_limit
+        self._changed = threading.Condition()
+        self._waiting: dict[Future[Any], Callable[[], Any]] = {}
+        self._closing = False
+        self._busy_since: float | None = None
         # A daemon, so that a process that ends does not wait for a model that is still loading.
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
         self._thread.start()
@@ -34,29 +38,71 @@ class ModelThread:
             Overloaded: as many functions as the limit allows are waiting.
         """
         future: Future[T] = Future()
-        try:
-            self._jobs.put_nowait(lambda: _settle(future, function))
-        except queue.Full:
-            raise Overloaded(f"{self._jobs.maxsize} requests are waiting for the model; try again later") from None
+        with self._changed:
+            self._check_room()
+            self._waiting[future] = function
+            self._changed.notify()
+        future.add_done_callback(self._forget)
         return await asyncio.wrap_future(future)
+
+    def check_room(self) -> None:
+        """Nothing, if `run` would take a function now.
+
+        Raises:
+            Overloaded: it would not.
+        """
+        with self._changed:
+            self._check_room()
+
+    def waiting(self) -> int:
+        """Functions that wait for their turn."""
+        with self._changed:
+            return len(self._waiting)
+
+    def busy_s(self) -> float:
+        """How long the function of the moment has been running; 0 if there is none."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
 
     def close(self, timeout_s: float) -> None:
         """Ends the thread after what is queued; waits at most `timeout_s` for it."""
-        try:
-            self._jobs.put(None, timeout=timeout_s)
-        except queue.Full:
-            return
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
         self._thread.join(timeout_s)
 
+    def _check_room(self) -> None:
+        if len(self._waiting) >= self._limit:
+            raise Overloaded(f"{self._limit} requests are waiting for the model; try again later")
+
+    def _forget(self, future: Future[Any]) -> None:
+        """A caller that gave up must not keep others out while the model is busy."""
+        with self._changed:
+            self._waiting.pop(future, None)
+
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
+        while (job := self._next()) is not None:
+            self._settle(*job)
+            # The last answer must not stay in memory until the next request.
+            del job
 
+    def _settle(self, future: Future[T], function: Callable[[], T]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        self._busy_since = time.monotonic()
+        try:
+            result = function()
+        except BaseException as error:  # handed to the caller, whatever it is
+            self._busy_since = None
+            future.set_exception(error)
+        else:
+            # Before the caller goes on: it must never find the thread busy with its own, finished function.
+            self._busy_since = None
+            future.set_result(result)
 
-def _settle(future: Future[T], function: Callable[[], T]) -> None:
-    if not future.set_running_or_notify_cancel():
-        return
-    try:
-        future.set_result(function())
-    except BaseException as error:  # handed to the caller, whatever it is
-        future.set_exception(error)
+    def _next(self) -> tuple[Future[Any], Callable[[], Any]] | None:
+        with self._changed:
+            while not self._waiting and not self._closing:
+                self._changed.wait()
+            future = next(iter(self._waiting), None)
+            return None if future is None else (future, self._waiting.pop(future))

@@ -9,47 +9,39 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import AsyncIterator, Callable
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from fusery.core.rules import Dtype
-from fusery.errors import ConfigError, Mismatch, Unavailable
-from fusery.formats.packing import LogProbs
-from fusery.models.checkpoint import check_checkpoint
-from fusery.pb import distributions_pb2 as pb
+from fusery.errors import ConfigError
 from fusery.pb import distributions_pb2_grpc as pb_grpc
-from fusery.source import wire
-from fusery.source.api import MAX_MESSAGE_BYTES, Document, Limits, check_request
-from fusery.source.client import read_token
-from fusery.source.guard import Guard
+from fusery.source.api import Limits
+from fusery.source.call_record import Observer, RequestLog
+from fusery.source.engines import check_engine, load_engine
+from fusery.source.front import Front
+from fusery.source.guard import Guard, Token
 from fusery.source.model_thread import ModelThread
+from fusery.source.probes import Probes
+from fusery.source.service import SERVICE, DistributionsService
+from fusery.source.tls import server_credentials
+from fusery.source.token_file import FixedToken, TokenFile
 
 if TYPE_CHECKING:
     from fusery.source.engine import Engine
+    from fusery.source.metrics import Metrics, MetricsPort
 
 log = logging.getLogger(__name__)
-
-SERVICE = pb.DESCRIPTOR.services_by_name["DistributionsService"].full_name
-
-_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    # Two servers on one port would share its calls at random; the second must fail.
-    ("grpc.so_reuseport", 0),
-    # Clients ping every 30 s to find out that a machine is gone; by default that counts as abuse.
-    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-)
 
 
 @dataclass(frozen=True, slots=True)
 class ServeConfig:
-    """A source server: which model, how, and where it listens. `port` 0 takes a free one.
+    """A source server: which model (`engines` tells how it is named), how, where it listens. `port` 0: a free one.
 
     `ready_file` is written with host:port once the model is loaded. `token_file` holds the bearer token that
     calls must carry. `device` is a torch device, None: a GPU if there is one; `threads` are torch's on a CPU.
@@ -57,6 +49,7 @@ class ServeConfig:
 
     model: str
     revision: str | None = None
+    tokenizer: str | None = None
     dtype: str = Dtype.FLOAT32.value
     attention: str | None = None
     device: str | None = None
@@ -69,6 +62,7 @@ class ServeConfig:
     waiting_requests: int = 32
     drain_s: float = 30.0
     limits: Limits = field(default_factory=Limits)
+    front: Front = field(default_factory=Front)
 
 
 def serve(config: ServeConfig) -> int:
@@ -76,22 +70,42 @@ def serve(config: ServeConfig) -> int:
 
     Raises:
         ModelError: the checkpoint can't be used.
-        ConfigError: the port can't be had, or the token file can't be read.
+        ConfigError: a port can't be had, or the files of token or TLS can't be used.
     """
-    check_checkpoint(config.model, config.revision)
+    token = None if config.token_file is None else TokenFile(config.token_file)
+    if config.front.tls is not None:
+        config.front.tls.read()
+    check_engine(config.model, config.revision, config.tokenizer)
     if config.ready_file is not None:
         config.ready_file.unlink(missing_ok=True)
-    asyncio.run(_serve(config))
+    asyncio.run(_serve(config, token))
     return 0
 
 
-async def _serve(config: ServeConfig) -> None:
+async def _serve(config: ServeConfig, token: TokenFile | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    server = SourceServer(lambda: _load(config), read_token(config.token_file), config.waiting_requests)
-    address = await server.start(config.host, config.port)
-    log.info("%s: listening on %s, loading", config.model, address)
+    server = SourceServer(lambda: _load(config), token, config.waiting_requests, config.front)
+    try:
+        address = await server.start(config.host, config.port)
+        log.info("%s: listening on %s, loading", config.model, address)
+        _tell_of(server, config, open_to_all=token is None and config.front.tls is None)
+        await _serve_until(stop, server, config, address)
+        log.info("%s: draining", config.model)
+    finally:
+        await server.drain(config.drain_s)
+
+
+def _tell_of(server: SourceServer, config: ServeConfig, *, open_to_all: bool) -> None:
+    for what, address in (("health checks", server.health_address), ("metrics", server.metrics_address)):
+        if address is not None:
+            log.info("%s: %s on %s", config.model, what, address)
+    if open_to_all and config.host not in ("127.0.0.1", "::1", "localhost"):
+        log.warning("whoever reaches %s may use this server: it has neither TLS nor a token", config.host)
+
+
+async def _serve_until(stop: asyncio.Event, server: SourceServer, config: ServeConfig, address: str) -> None:
     stopping, loading = asyncio.ensure_future(stop.wait()), asyncio.ensure_future(server.load())
     try:
         await asyncio.wait((stopping, loading), return_when=asyncio.FIRST_COMPLETED)
@@ -101,24 +115,21 @@ async def _serve(config: ServeConfig) -> None:
             if config.ready_file is not None:
                 _write_whole(config.ready_file, address)
             await stopping
-        log.info("%s: draining", config.model)
     finally:
         stopping.cancel()
-        await server.drain(config.drain_s)
         loading.cancel()
 
 
 def _load(config: ServeConfig) -> Engine:
-    import torch
-
-    from fusery.source.engine import load_engine
-
     if config.threads is not None:
+        import torch
+
         torch.set_num_threads(config.threads)
     return load_engine(
         config.model,
         config.revision,
         Dtype(config.dtype),
+        tokenizer=config.tokenizer,
         attention=config.attention,
         device=config.device,
         name=config.name,
@@ -136,92 +147,106 @@ def _write_whole(path: Path, content: str) -> None:
 class SourceServer:
     """A gRPC server of one engine, which `load` makes in the model's thread."""
 
-    def __init__(self, load: Callable[[], Engine], token: str | None = None, waiting_requests: int = 32) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Engine],
+        token: Token | str | None = None,
+        waiting_requests: int = 32,
+        front: Front | None = None,
+    ) -> None:
         self._load = load
+        self._front = front or Front()
         self._thread = ModelThread(waiting_requests)
-        self._service = DistributionsService(self._thread)
-        self._health = health.aio.HealthServicer()
-        self._server = grpc.aio.server(options=_OPTIONS, interceptors=(Guard(SERVICE, token),))
+        self._probes = Probes(SERVICE, self._thread.busy_s, self._front.hang_s)
+        self._service = DistributionsService(self._thread, self._probes)
+        self._metrics = self._make_metrics()
+        checked = FixedToken(token) if token is None or isinstance(token, str) else token
+        observers: list[Observer] = [RequestLog(), *([] if self._metrics is None else [self._metrics])]
+        guard = Guard(SERVICE, checked, self._service.admit, observers)
+        self._server = grpc.aio.server(options=self._front.options(), interceptors=(guard,))
         pb_grpc.add_DistributionsServiceServicer_to_server(  # type: ignore[no-untyped-call]
             self._service, self._server
         )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        self._probes.add_to(self._server)
+        if self._front.reflection:
+            _reflect(self._server)
+        self._plain: Any = None
+        self._metrics_port: MetricsPort | None = None
+        self._watching: asyncio.Task[None] | None = None
+        self.health_address: str | None = None
+        self.metrics_address: str | None = None
 
     async def start(self, host: str, port: int) -> str:
         """host:port that it listens on, not serving yet.
 
         Raises:
-            ConfigError: the port can't be had.
+            ConfigError: a port can't be had, or the files of TLS can't be used.
         """
-        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
-        shown = f"[{host}]" if ":" in host else host
-        try:
-            bound = self._server.add_insecure_port(f"{shown}:{port}")
-        except RuntimeError as error:
-            raise ConfigError(f"{shown}:{port} can't be listened on: {error}; is another server there?") from error
+        await self._probes.refresh()
+        tls, shown = self._front.tls, f"[{host}]" if ":" in host else host
+        bound = _listen(self._server, f"{shown}:{port}", None if tls is None else server_credentials(tls))
         await self._server.start()
+        if self._front.health_port is not None:
+            self.health_address = await self._open_health(shown, self._front.health_port)
+        if self._metrics is not None and self._front.metrics_port is not None:
+            self.metrics_address = await self._open_metrics(host, shown, self._front.metrics_port, self._metrics)
+        self._watching = asyncio.ensure_future(self._probes.watch())
         return f"{shown}:{bound}"
+
+    async def _open_health(self, shown: str, port: int) -> str:
+        # A server of its own: a plain port of the other one would serve everything in plain text.
+        self._plain = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
+        self._probes.add_to(self._plain)
+        bound = _listen(self._plain, f"{shown}:{port}", None)
+        await self._plain.start()
+        return f"{shown}:{bound}"
+
+    async def _open_metrics(self, host: str, shown: str, port: int, metrics: Metrics) -> str:
+        from fusery.source.metrics import MetricsPort
+
+        self._metrics_port = await asyncio.to_thread(MetricsPort, metrics, host, port)
+        return f"{shown}:{self._metrics_port.port}"
 
     async def load(self) -> None:
         """Serving, when this returns; raises what `load` raises."""
-        self._service.engine = await self._thread.run(self._load)
-        await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+        engine = self._service.engine = await self._thread.run(self._load)
+        if self._metrics is not None:
+            self._metrics.describe(engine.model)
+        await self._probes.show_loaded()
 
     async def drain(self, grace_s: float) -> None:
         """Refuses new calls, answers those begun for `grace_s`, then ends."""
-        self._service.draining = True
-        await self._health.enter_graceful_shutdown()
+        until = time.monotonic() + grace_s
+        await self._probes.show_draining()
         await self._server.stop(grace_s)
-        await asyncio.to_thread(self._thread.close, grace_s)
+        if self._plain is not None:
+            await self._plain.stop(0)
+        await asyncio.to_thread(self._thread.close, max(0.0, until - time.monotonic()))
+        if self._metrics_port is not None:
+            await asyncio.to_thread(self._metrics_port.close)
+        if self._watching is not None:
+            self._watching.cancel()
 
-    async def _set_health(self, status: Any) -> None:
-        for service in ("", SERVICE):
-            await self._health.set(service, status)
+    def _make_metrics(self) -> Metrics | None:
+        if self._front.metrics_port is None:
+            return None
+        from fusery.source.metrics import Metrics
 
-
-class DistributionsService(pb_grpc.DistributionsServiceServicer):
-    """The methods of distributions.proto."""
-
-    def __init__(self, thread: ModelThread) -> None:
-        self._thread = thread
-        self.engine: Engine | None = None
-        self.draining = False
-
-    def _ready(self) -> Engine:
-        if self.draining:
-            raise Unavailable("this source server is draining; try again at its successor")
-        if self.engine is None:
-            raise Unavailable("the model is loading; try again")
-        return self.engine
-
-    async def GetModel(self, _request: pb.GetModelRequest, _context: Any) -> pb.GetModelResponse:
-        return wire.write_model(self._ready().model)
-
-    async def GetTokenizer(
-        self, _request: pb.GetTokenizerRequest, _context: Any
-    ) -> AsyncIterator[pb.GetTokenizerResponse]:
-        for message in await asyncio.to_thread(list, wire.write_tokenizer(self._ready().tokenizer)):
-            yield message
-
-    async def ComputeDistributions(
-        self, request: pb.ComputeDistributionsRequest, _context: Any
-    ) -> AsyncIterator[pb.ComputeDistributionsResponse]:
-        engine = self._ready()
-        expected = request.expected_fingerprint
-        if expected and expected != engine.model.fingerprint:
-            raise Mismatch(
-                f"source fingerprint: {engine.model.name} here is {engine.model.fingerprint[:12]}…, "
-                f"the request expects {expected[:12]}…; plan the run again for this source, or serve the expected one"
-            )
-        log_probs = wire.read_log_probs(request.log_probs)
-        documents, top_k = wire.read_documents(request), request.top_k
-        # Here too, so that what can never be answered does not wait in the queue.
-        check_request(documents, top_k, engine.model)
-        for message in await self._thread.run(lambda: _answer(engine, documents, top_k, log_probs)):
-            yield message
+        return Metrics(self._thread.waiting, self._thread.busy_s, lambda: self._probes.ready)
 
 
-def _answer(
-    engine: Engine, documents: list[Document], top_k: int, log_probs: LogProbs
-) -> list[pb.ComputeDistributionsResponse]:
-    return [wire.write_answer(answer, log_probs) for answer in engine.compute(documents, top_k)]
+def _listen(server: Any, address: str, credentials: Any) -> int:
+    try:
+        port: int = (
+            server.add_insecure_port(address) if credentials is None else server.add_secure_port(address, credentials)
+        )
+    except RuntimeError as error:
+        raise ConfigError(f"{address} can't be listened on: {error}; is another server there?") from error
+    return port
+
+
+def _reflect(server: Any) -> None:
+    from grpc_reflection.v1alpha import reflection
+
+    health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+    reflection.enable_server_reflection((SERVICE, health, reflection.SERVICE_NAME), server)

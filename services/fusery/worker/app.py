@@ -1,15 +1,20 @@
 """The Celery application. The broker carries ids and nothing else; it is never the truth about what is done.
 
 Kombu's Redis transport can lose a message and deliver one twice, so completion is read from the store and lost
-work is published again by the coordinator; tasks are idempotent. Hence also: results are ignored.
+work is published again by the coordinator; tasks are idempotent. Hence also: results are ignored. A message's headers
+carry the trace that it belongs to.
 """
 
 from __future__ import annotations
 
-from celery import Celery
+from typing import Any
 
+from celery import Celery, signals
+
+from fusery import tracing
 from fusery.errors import ConfigError
 from fusery.settings import settings
+from fusery.telemetry import set_up_logging
 from fusery.worker.plan import Hop
 
 LONGEST_TASK_S = 3600
@@ -64,3 +69,24 @@ def app_from_environment() -> Celery:
     if broker_url is None:
         raise ConfigError("FUSERY_BROKER_URL is not set; a worker needs the address of its broker, redis://…")
     return make_app(broker_url.get_secret_value())
+
+
+def _hand_trace_on(headers: dict[str, Any], **_: Any) -> None:
+    headers.setdefault(tracing.HEADER, tracing.outgoing())
+
+
+def _set_up_process(**_: Any) -> None:
+    # A child starts afresh, without the set-up of the process that the user started; Celery's own has neither our
+    # format nor our traces.
+    set_up_logging("worker", settings().log_level, settings().log_format)
+
+
+def _finish_process(**_: Any) -> None:
+    # Children end without running what is registered with atexit.
+    tracing.stop()
+
+
+for _name in TASK_NAME.values():
+    signals.before_task_publish.connect(_hand_trace_on, sender=_name)
+signals.setup_logging.connect(_set_up_process)
+signals.worker_process_shutdown.connect(_finish_process)

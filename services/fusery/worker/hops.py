@@ -9,16 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
+from itertools import chain
 
 import numpy as np
 
 from fusery.core import fusion, vocab
-from fusery.core.alignment import Side, align
+from fusery.core.alignment import Side, agreeing, align
 from fusery.core.batches import by_length
 from fusery.core.fallback import with_fallback
 from fusery.core.fusion import AlignedSource, Evidence, Predictions
 from fusery.core.projection import project, project_as_reference
-from fusery.core.rules import Positions, Scope
+from fusery.core.rules import Disagreement, Positions, Scope
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import IntArray, TopK
 from fusery.core.vocabulary_map import VocabularyMap
@@ -38,12 +39,15 @@ def capture(store: Store, plan: Plan, task: ShardTask, client: SourceClient) -> 
     documents = shards.read_corpus(store.read(plan.corpus_shard(task.shard)))
     k = min(plan.capture.top_k, source.vocabulary_size)
     captured: dict[str, CapturedDocument] = {}
-    for batch in batches(documents, plan.capture.batch_bytes):
-        request = [Document(document.doc_id, document.text) for document in batch]
-        for answer in client.compute(request, k, plan.capture.log_probs, source.model_fingerprint):
-            captured[answer.document_id] = CapturedDocument(
-                answer.document_id, answer.token_ids_T, answer.byte_ends_T, answer.top, answer.next_log_probs_T
-            )
+    requests = (
+        [Document(document.doc_id, document.text) for document in batch]
+        for batch in batches(documents, plan.capture.batch_bytes)
+    )
+    answers = client.compute_many(requests, k, plan.capture.log_probs, source.model_fingerprint)
+    for answer in chain.from_iterable(answers):
+        captured[answer.document_id] = CapturedDocument(
+            answer.document_id, answer.token_ids_T, answer.byte_ends_T, answer.top, answer.next_log_probs_T
+        )
     in_order = [captured[document.doc_id] for document in documents]
     meta = {"source": source.model_fingerprint, "tokenizer": source.tokenizer_fingerprint}
     content = shards.write_captured(in_order, meta, plan.capture.log_probs)
@@ -81,6 +85,10 @@ def align_shard(store: Store, plan: Plan, task: ShardTask) -> Entry:
         _check_tokens(document.doc_id, source.name, answer, source_text)
         sides = Side(source_tokenizer, source_text), Side(target_tokenizer, target_text)
         pairs = align(plan.alignment.positions, *sides, vocabulary, plan.alignment.ties)
+        if plan.alignment.disagreement is Disagreement.DROP:
+            pairs = agreeing(pairs, source_text, target_text, vocabulary)
+        # An inference server may have nothing to say at a row: that is no evidence.
+        pairs = pairs.take(np.flatnonzero(answer.top.mass_R[pairs.source_rows_R] > 0))
         used = answer.top.take(pairs.source_rows_R)
         tally.add(document.domain, source_text, target_text, used)
         evidence = _evidence(plan, answer, pairs.target_positions_R, used, sides[1], vocabulary)

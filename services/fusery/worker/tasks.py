@@ -9,10 +9,13 @@ from __future__ import annotations
 import logging
 import uuid
 
+from celery import current_task
+
+from fusery import tracing
 from fusery.errors import ConfigError, Corrupt, FuseryError, Unavailable
 from fusery.formats.store import Entry, Store
 from fusery.settings import settings
-from fusery.source.client import SourceClient, read_token
+from fusery.source.client import client_from_settings
 from fusery.worker import hops
 from fusery.worker.app import TASK_NAME, app_from_environment
 from fusery.worker.plan import Hop, Plan, ShardTask, addresses_name, attempts_folder, plan_name, started_folder
@@ -46,15 +49,25 @@ def _attempt(run_id: str, launch: str, task: ShardTask) -> None:
     store = Store(store_url)
     started = f"{started_folder(run_id, launch)}/{task.key}.{uuid.uuid4().hex[:8]}.json"
     store.write_note(started, {"task": task.key})
-    try:
-        perform(store, run_id, task)
-    except Exception as error:  # every failure is counted, whatever its class
-        log.warning("%s of run %s failed: %s", task.key, run_id, error, exc_info=not isinstance(error, FuseryError))
-        if isinstance(error, Corrupt) and error.artefact is not None:
-            store.discard(error.artefact)
-        _report(store, run_id, launch, task, error)
+    # Of the message; a task that is called directly has none.
+    parent = tracing.parse((current_task.request.headers or {}).get(tracing.HEADER))
+    with tracing.span(f"{task.hop.value} shard", parent, run=run_id, source=task.source, shard=task.shard) as span:
+        try:
+            perform(store, run_id, task)
+        except Exception as error:  # every failure is counted, whatever its class
+            span.fail(error)
+            _failed(store, run_id, launch, task, error)
+        else:
+            log.info("%s of run %s is done", task.key, run_id)
     # Not in a `finally`: a process that is killed or told to stop at once leaves its note.
     store.remove_note(started)
+
+
+def _failed(store: Store, run_id: str, launch: str, task: ShardTask, error: Exception) -> None:
+    log.warning("%s of run %s failed: %s", task.key, run_id, error, exc_info=not isinstance(error, FuseryError))
+    if isinstance(error, Corrupt) and error.artefact is not None:
+        store.discard(error.artefact)
+    _report(store, run_id, launch, task, error)
 
 
 def perform(store: Store, run_id: str, task: ShardTask) -> Entry:
@@ -71,7 +84,7 @@ def perform(store: Store, run_id: str, task: ShardTask) -> Entry:
     addresses = store.read_note(addresses_name(run_id)) or {}
     if task.source not in addresses:
         raise Unavailable(f"run {run_id}: source {task.source} has no address yet")
-    with SourceClient(addresses[task.source], token=read_token(settings().source_token_file)) as client:
+    with client_from_settings(addresses[task.source]) as client:
         return hops.capture(store, plan, task, client)
 
 

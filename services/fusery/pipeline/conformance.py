@@ -1,0 +1,185 @@
+"""`fusery conformance`: one source tested by itself, or two against each other; a report for people or programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fusery.core.rules import Dtype
+from fusery.core.tokens import ByteTokenizer
+from fusery.errors import AddressError, CorpusError, InvalidInput
+from fusery.run_config import EngineKind, split_engine
+from fusery.source.address import parse_address
+from fusery.source.api import Distributions, Document, Limits, ModelDescription
+from fusery.source.client import SourceClient, client_from_settings
+from fusery.source.comparison import compare
+from fusery.source.conformance import TEXTS, Check, Source, Status, readable, self_test, tolerance_of
+
+_COLOURS = {Status.PASSED: "green", Status.UNSURE: "yellow", Status.FAILED: "red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is asked. `sources`: one or two; `tokenizer`, `dtype`: for those that are no source servers."""
+
+    sources: tuple[str, ...]
+    texts: Path | None = None
+    top_k: int = 20
+    tolerance: float | None = None
+    tokenizer: str | None = None
+    dtype: Dtype = Dtype.FLOAT32
+
+
+class ServedSource:
+    """A source server, asked with float32 log-probabilities."""
+
+    def __init__(self, client: SourceClient) -> None:
+        self._client = client
+        self.model: ModelDescription = client.model()
+        self.tokenizer: ByteTokenizer = client.tokenizer()
+
+    def compute(self, documents: Sequence[Document], top_k: int) -> list[Distributions]:
+        return self._client.compute(documents, top_k, "float32", self.model.fingerprint)
+
+
+@contextmanager
+def opened(given: str, tokenizer: str | None = None, dtype: Dtype = Dtype.FLOAT32) -> Iterator[Source]:
+    """The source that `given` means: host:port of a source server, or the name of an engine.
+
+    Raises:
+        ModelError, InvalidInput: it is none, or can't be used.
+        Unavailable: nobody answers there.
+    """
+    if _is_address(given):
+        with client_from_settings(given, retry_for_s=10.0) as client:
+            yield ServedSource(client)
+        return
+    from fusery.source.engines import load_engine
+
+    if split_engine(given)[0] is EngineKind.TRANSFORMERS:
+        # In this process no message limits k, so the whole vocabulary can be summed.
+        yield load_engine(given, None, dtype, limits=Limits(max_top_k=1 << 20))
+    else:
+        yield load_engine(given, None, dtype, tokenizer=tokenizer)
+
+
+def _is_address(given: str) -> bool:
+    if split_engine(given)[0] is not EngineKind.TRANSFORMERS or Path(given).exists():
+        return False
+    try:
+        parse_address(given)
+    except AddressError:
+        return False
+    return True
+
+
+def conformance(request: Request, as_json: bool) -> int:
+    """Exit code 0 if no check failed, 1 if one did; prints the report.
+
+    Raises:
+        InvalidInput: more than two sources, no text that all of them read, or texts that can't be read.
+    """
+    if not 1 <= len(request.sources) <= 2:
+        raise InvalidInput(f"{len(request.sources)} sources given; expected one, or two to compare")
+    texts = TEXTS if request.texts is None else read_texts(request.texts)
+    with ExitStack() as stack:
+        sources = [stack.enter_context(opened(s, request.tokenizer, request.dtype)) for s in request.sources]
+        usable = readable(texts, sources)
+        if not usable:
+            raise InvalidInput(f"none of {len(texts)} texts is spelled by every tokenizer and fits every context")
+        top_k = min([request.top_k, *(min(s.model.vocabulary_size, s.model.limits.max_top_k) for s in sources)])
+        tolerance = request.tolerance or tolerance_of(*(s.model.dtype for s in sources))
+        checks = {name: self_test(s, usable, top_k) for name, s in zip(_names(request), sources, strict=True)}
+        if len(sources) == 2:
+            checks["both"] = compare(sources[0], sources[1], usable, top_k, tolerance)
+        models = [source.model for source in sources]
+    is_right = all(check.status is not Status.FAILED for found in checks.values() for check in found)
+    left_out = [name for name in texts if name not in usable]
+    report = _report(request, models, checks, top_k, tolerance, left_out)
+    if as_json:
+        print(json.dumps({"passed": is_right, **report}, indent=1, ensure_ascii=False))
+    else:
+        _show(report, is_right)
+    return 0 if is_right else 1
+
+
+def _names(request: Request) -> list[str]:
+    return ["a", "b"][: len(request.sources)]
+
+
+def read_texts(path: Path) -> dict[str, str]:
+    """The `text` of every line of a JSON Lines file, by file name and line.
+
+    Raises:
+        CorpusError: the file can't be read, a line has no text, or there is none.
+    """
+    texts = {}
+    try:
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+            if line.strip():
+                texts[f"{path.name}:{number}"] = str(json.loads(line)["text"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CorpusError(f'{path}: {error!r}; expected JSON lines with a "text" each') from error
+    texts = {name: text for name, text in texts.items() if text}
+    if not texts:
+        raise CorpusError(f"{path}: no text in it; leave --texts out for the built-in ones")
+    return texts
+
+
+def _report(
+    request: Request,
+    models: Sequence[ModelDescription],
+    checks: Mapping[str, Sequence[Check]],
+    top_k: int,
+    tolerance: float,
+    left_out: Sequence[str],
+) -> dict[str, Any]:
+    described = [
+        {
+            "given": given,
+            "name": model.name,
+            "engine": model.architecture,
+            "dtype": model.dtype,
+            "vocabulary_size": model.vocabulary_size,
+            "fingerprint": model.fingerprint,
+        }
+        for given, model in zip(request.sources, models, strict=True)
+    ]
+    return {
+        "sources": dict(zip(_names(request), described, strict=True)),
+        "top_k": top_k,
+        "tolerance": tolerance,
+        "texts_left_out": list(left_out),
+        "checks": {
+            name: [{"name": c.name, "status": c.status.value, "detail": c.detail} for c in found]
+            for name, found in checks.items()
+        },
+    }
+
+
+def _show(report: Mapping[str, Any], is_right: bool) -> None:
+    console = Console()
+    for name, source in report["sources"].items():
+        shown = f"{name}: {source['given']} ({source['engine']}, {source['dtype']}, {source['vocabulary_size']} logits)"
+        console.print(escape(shown), highlight=False, soft_wrap=True)
+    for name in report["texts_left_out"]:
+        console.print(escape(f"text {name} is left out: a tokenizer does not spell it, or it is too long"))
+    table = Table(box=None, pad_edge=False)
+    for heading in ("source", "check", "", "what was found"):
+        table.add_column(heading)
+    for source, checks in report["checks"].items():
+        for check in checks:
+            colour = _COLOURS[Status(check["status"])]
+            status = f"[{colour}]{check['status']}[/{colour}]"
+            table.add_row(source, escape(check["name"]), status, escape(check["detail"]))
+    console.print(table)
+    verdict = "conforms" if is_right else "does not conform"
+    console.print(f"{verdict}: {report['top_k']} entries, tolerance {report['tolerance']:g} nats", highlight=False)

@@ -1,0 +1,142 @@
+"""One call of a client: begun, waited for, repeated whole at the next server where that can help.
+
+Every attempt has a deadline and so has the whole call; attempts go on for a while after the first failure, with pauses
+that grow and differ from client to client, so that many clients do not come back at the same moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import grpc
+
+from fusery import tracing
+from fusery.errors import (
+    AddressError,
+    ConfigError,
+    Corrupt,
+    FuseryError,
+    InvalidInput,
+    Overloaded,
+    TooLarge,
+    Unavailable,
+)
+from fusery.source import wire
+from fusery.source.address import Turns
+from fusery.source.api import ERROR_KEY
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+Begin = Callable[[str, float, tuple[tuple[str, str], ...]], Any]
+"""Sends the request to a target with a deadline in seconds and metadata; gRPC's object of the call."""
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+
+_WITHOUT_CLASS: dict[grpc.StatusCode, type[FuseryError]] = {
+    grpc.StatusCode.UNAUTHENTICATED: ConfigError,
+    grpc.StatusCode.PERMISSION_DENIED: ConfigError,
+    grpc.StatusCode.UNIMPLEMENTED: AddressError,
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+}
+"""Statuses that gRPC makes itself, or that carry no class; every other one is a broken connection: Unavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds: of one attempt, of trying again after the first failure, of the whole call."""
+
+    timeout_s: float
+    retry_for_s: float
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """The servers that any call may go to."""
+
+    targets: tuple[str, ...]
+    turns: Turns
+    times: Times
+
+
+class Call(Generic[T]):
+    """A call that has begun. `server`: the one to ask; None: whose turn it is."""
+
+    def __init__(
+        self, method: str, begin: Begin, read: Callable[[Any], T], peers: Peers, server: int | None = None
+    ) -> None:
+        self._method, self._begin, self._read, self._peers, self._fixed = method, begin, read, peers, server
+        self._pause_s = _FIRST_PAUSE_S
+        self._attempt(peers.times.deadline_s)
+
+    def result(self) -> T:
+        """The answer. The deadline of the whole call runs from here: before, the caller did not wait for it.
+
+        Raises:
+            FuseryError: as SourceClient.compute.
+        """
+        end = time.monotonic() + self._peers.times.deadline_s
+        give_up: float | None = None
+        while True:
+            try:
+                answer = self._read(self._rpc)
+            except grpc.RpcError as broken:
+                error, cause = error_of(broken, self._target), broken
+            except Corrupt as corrupt:
+                error, cause = corrupt, corrupt.__cause__
+            except BaseException as unexpected:
+                # Above all Ctrl-C: the source must not go on with what nobody waits for.
+                self._span.fail(unexpected)
+                self.cancel()
+                raise
+            else:
+                self._peers.turns.answered(self._server)
+                self._span.end()
+                return answer
+            self._span.fail(error)
+            self._span.end()
+            give_up = give_up or min(time.monotonic() + self._peers.times.retry_for_s, end)
+            self._wait_or_raise(error, cause, give_up)
+            self._attempt(end - time.monotonic())
+
+    def cancel(self) -> None:
+        self._rpc.cancel()
+        self._span.end()
+
+    def _attempt(self, left_s: float) -> None:
+        self._server = self._peers.turns.take() if self._fixed is None else self._fixed
+        self._target = self._peers.targets[self._server]
+        self._span = tracing.begin(f"source {self._method}", server=self._target)
+        timeout_s = min(self._peers.times.timeout_s, max(left_s, 0.0))
+        self._rpc = self._begin(self._target, timeout_s, ((tracing.HEADER, self._span.context.traceparent),))
+
+    def _wait_or_raise(self, error: FuseryError, cause: BaseException | None, give_up: float) -> None:
+        """Nothing, when it is time for another attempt: at once if another server is there to ask."""
+        another = isinstance(error, Unavailable) and self._peers.turns.failed(self._server) and self._fixed is None
+        wait_s = 0.0 if another else self._pause_s * random.uniform(0.5, 1.0)
+        if not error.retryable or time.monotonic() + wait_s >= give_up:
+            raise error from cause
+        log.info("%s: %s; trying again in %.1f s", self._target, error, wait_s)
+        time.sleep(wait_s)
+        if not another:
+            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+
+def error_of(broken: Any, target: str) -> FuseryError:
+    """The error of our tree that a failed call stands for."""
+    code, details = broken.code(), broken.details()
+    name = next((value for key, value in broken.trailing_metadata() or () if key == ERROR_KEY), None)
+    kind = wire.error_classes().get(str(name)) or _WITHOUT_CLASS.get(code, Unavailable)
+    if kind is Overloaded and name is None and "larger than max" in str(details):
+        # gRPC's own limit of a message; the same status also says that too many calls are open.
+        kind = TooLarge
+    hint = "; is this a fusery source server?" if code is grpc.StatusCode.UNIMPLEMENTED else ""
+    return kind(f"source {target}: {details}{hint}" if name else f"source {target}: {code.name}: {details}{hint}")

@@ -1,0 +1,93 @@
+"""`fusery serve-source`: its options, and from them and the environment the server's configuration."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+Number = TypeVar("Number")
+Reads = Callable[[str], Number]
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65_535:
+        raise argparse.ArgumentTypeError(f"expected a port, 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def serve_source(given: argparse.Namespace) -> int:
+    """The exit code; returns after SIGTERM or SIGINT.
+
+    Raises:
+        FuseryError: see `serve`.
+    """
+    from fusery.settings import settings
+    from fusery.source.front import Front
+    from fusery.source.server import ServeConfig, serve
+    from fusery.source.tls import ServerTls
+
+    place = settings()
+    tls = ServerTls.of(
+        given.tls_cert or place.source_tls_cert_file,
+        given.tls_key or place.source_tls_key_file,
+        given.tls_client_ca or place.source_tls_client_ca_file,
+    )
+    return serve(
+        ServeConfig(
+            model=given.model,
+            revision=given.revision,
+            tokenizer=given.tokenizer,
+            dtype=given.dtype,
+            threads=given.threads,
+            host=given.host,
+            port=given.port,
+            ready_file=given.ready_file,
+            token_file=place.source_token_file,
+            waiting_requests=given.waiting_requests,
+            drain_s=given.drain_s,
+            front=Front(
+                tls=tls,
+                health_port=given.health_port,
+                metrics_port=given.metrics_port,
+                reflection=given.reflection,
+                hang_s=given.hang_s,
+                max_connection_age_s=given.max_connection_age_s,
+            ),
+        )
+    )
+
+
+def set_up(parser: argparse.ArgumentParser, count: Reads[int], seconds: Reads[float]) -> None:
+    """Adds the options; `count` reads a whole number of at least 1, `seconds` a number over 0."""
+    from fusery.core.rules import Dtype
+
+    parser.add_argument("model", metavar="MODEL", help="a folder with safetensors, a Hub id, tgi:URL or vllm:URL")
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="of the model that tgi:URL or vllm:URL serves")
+    parser.add_argument("--revision", help="the Hub commit")
+    parser.add_argument("--dtype", default="float32", choices=[dtype.value for dtype in Dtype])
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
+    parser.add_argument("--port", type=_port, default=50051, help="0: any free port")
+    parser.add_argument("--threads", type=count, help="CPU threads of the model (default: all cores)")
+    parser.add_argument("--ready-file", type=Path, help="written with host:port once the model is loaded")
+    _set_up_front(parser, count, seconds)
+
+
+def _set_up_front(parser: argparse.ArgumentParser, count: Reads[int], seconds: Reads[float]) -> None:
+    """How a source server meets the network; every default is that of `fusery.source.front`."""
+    tls = parser.add_argument_group("TLS", "PEM files; by default those of FUSERY_SOURCE_TLS_CERT_FILE, … (plain text)")
+    tls.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain of this server")
+    tls.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")
+    tls.add_argument("--tls-client-ca", type=Path, metavar="FILE", help="clients need a certificate of these (mTLS)")
+    parser.add_argument("--health-port", type=_port, help="health checks alone, plain text, for probes without TLS")
+    parser.add_argument("--metrics-port", type=_port, help="Prometheus metrics (default: none)")
+    parser.add_argument("--reflection", action="store_true", help="tell clients the API, for tools such as grpcurl")
+    parser.add_argument("--waiting-requests", type=count, default=32, help="length of the queue (default: 32)")
+    parser.add_argument(
+        "--hang-s", type=seconds, default=600.0, help="a longer computation is a hang; liveness fails (default: 600)"
+    )
+    parser.add_argument("--drain-s", type=seconds, default=30.0, help="for calls begun before SIGTERM (default: 30)")
+    parser.add_argument(
+        "--max-connection-age-s", type=seconds, default=1800.0, help="then clients connect anew (default: 1800)"
+    )

@@ -1,0 +1,90 @@
+"""Which engine answers: told by how a source is named.
+
+`transformers:MODEL`, or MODEL alone, computes here; `tgi:URL` and `vllm:URL` ask an inference server, and the gRPC
+server in front of it looks to workers like any other. Nothing here imports torch before a model is loaded.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusery.core.rules import Dtype
+from fusery.errors import ConfigError, InvalidInput, ModelError
+from fusery.models.checkpoint import check_checkpoint
+from fusery.run_config import EngineKind, split_engine
+from fusery.settings import settings
+from fusery.source.api import Limits
+from fusery.source.client import read_token
+from fusery.source.http_calls import check_url
+
+if TYPE_CHECKING:
+    from fusery.source.engine import Engine
+
+
+def check_engine(model: str, revision: str | None = None, tokenizer: str | None = None) -> None:
+    """Nothing, if `model` names an engine and what it needs here is here. No network; takes milliseconds.
+
+    Raises:
+        ModelError: the checkpoint or the tokenizer's folder can't be used.
+        InvalidInput: an address is none, or an option that this engine has no use for is given.
+    """
+    kind, place = split_engine(model)
+    if kind is EngineKind.TRANSFORMERS:
+        if tokenizer is not None:
+            raise InvalidInput(f"model {model}: has its own tokenizer; `tokenizer` goes with tgi:URL and vllm:URL only")
+        check_checkpoint(place, revision)
+        return
+    check_url(model, place)
+    if revision is not None:
+        raise InvalidInput(f"{model}: the server decides its model's revision; leave {revision!r} out")
+    if tokenizer is not None and Path(tokenizer).is_dir() and not (Path(tokenizer) / "tokenizer.json").is_file():
+        raise ModelError(f"tokenizer {tokenizer}: no tokenizer.json in it; give the served model's tokenizer")
+
+
+def load_engine(
+    model: str,
+    revision: str | None = None,
+    dtype: Dtype = Dtype.FLOAT32,
+    *,
+    tokenizer: str | None = None,
+    attention: str | None = None,
+    device: str | None = None,
+    name: str | None = None,
+    limits: Limits | None = None,
+) -> Engine:
+    """The engine that `model` names. `tokenizer`: a folder or Hub id, for servers; None: what the server names.
+
+    `dtype`, `attention` and `device` are for a model that is computed here; a server has its own.
+
+    Raises:
+        ModelError, InvalidInput: it can't be used.
+        Unavailable, AddressError, ConfigError: the server does not answer, is another one, or wants a token.
+    """
+    check_engine(model, revision, tokenizer)
+    kind, place = split_engine(model)
+    if kind is EngineKind.TRANSFORMERS:
+        from fusery.source import engine
+
+        return engine.load_engine(place, revision, dtype, attention=attention, device=device, name=name, limits=limits)
+    url, token = check_url(model, place), engine_token()
+    if kind is EngineKind.TGI:
+        from fusery.source.tgi_engine import open_tgi
+
+        return open_tgi(url, tokenizer, token, name=name, limits=limits)
+    from fusery.source.vllm_engine import open_vllm
+
+    return open_vllm(url, tokenizer, token, name=name, limits=limits)
+
+
+def engine_token() -> str | None:
+    """The bearer token for inference servers, from the file that FUSERY_ENGINE_TOKEN_FILE names.
+
+    Raises:
+        ConfigError: the file can't be read, or holds no token.
+    """
+    try:
+        return read_token(settings().engine_token_file)
+    except ConfigError as error:
+        # The reader knows one setting only.
+        raise ConfigError(str(error).replace("FUSERY_SOURCE_TOKEN_FILE", "FUSERY_ENGINE_TOKEN_FILE")) from error

@@ -1,0 +1,201 @@
+"""What engines of inference servers share: the tokenizer beside a server, limits found by asking, rows put in order.
+
+The server tokenises, or trusts our ids; either way both sides must mean the same tokens. So the tokenizer is read
+from tokenizer.json, compared with the server's own at the start, and its BOS habit is taken from the server.
+
+Dimensions: T tokens of a document, K entries kept per token.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from fusery.core.tokens import ByteTokenizer, TokenizedText
+from fusery.core.topk import IntArray, TopK
+from fusery.errors import InvalidInput, Mismatch, ModelError
+from fusery.source.api import Distributions, Document, Limits, ModelDescription, check_request, check_tokens
+
+MOST_TOP_K = Limits().max_top_k
+UNKNOWN_DTYPE = "unknown"
+PROBE = "The 12 quick foxes\tjump over\r\n   the lazy dog, don't they?"
+"""Tokenised by both sides at the start. ASCII, so that tokenizers of any kind know its characters."""
+
+_ROUNDING = 1e-3
+
+Entries = Iterable[tuple[int, float]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenizerFolder:
+    """A tokenizer without a BOS habit, and the model's count of logits, if config.json beside it tells."""
+
+    name: str
+    backend: Tokenizer
+    vocabulary_size: int
+
+
+def read_tokenizer_folder(tokenizer: str, revision: str | None = None) -> TokenizerFolder:
+    """The tokenizer.json, and config.json if there is one, of a folder or a Hub id. Needs no torch.
+
+    Raises:
+        ModelError: there is no readable tokenizer.json.
+    """
+    folder = Path(tokenizer).expanduser()
+    if not folder.is_dir():
+        folder = _download(tokenizer, revision)
+    path = folder / "tokenizer.json"
+    if not path.is_file():
+        raise ModelError(
+            f"tokenizer {tokenizer}: no tokenizer.json in it; write one with transformers: "
+            "AutoTokenizer.from_pretrained(folder).save_pretrained(other_folder)"
+        )
+    try:
+        backend = Tokenizer.from_file(str(path))
+    # The tokenizers library raises a bare Exception on a file that it can't read.
+    except Exception as error:
+        raise ModelError(f"tokenizer {path}: can't be read: {error}; download it again") from error
+    # One more than the largest id, as `ByteTokenizer.size`: ids may have gaps.
+    tokens = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
+    return TokenizerFolder(Path(tokenizer).name, backend, max(_logits(folder / "config.json"), tokens))
+
+
+def _download(tokenizer: str, revision: str | None) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        files = ["tokenizer.json", "config.json"]
+        return Path(snapshot_download(tokenizer, revision=revision, allow_patterns=files))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"tokenizer {tokenizer}: neither a folder here nor to be had from the Hub: {' '.join(str(error).split())}; "
+            "give the folder of the served model's tokenizer (--tokenizer, or `tokenizer` in the YAML)"
+        ) from error
+
+
+def _logits(config: Path) -> int:
+    """`vocab_size` of a config.json, 0 where it tells none."""
+    if not config.is_file():
+        return 0
+    try:
+        fields = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{config}: can't be read as JSON: {error}") from error
+    sizes = (part.get("vocab_size") for part in (fields, fields.get("text_config")) if isinstance(part, dict))
+    return next((size for size in sizes if isinstance(size, int)), 0)
+
+
+def tokenizer_of(folder: TokenizerFolder, server_ids: Sequence[int], server: str) -> ByteTokenizer:
+    """The folder's tokenizer with the BOS habit that the server shows: `server_ids` is how it reads PROBE.
+
+    Raises:
+        Mismatch: the server reads PROBE with other tokens, or puts some behind it.
+    """
+    plain = ByteTokenizer(folder.backend, (), folder.name).tokenize(PROBE).ids_T.tolist()
+    start = len(server_ids) - len(plain)
+    if start < 0 or list(server_ids[start:]) != plain:
+        raise Mismatch(
+            f"{server}: it reads a probe text as tokens {list(server_ids[:8])}…, {folder.name} as {plain[:8]}…; "
+            "give the tokenizer of the served model (--tokenizer, or `tokenizer` in the YAML)"
+        )
+    return ByteTokenizer(folder.backend, server_ids[:start], folder.name)
+
+
+def prepared(
+    documents: Sequence[Document], top_k: int, model: ModelDescription, tokenizer: ByteTokenizer
+) -> list[TokenizedText]:
+    """The documents' tokens, checked as every engine checks them.
+
+    Raises:
+        InvalidInput, TooLarge: the request is not one that this server can answer.
+    """
+    check_request(documents, top_k, model)
+    texts = tokenizer.tokenize_batch([document.text for document in documents])
+    check_tokens(documents, [len(text.ids_T) for text in texts], top_k, model)
+    return texts
+
+
+def distributions(
+    document: Document, text: TokenizedText, rows: Sequence[Entries | None], following: Sequence[float], top_k: int
+) -> Distributions:
+    """One document's answer; None: a position for which the server has no distribution, a row without mass.
+
+    `following`: log-probability of token i+1 at i, for all positions but the last.
+
+    Raises:
+        ModelError: what the server gives are no log-probabilities of the `top_k` best tokens.
+    """
+    pairs = [_best_first(entries, top_k, document.id) for entries in rows]
+    ids_TK, log_probs_TK = np.stack([ids for ids, _ in pairs]), np.stack([values for _, values in pairs])
+    next_T = np.append(np.asarray(following, np.float64), 0.0)
+    if not (next_T <= _ROUNDING).all():
+        raise ModelError(f"document {document.id!r}: the server gives a log-probability that is NaN or positive")
+    try:
+        top = TopK(ids_TK, log_probs_TK.astype(np.float32))
+    except ValueError as error:
+        raise ModelError(f"document {document.id!r}: the server gives no log-probabilities: {error}") from error
+    return Distributions(document.id, text.ids_T, text.byte_ends_T, top, np.minimum(next_T, 0).astype(np.float32))
+
+
+def _best_first(entries: Entries | None, top_k: int, document: str) -> tuple[IntArray, Any]:
+    """The k best of the entries, of equal ones the smaller id first."""
+    if entries is None:
+        return np.arange(top_k, dtype=np.int64), np.full(top_k, -np.inf)
+    ordered = sorted(dict(entries).items(), key=lambda entry: (-entry[1], entry[0]))[:top_k]
+    ids, values = np.array([entry[0] for entry in ordered], np.int64), np.array([entry[1] for entry in ordered])
+    if len(ids) < top_k:
+        raise ModelError(f"document {document!r}: the server gives {len(ids)} entries of {top_k} asked for")
+    if not (values <= _ROUNDING).all():
+        raise ModelError(
+            f"document {document!r}: the server gives {values[:4].tolist()} as log-probabilities, expected at most 0; "
+            "serve log-probabilities at temperature 1, not logits"
+        )
+    return ids, np.minimum(values, 0.0)
+
+
+def check_width(answers: Sequence[Distributions], model: ModelDescription) -> None:
+    """Nothing, if all ids lie under the vocabulary's width.
+
+    Raises:
+        Mismatch: one does not.
+    """
+    largest = max(int(answer.top.ids_RK.max()) for answer in answers)
+    if largest >= model.vocabulary_size:
+        raise Mismatch(
+            f"{model.name}: the server gives token {largest}, past the {model.vocabulary_size} of the tokenizer's "
+            "folder; put the served model's config.json beside tokenizer.json"
+        )
+
+
+def largest_accepted(accepts: Callable[[int], bool], most: int) -> int:
+    """The largest number from 1 to `most` that is accepted, 0 if none is; what is under an accepted one is too."""
+    low, high = 0, most
+    if accepts(most):
+        return most
+    while low + 1 < high:
+        middle = (low + high) // 2
+        low, high = (middle, high) if accepts(middle) else (low, middle)
+    return low
+
+
+def is_accepted(call: Callable[[], object]) -> bool:
+    """Whether the server takes the request, for `largest_accepted`; other failures go on."""
+    try:
+        call()
+    except InvalidInput as error:
+        if type(error) is not InvalidInput:
+            raise
+        return False
+    return True
+
+
+def fingerprint_of(**known: object) -> str:
+    """SHA-256 (hex) of what a server tells about its model; its weights can't be hashed from outside."""
+    return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,261 @@
+"""A text-generation-inference server as an engine (API of TGI 3.3, through huggingface_hub's InferenceClient).
+
+TGI gives the log-probabilities of a prompt's own tokens, and the n best tokens only where it generates. So a
+document of T tokens costs T requests of one token each: one over the whole text with `decoder_input_details`, and
+one for every shorter prefix. It takes text and not ids, so a position can be asked for only if the text before it
+reads as the very tokens before it: not inside a character, and not before the first. Such rows come without mass.
+
+Dimensions: T tokens of a document.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from math import nan
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx2
+import numpy as np
+from huggingface_hub import InferenceClient, constants, set_client_factory
+from huggingface_hub.errors import OfflineModeIsEnabled
+
+from fusery.core.tokens import ByteTokenizer, TokenizedText
+from fusery.errors import AddressError, InvalidInput, ModelError, Unavailable
+from fusery.source import remote
+from fusery.source.api import Distributions, Document, Limits, ModelDescription
+from fusery.source.http_calls import HttpServer, error_of_status, excerpt, retried
+from fusery.source.remote import Entries
+
+_REQUESTS_AT_ONCE = 32
+_PREFILL_HINT = "start text-generation-launcher with --enable-prefill-logprobs (off by default since TGI 3.0)"
+
+_own_places: set[tuple[str, str]] = set()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What TGI says of a text: its own tokens with log-probabilities (None for the first), the best tokens after it."""
+
+    tokens: list[tuple[int, float | None]]
+    best: list[tuple[int, float]]
+
+
+class TgiServer:
+    """The two methods of TGI's API that the engine needs."""
+
+    def __init__(self, server: HttpServer) -> None:
+        self.name = server.name
+        self._http = server
+        _let_through(server.url)
+        # None leaves the header out: without it the machine's Hub token would go to whoever runs the server.
+        authorization: Any = None if server.token is None else f"Bearer {server.token}"
+        self._client = InferenceClient(
+            provider="hf-inference", headers={"authorization": authorization}, timeout=server.timeout_s
+        )
+
+    def info(self) -> dict[str, Any]:
+        found = self._http.get("/info")
+        told = found if isinstance(found, dict) else {}
+        texts, numbers = ("model_id", "version"), ("max_input_tokens", "max_total_tokens", "max_concurrent_requests")
+        absent = [key for key in texts if not isinstance(told.get(key), str)]
+        absent += [key for key in numbers if not isinstance(told.get(key), int)]
+        if absent:
+            raise AddressError(f"{self.name}: /info lacks {', '.join(absent)}; is this text-generation-inference 3?")
+        return told
+
+    def generate(self, text: str, best: int, prefill: bool = False) -> Prompt:
+        """The `best` most probable tokens after `text`, ties beyond them included; its own tokens if `prefill`.
+
+        No temperature, penalty, top_k or watermark is ever sent: TGI applies them before it takes log-probabilities.
+
+        Raises:
+            InvalidInput: TGI refuses the text or the number.
+            Unavailable: it is overloaded or gone, after a few attempts.
+        """
+        return retried(lambda: self._generate(text, best, prefill))
+
+    def _generate(self, text: str, best: int, prefill: bool) -> Prompt:
+        try:
+            answer = self._client.text_generation(
+                text,
+                model=self._http.url,
+                details=True,
+                stream=False,
+                decoder_input_details=prefill,
+                max_new_tokens=1,
+                top_n_tokens=best,
+            )
+            details = answer.details
+            assert details is not None
+            best_tokens = (details.top_tokens or [[]])[0]
+            return Prompt(
+                [_token(token) for token in details.prefill],
+                [(index, nan if value is None else value) for index, value in map(_token, best_tokens)],
+            )
+        except httpx2.HTTPError as error:
+            response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
+            if response is None:
+                raise Unavailable(f"{self.name}: no answer{excerpt(str(error))}") from error
+            raise error_of_status(self.name, response.status_code, response.text) from None
+        except (AssertionError, AttributeError, ValueError, TypeError, KeyError, IndexError) as error:
+            raise AddressError(
+                f"{self.name}: its answer has no details; is this a text-generation-inference server?"
+            ) from error
+
+
+def _token(token: Any) -> tuple[int, float | None]:
+    """Id and log-probability; huggingface_hub leaves tokens in nested lists as they are in the JSON."""
+    fields = token if isinstance(token, dict) else vars(token)
+    return int(fields["id"]), None if fields["logprob"] is None else float(fields["logprob"])
+
+
+def _let_through(url: str) -> None:
+    """Lets huggingface_hub's one HTTP client reach `url` when HF_HUB_OFFLINE is set.
+
+    That setting is about the Hub, but its client refuses every other server too.
+    """
+    httpx_log = logging.getLogger("httpx2")
+    httpx_log.setLevel(max(httpx_log.level, logging.WARNING))  # it logs every request, and there are thousands
+    if not _own_places:
+        set_client_factory(_client)
+    _own_places.add(urlsplit(url)[:2])
+
+
+def _client() -> httpx2.Client:
+    def ask(request: httpx2.Request) -> None:
+        if constants.is_offline_mode() and urlsplit(str(request.url))[:2] not in _own_places:
+            raise OfflineModeIsEnabled(f"HF_HUB_OFFLINE is set: {request.url.host} is not asked")
+
+    return httpx2.Client(event_hooks={"request": [ask]}, follow_redirects=True, timeout=None)
+
+
+class TgiEngine:
+    """A model that a TGI server runs."""
+
+    def __init__(self, model: ModelDescription, tokenizer: ByteTokenizer, server: TgiServer, at_once: int) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._server = server
+        self._at_once = at_once
+
+    @property
+    def model(self) -> ModelDescription:
+        return self._model
+
+    @property
+    def tokenizer(self) -> ByteTokenizer:
+        return self._tokenizer
+
+    def compute(self, documents: Sequence[Document], top_k: int) -> list[Distributions]:
+        """Log-probabilities as TGI computes them, in batches that it makes up itself.
+
+        Raises:
+            InvalidInput, TooLarge: the request is not one that this server can answer.
+            ModelError: prompt log-probabilities are switched off, or are none.
+            Unavailable: the server is overloaded or gone.
+        """
+        texts = remote.prepared(documents, top_k, self._model, self._tokenizer)
+        pool = ThreadPoolExecutor(self._at_once)
+        try:
+            answers = [self._answer(pool, d, t, top_k) for d, t in zip(documents, texts, strict=True)]
+        finally:
+            # After a failure nobody waits for what has not begun.
+            pool.shutdown(cancel_futures=True)
+        remote.check_width(answers, self._model)
+        return answers
+
+    def _answer(self, pool: ThreadPoolExecutor, document: Document, text: TokenizedText, top_k: int) -> Distributions:
+        whole = self._server.generate(document.text, top_k, prefill=True)
+        following = _following(whole, text, document.id)
+        prefixes = readable_prefixes(self._tokenizer, document.text, text)
+        found = pool.map(lambda prefix: self._server.generate(prefix, top_k).best, prefixes.values())
+        best = dict(zip(prefixes, found, strict=True))
+        rows: list[Entries | None] = [*(best.get(i) for i in range(len(text.ids_T) - 1)), whole.best]
+        return remote.distributions(document, text, rows, following, top_k)
+
+
+def _following(whole: Prompt, text: TokenizedText, document: str) -> list[float]:
+    """The log-probabilities of all tokens but the first."""
+    if not whole.tokens:
+        raise ModelError(f"document {document!r}: TGI gives no log-probabilities of prompts; {_PREFILL_HINT}")
+    ids = [index for index, _ in whole.tokens]
+    if ids != text.ids_T.tolist():
+        differs = next((i for i, (a, b) in enumerate(zip(ids, text.ids_T.tolist(), strict=False)) if a != b), len(ids))
+        raise InvalidInput(
+            f"document {document!r}: TGI reads it with other tokens, from token {differs} on (does it hold the text "
+            "of a special token?); leave this document out"
+        )
+    values = [value for _, value in whole.tokens[1:] if value is not None]
+    if len(values) != len(ids) - 1:
+        raise ModelError(f"document {document!r}: TGI leaves log-probabilities of the prompt out; {_PREFILL_HINT}")
+    return values
+
+
+def readable_prefixes(tokenizer: ByteTokenizer, text: str, tokens: TokenizedText) -> dict[int, str]:
+    """Position → the text up to it, for all but the last position where that text reads as the tokens so far."""
+    data, prefixes = text.encode(), {}
+    for i in range(len(tokens.ids_T) - 1):
+        try:
+            prefix = data[: int(tokens.byte_ends_T[i])].decode()
+            is_same = bool(prefix) and np.array_equal(tokenizer.tokenize(prefix).ids_T, tokens.ids_T[: i + 1])
+        except (UnicodeDecodeError, ModelError):
+            continue
+        if is_same:
+            prefixes[i] = prefix
+    return prefixes
+
+
+def open_tgi(
+    url: str,
+    tokenizer: str | None = None,
+    token: str | None = None,
+    *,
+    name: str | None = None,
+    limits: Limits | None = None,
+    timeout_s: float = 300.0,
+) -> TgiEngine:
+    """The engine of the TGI server at `url`; without `tokenizer` it is read from the model that the server names.
+
+    Raises:
+        ModelError: the tokenizer can't be had, or the server gives no log-probabilities of prompts.
+        Mismatch: the tokenizer is not the server's.
+        Unavailable, AddressError, ConfigError: the server does not answer, is another one, or wants a token.
+    """
+    server = TgiServer(HttpServer(f"tgi:{url}", url, token, timeout_s))
+    info = server.info()
+    folder = remote.read_tokenizer_folder(tokenizer or info["model_id"], None if tokenizer else info.get("model_sha"))
+    probe = server.generate(remote.PROBE, 1, prefill=True)
+    if not probe.tokens or any(value is None for _, value in probe.tokens[1:]):
+        raise ModelError(f"{server.name}: it gives no log-probabilities of prompts; {_PREFILL_HINT}")
+    bytes_of = remote.tokenizer_of(folder, [index for index, _ in probe.tokens], server.name)
+    allowed = limits or Limits()
+    most = min(allowed.max_top_k, folder.vocabulary_size)
+    top_k = remote.largest_accepted(lambda n: remote.is_accepted(lambda: server.generate("a", n)), most)
+    if top_k == 0:
+        raise ModelError(f"{server.name}: it gives no top tokens; start it with --max-top-n-tokens 20 or more")
+    description = _description(info, name, folder.vocabulary_size, bytes_of, replace(allowed, max_top_k=top_k))
+    return TgiEngine(description, bytes_of, server, min(_REQUESTS_AT_ONCE, int(info["max_concurrent_requests"])))
+
+
+def _description(
+    info: dict[str, Any], name: str | None, vocabulary_size: int, tokenizer: ByteTokenizer, limits: Limits
+) -> ModelDescription:
+    keys = ("model_id", "model_sha", "model_dtype", "version", "sha")
+    dtype = str(info.get("model_dtype") or remote.UNKNOWN_DTYPE).removeprefix("torch.")
+    return ModelDescription(
+        name=name or str(info["model_id"]).rstrip("/").rpartition("/")[2],
+        revision=info.get("model_sha"),
+        weights_fingerprint=remote.fingerprint_of(engine="tgi", **{key: info.get(key) for key in keys}),
+        tokenizer_fingerprint=tokenizer.fingerprint,
+        architecture=f"tgi {info['version']}",
+        vocabulary_size=vocabulary_size,
+        # One token is generated behind the longest prompt.
+        context_length=min(int(info["max_input_tokens"]), int(info["max_total_tokens"]) - 1),
+        dtype=dtype,
+        prefix_ids=tuple(tokenizer.prefix_ids.tolist()),
+        limits=limits,
+    )

@@ -1,0 +1,76 @@
+"""The bearer token that calls must carry: a fixed one, or that of a file, which may change while the server runs."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from pathlib import Path
+
+from fusery.errors import ConfigError
+from fusery.source.client import read_token
+
+log = logging.getLogger(__name__)
+
+
+class FixedToken:
+    """One token for as long as the process lives; None lets every call in."""
+
+    def __init__(self, token: str | None) -> None:
+        self._expected = None if token is None else _header(token)
+
+    def allows(self, given: str | bytes) -> bool:
+        return self._expected is None or _equal(given, self._expected)
+
+
+class TokenFile:
+    """The token in `path`; after a change of the file the former token is refused.
+
+    A file that has gone or holds no token leaves the former one in force: a half-written file must not lock out
+    everyone, and a missing one must not let everyone in.
+
+    Raises:
+        ConfigError: the file holds no token.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stamp = self._look()
+        self._expected = _header(_read(path))
+
+    def allows(self, given: str | bytes) -> bool:
+        self._follow()
+        return _equal(given, self._expected)
+
+    def _follow(self) -> None:
+        stamp = self._look()
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            self._expected = _header(_read(self._path))
+        except ConfigError as error:
+            log.error("the token file has changed and can't be used; the former token stays valid: %s", error)
+        else:
+            log.info("the token file has changed; the former token is refused from now on")
+
+    def _look(self) -> tuple[int, int, int] | None:
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_mtime_ns, status.st_size
+
+
+def _read(path: Path) -> str:
+    token = read_token(path)
+    assert token is not None, "a path gives a token or an error"
+    return token
+
+
+def _header(token: str) -> bytes:
+    return f"Bearer {token}".encode()
+
+
+def _equal(given: str | bytes, expected: bytes) -> bool:
+    """Takes the same time wherever they differ, so that answers' times give no token away."""
+    return hmac.compare_digest(given.encode() if isinstance(given, str) else given, expected)
