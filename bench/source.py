@@ -181,7 +181,7 @@ def main() -> None:
         row = throughput(model, given.device, given.dtype, given.top_k, given.batch_bytes, given.batches)
         rows.append(row)
         print(
-            f"{row['model']:>10} V={row['vocabulary']:<7} {row['tokens_per_second']:>9,.0f} tokens/s through the service,"
+            f"{row['model']:>10} V={row['vocabulary']:<7} {row['tokens_per_second']:>9,.0f} tokens/s by the service,"
             f" {row['bare_tokens_per_second']:>9,.0f} bare: ratio {row['ratio']:.3f}",
             flush=True,
         )

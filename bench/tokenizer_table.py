@@ -27,6 +27,7 @@ os.environ.setdefault("RAYON_NUM_THREADS", "1")
 import numpy as np
 import real_tokenizers
 import table_texts
+from result_file import write_result
 
 from fusery.core import reference, vocab
 from fusery.core.alignment import Side, align, boundary
@@ -238,7 +239,7 @@ def measure(names: Sequence[str], folder: Path, kind_bytes: int) -> dict[str, An
                 print(f"{s} → {t}: {pairs[-1]['all_kinds']} {pairs[-1]['partition_seconds']} s", flush=True)
     return {
         "command": "python bench/tokenizer_table.py",
-        "machine": {"python": platform.python_version(), "processor": platform.machine(), "numpy": np.__version__},
+        "versions": {"python": platform.python_version(), "processor": platform.machine(), "numpy": np.__version__},
         "seconds": round(time.perf_counter() - started),
         "texts": {
             kind: {"documents": len(whole), "bytes": sum(len(d.encode()) for d in whole)}
@@ -306,14 +307,28 @@ def main() -> None:
     parser.add_argument("--tokenizers", type=Path, default=TOKENIZERS, help="folder of bench/real_tokenizers.py")
     parser.add_argument("--names", nargs="+", default=list(real_tokenizers.RECIPES), help="which tokenizers (all)")
     parser.add_argument("--kind-bytes", type=int, default=KIND_BYTES, help="text of each kind (%(default)s)")
-    parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--tables", action="store_true", help="print an earlier result's tables, measure nothing")
     arguments = parser.parse_args()
     if not arguments.tables:
         result = measure(arguments.names, arguments.tokenizers, arguments.kind_bytes)
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(tables(json.loads(arguments.out.read_text(encoding="utf-8"))))
+        ours, theirs = (mean_share(result, rule) for rule in ("boundary", "reference"))
+        write_result(
+            "tokenizer_table",
+            measure="target positions with evidence under boundary, mean over all pairs and kinds of text",
+            value=round(ours, 2),
+            unit="%",
+            baseline={"what": "under reference", "value": round(theirs, 2)},
+            ratio=round(ours / theirs, 3),
+            goal="above 1",
+            **result,
+        )
+    print(tables(json.loads(RESULT.read_text(encoding="utf-8"))))
+
+
+def mean_share(result: dict[str, Any], rule: str) -> float:
+    """Of a rule's shares over all kinds of text, the mean over the pairs."""
+    shares = [pair["all_kinds"][rule] for pair in result["pairs"]]
+    return float(sum(shares) / len(shares))
 
 
 if __name__ == "__main__":

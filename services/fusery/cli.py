@@ -75,7 +75,10 @@ def _set_up(command: str) -> None:
         name = f"FUSERY_{wrong['loc'][0]}".upper()
         # Not `from error`: its text has the value, which may be a secret.
         raise ConfigError(f"environment variable {name}: {wrong['msg']}; correct it, or unset it") from None
-    quiet = command in ("run", "status", "validate", "coverage", "align", "conformance", "query") and place.log_level.lower() == "info"
+    quiet = (
+        command in ("run", "status", "validate", "coverage", "align", "conformance", "query")
+        and place.log_level.lower() == "info"
+    )
     set_up_logging(command, "warning" if quiet else place.log_level, place.log_format)
 
 

@@ -69,7 +69,7 @@ class SourceSpec(ModelSpec):
     tokenizer: str | None = Field(default=None, min_length=1)
     """For tgi: and vllm: a folder or Hub id with the model's tokenizer.json; None: the model that the server names."""
     address: str | None = None
-    """host:port of a running source server. Without it the run starts one on this machine."""
+    """A running source server: host:port, a list host:port,host:port, or dns:///name:port; None: the run starts one."""
     dtype: Dtype = Dtype.FLOAT32
 
     @model_validator(mode="after")
@@ -244,9 +244,7 @@ class RunConfig(_Section):
     @model_validator(mode="after")
     def _target_is_trained_here(self) -> RunConfig:
         if split_engine(self.target.model)[0] is not EngineKind.TRANSFORMERS:
-            raise ValueError(
-                f"target: {self.target.model} is a server; a target is trained: name a folder or a Hub id"
-            )
+            raise ValueError(f"target: {self.target.model} is a server; a target is trained: name a folder or a Hub id")
         return self
 
     @model_validator(mode="after")

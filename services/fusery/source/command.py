@@ -40,6 +40,8 @@ def serve_source(given: argparse.Namespace) -> int:
             revision=given.revision,
             tokenizer=given.tokenizer,
             dtype=given.dtype,
+            attention=given.attention,
+            device=given.device,
             threads=given.threads,
             host=given.host,
             port=given.port,
@@ -67,6 +69,8 @@ def set_up(parser: argparse.ArgumentParser, count: Reads[int], seconds: Reads[fl
     parser.add_argument("--tokenizer", metavar="FOLDER", help="of the model that tgi:URL or vllm:URL serves")
     parser.add_argument("--revision", help="the Hub commit")
     parser.add_argument("--dtype", default="float32", choices=[dtype.value for dtype in Dtype])
+    parser.add_argument("--device", help="as torch names it, or auto: over all GPUs (default: a GPU if there is one)")
+    parser.add_argument("--attention", metavar="NAME", help="transformers' attention implementation (default: its own)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
     parser.add_argument("--port", type=_port, default=50051, help="0: any free port")
     parser.add_argument("--threads", type=count, help="CPU threads of the model (default: all cores)")

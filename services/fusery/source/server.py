@@ -21,6 +21,7 @@ from grpc_health.v1 import health_pb2
 from fusery.core.rules import Dtype
 from fusery.errors import ConfigError
 from fusery.pb import distributions_pb2_grpc as pb_grpc
+from fusery.run_config import EngineKind, split_engine
 from fusery.source.api import Limits
 from fusery.source.call_record import Observer, RequestLog
 from fusery.source.engines import check_engine, load_engine
@@ -121,7 +122,7 @@ async def _serve_until(stop: asyncio.Event, server: SourceServer, config: ServeC
 
 
 def _load(config: ServeConfig) -> Engine:
-    if config.threads is not None:
+    if config.threads is not None and split_engine(config.model)[0] is EngineKind.TRANSFORMERS:
         import torch
 
         torch.set_num_threads(config.threads)
