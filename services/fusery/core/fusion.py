@@ -131,7 +131,8 @@ def merged(evidence: Evidence, spaces: Sequence[int]) -> Evidence:
         return evidence
     group = np.repeat(np.arange(len(first)), counts)
     weight = np.bincount(group, weights=evidence.weights_R[order])
-    share = evidence.weights_R[order] / weight[group]
+    # A source that predicts nothing (c = ∞) has weight 0 beside others, and so may all of a group.
+    share = evidence.weights_R[order] / np.where(weight > 0, weight, 1.0)[group]
     width, k = int(counts.max()), evidence.top.k
     at = np.arange(len(key)) - first[group]
     ids, mass = np.full((len(first), width, k), PAD, np.int64), np.zeros((len(first), width, k))
@@ -139,8 +140,11 @@ def merged(evidence: Evidence, spaces: Sequence[int]) -> Evidence:
     mass[group, at] = share[:, None] * np.exp(evidence.top.log_probs_RK[order].astype(np.float64))
     top = sum_duplicates(ids.reshape(len(first), -1), mass.reshape(len(first), -1))
     rows = order[first]
-    sources_R = np.where(counts > 1, owners[rows], evidence.sources_R[rows])
-    return Evidence(evidence.positions_R[rows], sources_R, weight.astype(np.float32), top)
+    positions_R, sources_R = evidence.positions_R[rows], np.where(counts > 1, owners[rows], evidence.sources_R[rows])
+    by_source = np.lexsort((sources_R, positions_R))
+    return Evidence(
+        positions_R[by_source], sources_R[by_source], weight[by_source].astype(np.float32), top.take(by_source)
+    )
 
 
 def _stack(sources: Sequence[AlignedSource]) -> tuple[Evidence, IntArray]:
