@@ -63,7 +63,7 @@ def both_ways(pairs_P2: IntArray, source_tokens: int, target_tokens: int) -> Jso
 
 
 def aligned(
-    record: Json, row_of_position: IntArray, target_ids: Sequence[int], image_V: IntArray
+    record: Json, row_of_position: IntArray, target_ids: Sequence[int], mapped: TokenMap
 ) -> dict[str, list[list[float]]]:
     """Per target position the ids and logits that `reference` gives it."""
     ids: list[list[float]] = []
@@ -73,7 +73,7 @@ def aligned(
             ids.append([target_id])
             logits.append([1.0])
             continue
-        images = image_V[np.asarray(record["blending_per_step_indices"][row], np.int64)]
+        images = mapped.images(np.asarray(record["blending_per_step_indices"][row], np.int64))
         kept = np.flatnonzero(kept_entries(images[None])[0])
         ids.append(images[kept].tolist())
         logits.append([record["blending_per_step_logits"][row][entry] for entry in kept.tolist()])
@@ -91,8 +91,8 @@ def answer(record: Json, hard: TokenMap, soft: TokenMap, ties: TieOrder) -> Json
     return {
         "name": record["name"],
         "dtw": {"cost": float(path.cost), **both_ways(path.pairs_P2, len(source_ids), len(target_ids))},
-        "hard": aligned(record, rows["hard"], target_ids, hard.image_V),
-        "soft": aligned(record, rows["soft"], target_ids, soft.image_V),
+        "hard": aligned(record, rows["hard"], target_ids, hard),
+        "soft": aligned(record, rows["soft"], target_ids, soft),
     }
 
 

@@ -131,7 +131,7 @@ def _align(given: Arguments) -> None:
     from fusery.pipeline.align_view import Modes
 
     text = text_of(given.text, given.file)
-    modes = Modes(given.positions, given.vocabulary, given.top)
+    modes = Modes.of(given.positions, given.vocabulary, given.top)
     request = Request(text, given.target, tuple(given.source), modes, given.top_k, given.dtype)
     align(request, as_json=given.json, html=given.html)
 
@@ -146,11 +146,12 @@ def _set_up_align(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, metavar="S", action="append", help=f"{model}; may be repeated")
     for option, choices, default in (
         ("--positions", Positions, Positions.BOUNDARY),
-        ("--vocabulary", Vocabulary, Vocabulary.PARTITION),
+        ("--vocabulary", Vocabulary, None),
     ):
         shown = "|".join(choice.value for choice in choices)
+        usual = "partition, mined with reference" if default is None else default.value
         parser.add_argument(
-            option, type=_one_of(choices), default=default, metavar="MODE", help=f"{shown} (default: {default.value})"
+            option, type=_one_of(choices), default=default, metavar="MODE", help=f"{shown} (default: {usual})"
         )
     parser.add_argument("--top", type=_count, default=3, help="next tokens and cells shown (default: 3)")
     parser.add_argument("--top-k", type=_count, default=64, help="entries asked of a source (default: 64, as a run)")

@@ -8,10 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from fusery.core.rules import (
     Disagreement,
@@ -83,12 +91,54 @@ class SourceSpec(ModelSpec):
 
 
 class CorpusFile(_Section):
-    """A JSONL or text file, optionally compressed (.gz), or a folder of text files."""
+    """A JSONL, text or Parquet file, a folder of these, or a split of a Hugging Face dataset."""
 
     path: str = Field(min_length=1)
+    """.jsonl and text (each also .gz, .zst), .parquet, a folder of these, hf:OWNER/NAME[@REVISION] or hf:./FOLDER."""
     domain: str | None = None
-    """The domain of every document here; without it, the `domain` column, else 'all'."""
+    """The domain of every document here; without it, the domain column, else 'all'."""
     text_column: str = "text"
+    domain_column: str = Field(default="domain", min_length=1)
+    """Where a row names its domain. Rows may lack the default one; any other must be there."""
+    split: str | None = Field(default=None, min_length=1)
+    """The split of a dataset (hf:…), such as train or train[:1000]."""
+    config: str | None = Field(default=None, min_length=1)
+    """The configuration of a dataset (hf:…) that has several."""
+
+    @property
+    def dataset(self) -> tuple[str, str | None] | None:
+        """Name and revision of a Hugging Face dataset, or its folder; None: an ordinary path."""
+        if not self.path.startswith("hf:"):
+            return None
+        place = self.path.removeprefix("hf:")
+        if place.startswith((".", "/", "~")):
+            return place, None
+        name, _, revision = place.partition("@")
+        return name, revision or None
+
+    @property
+    def domain_column_is_chosen(self) -> bool:
+        return self.domain_column != "domain"
+
+    @model_validator(mode="after")
+    def _keys_fit_the_path(self) -> CorpusFile:
+        if self.dataset is None:
+            if self.split is not None or self.config is not None:
+                raise ValueError(f"split, config: go with hf:OWNER/NAME only, the path is {self.path!r}")
+        elif not re.fullmatch(r"hf:([./~].*|[\w.-]+/[\w.-]+(@[\w./-]+)?)", self.path):
+            raise ValueError(f"path: expected hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:./FOLDER, got {self.path!r}")
+        elif self.split is None:
+            raise ValueError(f"split: missing; say which split of {self.path} to read, such as split: train")
+        if self.domain is not None and self.domain_column_is_chosen:
+            raise ValueError("domain, domain_column: give one of them; domain holds for every document here")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _as_first_published(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Later keys only where they are set: the digests of runs without them stay what they were."""
+        content: dict[str, Any] = handler(self)
+        unset = {"domain_column": "domain", "split": None, "config": None}
+        return {key: value for key, value in content.items() if key not in unset or value != unset[key]}
 
 
 class CorpusSpec(_Section):
@@ -142,6 +192,9 @@ class AlignmentSpec(_Section):
                 f"positions: reference needs vocabulary: mined or exact (the paper's soft and hard), "
                 f"got {self.vocabulary.value}"
             )
+        is_whole = self.fallback is Fallback.CURRENT_TOKEN and self.disagreement is Disagreement.KEEP
+        if self.positions is Positions.REFERENCE and not is_whole:
+            raise ValueError("positions: reference is the paper's implementation; leave fallback and disagreement out")
         return self
 
 

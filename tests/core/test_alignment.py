@@ -13,8 +13,8 @@ from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 from strategies import texts
 
 
-def tokenized(*ends: int, has_prefix_space: bool = False) -> TokenizedText:
-    return TokenizedText(np.arange(len(ends)), np.asarray(ends, np.int64), has_prefix_space)
+def tokenized(*ends: int) -> TokenizedText:
+    return TokenizedText(np.arange(len(ends)), np.asarray(ends, np.int64))
 
 
 segmentations = st.lists(st.integers(0, 3), min_size=1, max_size=12).map(lambda steps: np.cumsum(steps).tolist())
@@ -42,11 +42,18 @@ def test_pieces_of_one_character_give_one_row_the_last() -> None:
     assert (pairs.target_positions_R.tolist(), pairs.source_rows_R.tolist()) == ([0], [2])
 
 
-def test_a_space_before_the_text_on_one_side_only_takes_the_evidence_at_byte_0() -> None:
-    with_space, without = tokenized(0, 4, 8, has_prefix_space=True), tokenized(0, 4, 8)
-    assert boundary(with_space, without).target_positions_R.tolist() == [1]
-    assert boundary(with_space, with_space).target_positions_R.tolist() == [0, 1]
-    assert boundary(without, without).target_positions_R.tolist() == [0, 1]
+def test_a_prefix_token_stands_before_the_space_that_is_put_before_the_text() -> None:
+    ends = np.array([0, 4, 8])
+    joined = TokenizedText(np.arange(3), ends, has_prefix_space=True, prefix_tokens=1)
+    without = TokenizedText(np.arange(3), ends, prefix_tokens=1)
+    # The space as a token of its own: behind it, not before it, the text begins.
+    apart = TokenizedText(np.arange(4), np.array([0, 0, 4, 8]), has_prefix_space=True, prefix_tokens=1)
+    assert _pairs(boundary(joined, without)) == [(1, 1)]
+    assert _pairs(boundary(joined, joined)) == [(0, 0), (1, 1)]
+    assert _pairs(boundary(without, without)) == [(0, 0), (1, 1)]
+    assert _pairs(boundary(apart, joined)) == [(0, 0), (1, 2)]
+    assert _pairs(boundary(apart, without)) == [(0, 1), (1, 2)]
+    assert _pairs(boundary(apart, apart)) == [(0, 0), (1, 1), (2, 2)]
 
 
 @given(text=texts.filter(bool))

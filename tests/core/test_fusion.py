@@ -129,6 +129,15 @@ def test_spans_lie_between_the_boundaries_that_all_sources_share() -> None:
     assert second == pytest.approx([np.log(4), np.log(2)])
 
 
+def test_all_pieces_of_a_character_count_in_the_span_that_it_ends() -> None:
+    # Pieces that end where their character does: the second one is not the next span's.
+    pieces = spoken([0, 1], [1, 3, 3, 4], [0.5, 0.5, 0.25])
+    whole = spoken([0, 1], [1, 3, 4], [0.25, 0.25])
+    first, second = span_qualities(Quality.BITS_PER_BYTE, [pieces, whole], np.array([1, 3, 4]))
+    assert first == pytest.approx([1, 2])
+    assert second == pytest.approx([1, 2])
+
+
 def test_by_spans_each_source_wins_where_it_predicts_better() -> None:
     one = spoken([0, 1], [0, 4, 8], [0.9, 0.1])
     other = spoken([0, 1], [0, 4, 8], [0.1, 0.9])

@@ -80,6 +80,21 @@ def test_a_byte_level_first_token_gets_the_marker_it_lacks_and_no_other_does() -
         )
 
 
+def test_ids_past_the_vocabulary_have_no_image() -> None:
+    mapped = token_map(Vocabulary.EXACT, ["a"], "▁", ["a"], "▁")
+    assert mapped.images(np.array([0, 1, 9, -1])).tolist() == [0, PAD, PAD, PAD]
+
+
+def test_a_first_token_that_lacks_no_marker_is_matched_as_any_other() -> None:
+    source = TokenStrings(["Ġ"], np.array([0]), "▁")
+    target = TokenStrings(["b", "a", "b", "cĠ", "b", "cĠ"], np.array([0, 1, 0, 2, 0, 2]), "Ġ")
+    for ties in TieOrder:
+        mapped = token_map(Vocabulary.MINED, ["Ġ"], "▁", ["b", "a", "cĠ"], "Ġ")
+        found = matches(path_of(source, target, ties), source, target, mapped)
+        expected = plain_reference(source.tokens, target.tokens, ("▁", "Ġ"), {"Ġ": "b"}, ties.value)
+        assert [None if row == PAD else row for row in found.tolist()] == expected
+
+
 images = st.lists(st.lists(st.integers(PAD, 4), min_size=6, max_size=6), min_size=1, max_size=5)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -131,10 +132,8 @@ class _Bearer(grpc.StreamStreamClientInterceptor):  # type: ignore[misc]  # grpc
 STATUSES: list[tuple[errors.FuseryError, Any]] = [
     (errors.FuseryError("x"), grpc.StatusCode.INTERNAL),
     (errors.InvalidInput("x"), grpc.StatusCode.INVALID_ARGUMENT),
-    (errors.ConfigError("x"), grpc.StatusCode.INVALID_ARGUMENT),
     (errors.ModelError("x"), grpc.StatusCode.INVALID_ARGUMENT),
     (errors.CorpusError("x"), grpc.StatusCode.INVALID_ARGUMENT),
-    (errors.AddressError("x"), grpc.StatusCode.INVALID_ARGUMENT),
     (errors.Mismatch("x"), grpc.StatusCode.FAILED_PRECONDITION),
     (errors.TooLarge("x"), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.Unavailable("x"), grpc.StatusCode.UNAVAILABLE),
@@ -145,9 +144,12 @@ STATUSES: list[tuple[errors.FuseryError, Any]] = [
 ]
 
 
+OF_THE_SERVER = (errors.ConfigError, errors.AddressError)
+
+
 def test_every_class_of_the_tree_stands_in_the_table() -> None:
     ours = {kind for kind in wire.error_classes().values() if kind.__module__ == "fusery.errors"}
-    assert {type(error) for error, _ in STATUSES} == ours
+    assert {type(error) for error, _ in STATUSES} | set(OF_THE_SERVER) == ours
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +162,18 @@ def failing() -> Iterator[tuple[str, list[Exception]]]:
 
     with fronted(UniformEngine(fail)) as server:
         yield server.address, raised
+
+
+@pytest.mark.parametrize("kind", OF_THE_SERVER)
+def test_what_only_the_operator_can_mend_is_a_defect_to_the_caller(
+    failing: tuple[str, list[Exception]], kind: type[errors.FuseryError]
+) -> None:
+    address, raised = failing
+    raised.append(kind("tgi:http://10.0.0.5/secret-path: HTTP 401"))
+    got = refused(address, usual_request())
+    assert (got.code(), class_of(got)) == (grpc.StatusCode.INTERNAL, "FuseryError")
+    assert "secret-path" not in got.details()
+    assert "internal error" in got.details()
 
 
 @pytest.mark.parametrize(("error", "code"), STATUSES, ids=[type(error).__name__ for error, _ in STATUSES])
@@ -294,12 +308,24 @@ def test_impossible_fronts_are_refused() -> None:
             Front(**change)  # type: ignore[arg-type]
 
 
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    return [record for record in caplog.records if record.name == "fusery.source.call_record"]
+
+
+def wait_until(holds: Callable[[], bool], at_most_s: float = 30.0) -> None:
+    end = time.monotonic() + at_most_s
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
 def test_a_call_is_one_line_of_the_log_with_its_trace(uniform: str, caplog: pytest.LogCaptureFixture) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
     with caplog.at_level(logging.INFO, "fusery.source.call_record"):
         ask(uniform, usual_request(), metadata=(("traceparent", f"00-{trace}-b7ad6b7169203331-01"),))
         refused(uniform, usual_request(top_k=0))
-    answered, failed = [record for record in caplog.records if record.name == "fusery.source.call_record"]
+        # A line is written when the call is over, which the caller may know before.
+        wait_until(lambda: len(lines_of(caplog)) == 2)
+    answered, failed = lines_of(caplog)
     line = answered.getMessage()
     assert line.startswith("call method=ComputeDistributions code=OK ms=")
     for part in ("documents=6", "k=4", "tokens=", "wait_ms=", "compute_ms=", f"trace_id={trace}"):

@@ -133,10 +133,17 @@ def test_the_description_covers_all_that_the_server_tells() -> None:
     assert (first.name, first.architecture, first.dtype) == ("pico-served", "vllm 0.33.0", "unknown")
 
 
-def test_without_a_tokenizer_the_model_that_the_server_names_is_read() -> None:
+def test_without_a_tokenizer_the_model_that_the_server_names_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     model = pico()
-    with vllm(model, root=str(model.folder)) as server:
+    monkeypatch.chdir(model.folder.parent)
+    with vllm(model, root=model.folder.name) as server:
         assert open_vllm(server.url).tokenizer.fingerprint == model.engine.tokenizer.fingerprint
+
+
+@pytest.mark.parametrize("named", ["/etc", "~/models", "../models", "C:\\models"])
+def test_a_path_that_the_server_names_is_never_opened_here(named: str) -> None:
+    with vllm(pico(), root=named) as server, pytest.raises(ModelError, match="name its tokenizer: --tokenizer FOLDER"):
+        open_vllm(server.url)
 
 
 def test_another_models_tokenizer_is_refused_at_the_start() -> None:

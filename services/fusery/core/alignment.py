@@ -65,20 +65,18 @@ def _boundary(source: Side, target: Side, _: VocabularyMap, __: TieOrder) -> Ali
 def boundary(source: TokenizedText, target: TokenizedText) -> Alignment:
     """Rows that stand at the same byte end. O(T + N).
 
-    Of several tokens with one end (pieces of a character, BOS and a space before the text) only the last
-    stands there. At byte 0 the two sides expect the same continuation only if both or neither put a space
-    before the text.
+    Of several tokens with one end (pieces of a character, two prefix tokens) only the last stands there. A prefix
+    token with a space before the text behind it stands before that space, where only its like stands.
     """
-    rows, positions = _standing(source), _standing(target)
-    source_ends, target_ends = source.byte_ends_T[rows], target.byte_ends_T[positions]
+    all_source_ends, all_target_ends = _ends(source), _ends(target)
+    rows, positions = _standing(source, all_source_ends), _standing(target, all_target_ends)
+    source_ends, target_ends = all_source_ends[rows], all_target_ends[positions]
     # Both are strictly ascending: where a target's end would be inserted, the source's equal one stands.
     at = np.searchsorted(source_ends, target_ends)
     common = np.zeros(len(positions), bool)
     inside = at < len(rows)
     common[inside] = source_ends[at[inside]] == target_ends[inside]
     common &= positions < len(target.ids_T) - 1
-    if source.has_prefix_space != target.has_prefix_space:
-        common &= target_ends > 0
     return Alignment(positions[common], rows[at[common]])
 
 
@@ -95,9 +93,16 @@ def agreeing(pairs: Alignment, source: TokenizedText, target: TokenizedText, voc
     return pairs.take(np.flatnonzero(source_cells == target_cells))
 
 
-def _standing(text: TokenizedText) -> IntArray:
+def _ends(text: TokenizedText) -> IntArray:
+    """Byte ends, −1 before a space that is not in the text."""
+    if not text.has_prefix_space:
+        return text.byte_ends_T
+    return np.where(np.arange(len(text.ids_T)) < text.prefix_tokens, -1, text.byte_ends_T)
+
+
+def _standing(text: TokenizedText, ends_T: IntArray) -> IntArray:
     """The tokens after which the text goes on as it stands there: the last of each end."""
-    last = np.diff(text.byte_ends_T, append=np.int64(-1)) != 0
+    last = np.diff(ends_T, append=np.int64(-2)) != 0
     return np.flatnonzero(last if text.stands_T is None else last & text.stands_T)
 
 

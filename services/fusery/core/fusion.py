@@ -79,8 +79,9 @@ def span_qualities(rule: Quality, sources: Sequence[AlignedSource], target_ends_
     common = reduce(np.intersect1d, [p.byte_ends_T for p in predictions])
     qualities = []
     for source, predicted in zip(sources, predictions, strict=True):
-        # A token begins where the one before it ends, and the spans' ends are ends of every source's tokens.
-        spans = np.searchsorted(common, predicted.byte_ends_T[:-1], side="right")
+        # The spans' ends are ends of every source's tokens, so a token lies in the span in which it ends; by its end,
+        # because the pieces of a character may all end where it does.
+        spans = np.searchsorted(common, predicted.byte_ends_T[1:], side="left")
         by_span = _quality_by_span(rule, predicted, spans, len(common) + 1)
         qualities.append(by_span[np.searchsorted(common, target_ends_N[source.positions_R], side="right")])
     return qualities

@@ -28,7 +28,9 @@ def project_as_reference(top: TopK, image_V: IntArray) -> TopK:
     kept = kept_entries(images)
     order = np.argsort(~kept, axis=1, kind="stable")
     images, kept = np.take_along_axis(images, order, 1), np.take_along_axis(kept, order, 1)
-    mass = np.where(kept, np.exp(np.take_along_axis(top.log_probs_RK, order, 1).astype(np.float64)), 0.0)
+    log_mass = np.where(kept, np.take_along_axis(top.log_probs_RK, order, 1).astype(np.float64), -np.inf)
+    largest = log_mass.max(axis=1, keepdims=True, initial=-np.inf)
+    mass = np.exp(log_mass - np.where(np.isinf(largest), 0.0, largest))
     with np.errstate(divide="ignore"):
         log_probs = np.log(mass / np.maximum(mass.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny))
     return TopK(np.where(kept, images, PAD), log_probs.astype(np.float32))

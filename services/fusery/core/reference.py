@@ -38,6 +38,11 @@ class TokenMap:
     image_V: IntArray
     id_of: Callable[[str], int | None]
 
+    def images(self, ids: IntArray) -> IntArray:
+        """The target ids of source ids; PAD for ids past the vocabulary (padded model vocabularies)."""
+        known = (ids >= 0) & (ids < len(self.image_V))
+        return np.where(known, self.image_V[np.where(known, ids, 0)], PAD)
+
 
 def key(token: str, marker: str, target_marker: str) -> str:
     """A source token as the target's vocabulary would write it."""
@@ -90,19 +95,19 @@ def matches(path: WarpingPath, source: TokenStrings, target: TokenStrings, mappe
     row_of_position = np.full(len(target.tokens), PAD, np.int64)
     rows, positions = one_to_one(path.pairs_P2, len(target.tokens))
     keys = [key(source.tokens[row], source.marker, target.marker) for row in rows.tolist()]
-    same = mapped.image_V[source.ids_T[rows]] == target.ids_T[positions]
+    same = mapped.images(source.ids_T[rows]) == target.ids_T[positions]
     equal = (string == target.tokens[i] for string, i in zip(keys, positions.tolist(), strict=True))
     same |= np.fromiter(equal, bool, len(keys))
-    if len(positions) and positions[0] == 0:
-        same[0] = _first_matches(keys[0], source, target, mapped)
+    if len(positions) and positions[0] == 0 and _lacks_marker(keys[0], source, target):
+        string = target.marker + keys[0]
+        index = mapped.id_of(source.marker + source.tokens[rows[0]])
+        is_image = index is not None and bool(mapped.image_V[index] == target.ids_T[0])
+        same[0] = target.tokens[0] == string or is_image
     row_of_position[positions[same]] = rows[same]
     return row_of_position
 
 
-def _first_matches(string: str, source: TokenStrings, target: TokenStrings, mapped: TokenMap) -> bool:
+def _lacks_marker(string: str, source: TokenStrings, target: TokenStrings) -> bool:
     """The one special case: a byte-level source's first token gets the marker that it lacks and the target's has."""
     lacks = target.tokens[0].startswith(target.marker) and not string.startswith(target.marker)
-    if source.marker == _BYTE_LEVEL_MARKER and lacks:
-        string = target.marker + string
-    index = mapped.id_of(key(string, target.marker, source.marker))
-    return target.tokens[0] == string or (index is not None and bool(mapped.image_V[index] == target.ids_T[0]))
+    return source.marker == _BYTE_LEVEL_MARKER and lacks

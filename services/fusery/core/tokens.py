@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,7 @@ _PROBE = "The 12 quick foxes\tjump() over\r\n   «naïve» 東京 😀 </s>  \n\
 """Tokenised into the fingerprint, so that it covers behaviour and not the definition alone."""
 
 
+_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _ANCHOR = "\x01"
 """A character that is in no longer piece of any vocabulary."""
 
@@ -37,8 +39,8 @@ _ANCHOR = "\x01"
 class TokenizedText:
     """A document's tokens, int64 [T], with the byte offset at which each ends, int64 [T], never decreasing.
 
-    Prefix tokens (BOS) end at 0. `has_prefix_space`: the tokenizer put a space before the text that is not
-    in it, so at byte 0 its tokens spell something else than the text. `stands_T`, bool [T]: after this token the
+    The first `prefix_tokens` (BOS) end at 0. `has_prefix_space`: the tokenizer put a space before the text that is not
+    in it, so a prefix token stands before that space and not at the text. `stands_T`, bool [T]: after this token the
     tokenizer goes on with tokens that spell what follows in the text. None: after every token; else the tokenizer
     normalises, and where a token is lower-cased, composed or stripped the distribution before it is about another text.
     """
@@ -46,6 +48,7 @@ class TokenizedText:
     ids_T: IntArray
     byte_ends_T: IntArray
     has_prefix_space: bool = False
+    prefix_tokens: int = 0
     stands_T: npt.NDArray[np.bool_] | None = None
 
 
@@ -204,7 +207,7 @@ class ByteTokenizer:
             before_prefix = np.zeros(max(prefix - 1, 0), bool)
             stands = np.concatenate([before_prefix, before_and_after[0 if prefix else 1 :]])
         ids_T = np.concatenate([self.prefix_ids, np.asarray(ids, np.int64)])
-        return TokenizedText(ids_T, ends, has_prefix_space, stands)
+        return TokenizedText(ids_T, ends, has_prefix_space, prefix, stands)
 
     def _spans_of_offsets(self, text: str, encoding: Encoding, spelled: bytes) -> tuple[IntArray, IntArray]:
         """Byte starts and ends by character offsets; all pieces of one character have the same.
@@ -233,7 +236,7 @@ class ByteTokenizer:
         if self._is_byte_level:
             letters = [LETTER_TO_BYTE.get(letter) for letter in token]
             return token.encode() if None in letters else bytes(b for b in letters if b is not None)
-        if len(token) == 6 and token.startswith("<0x") and self._json["model"].get("byte_fallback"):
+        if _BYTE_TOKEN.fullmatch(token) and self._json["model"].get("byte_fallback"):
             return bytes.fromhex(token[3:5])
         return token.replace(self._marker, " ").encode() if self._marker else token.encode()
 

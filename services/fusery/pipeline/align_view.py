@@ -13,11 +13,12 @@ import numpy as np
 
 from fusery.core import vocab
 from fusery.core.alignment import Alignment, Side, align
-from fusery.core.projection import project
+from fusery.core.projection import project, project_as_reference
 from fusery.core.rules import Positions, Vocabulary
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import PAD, IntArray, TopK
 from fusery.core.vocabulary_map import VocabularyMap
+from fusery.errors import InvalidInput
 from fusery.pipeline.align_text import TokenNames
 
 _LISTED_TOKENS = 8
@@ -31,6 +32,18 @@ class Modes:
     positions: Positions
     vocabulary: Vocabulary
     top: int
+
+    @classmethod
+    def of(cls, positions: Positions, vocabulary: Vocabulary | None, top: int) -> Modes:
+        """With the vocabulary map that belongs to `positions` where none is given.
+
+        Raises:
+            InvalidInput: `reference` with a map that the paper's implementation does not have.
+        """
+        as_reference = positions is Positions.REFERENCE
+        if as_reference and vocabulary not in (None, Vocabulary.MINED, Vocabulary.EXACT):
+            raise InvalidInput("positions reference goes with vocabulary mined or exact (the paper's soft and hard)")
+        return cls(positions, vocabulary or (Vocabulary.MINED if as_reference else Vocabulary.PARTITION), top)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +191,7 @@ def _source(modes: Modes, target: Reading, source: Reading) -> SourceView:
         fingerprint=source.tokenizer.fingerprint,
         tokens=_tokens(source),
         guesses=None if source.top is None else _guesses(source.top, source.tokenizer, modes.top),
-        matches=_matches(pairs, vocabulary, target, source, modes.top),
+        matches=_matches(pairs, vocabulary, target, source, modes),
         top_k=None if source.top is None else source.top.k,
         cells=vocabulary.cells,
         nothing_because=None if len(pairs.source_rows_R) else _likely_cause(modes, target, source),
@@ -195,7 +208,7 @@ def _guesses(top: TopK, tokenizer: ByteTokenizer, count: int) -> tuple[tuple[Gue
 
 
 def _matches(
-    pairs: Alignment, vocabulary: VocabularyMap, target: Reading, source: Reading, count: int
+    pairs: Alignment, vocabulary: VocabularyMap, target: Reading, source: Reading, modes: Modes
 ) -> tuple[Match, ...]:
     positions, rows = pairs.target_positions_R, pairs.source_rows_R
     next_cells = _cells_of_next(vocabulary.cell_of_target_V, target.text.ids_T, positions)
@@ -203,7 +216,8 @@ def _matches(
     plain = zip(positions.tolist(), rows.tolist(), same.tolist(), strict=True)
     if source.top is None:
         return tuple(Match(position, row, is_same) for position, row, is_same in plain)
-    projected = project(source.top.take(rows), vocabulary.cell_of_source_V)
+    as_reference = modes.positions is Positions.REFERENCE
+    projected = (project_as_reference if as_reference else project)(source.top.take(rows), vocabulary.cell_of_source_V)
     mass_RK = np.exp(projected.log_probs_RK.astype(np.float64))
     is_next_RK = (projected.ids_RK == next_cells[:, None]) & (next_cells != PAD)[:, None]
     next_mass = (mass_RK * is_next_RK).sum(axis=1).tolist()
@@ -216,9 +230,9 @@ def _matches(
             cells=tuple(
                 Cell(number, *members.of(number), mass, has_next)
                 for number, mass, has_next in zip(
-                    projected.ids_RK[r, :count].tolist(),
-                    mass_RK[r, :count].tolist(),
-                    is_next_RK[r, :count].tolist(),
+                    projected.ids_RK[r, : modes.top].tolist(),
+                    mass_RK[r, : modes.top].tolist(),
+                    is_next_RK[r, : modes.top].tolist(),
                     strict=True,
                 )
                 if number != PAD

@@ -6,7 +6,6 @@ the same documents. A held-out document never stands in the training text too: e
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import random
@@ -18,6 +17,8 @@ from fusery.errors import CorpusError
 from fusery.formats import shards
 from fusery.formats.shards import CorpusDocument
 from fusery.formats.store import Store
+from fusery.pipeline.corpus_files import read_path
+from fusery.pipeline.corpus_hub import read_dataset
 from fusery.run_config import CorpusFile, CorpusSpec
 from fusery.run_file import RunFile
 from fusery.worker.plan import corpus_shard
@@ -68,7 +69,8 @@ def read_corpora(run: RunFile) -> Corpora:
     """The training and held-out documents of a run.
 
     Raises:
-        CorpusError: a file is missing or unreadable, or there is no text in it; names file and line.
+        CorpusError: a file is missing or unreadable, or there is no text in it; names file and line or row.
+        ConfigError: a dataset's name, config or split is wrong, or the package that reads it is missing.
     """
     spec = run.config.corpus
     held_out, _ = _distinct(_read_part(run, spec.held_out, spec), set())
@@ -103,69 +105,35 @@ def _distinct(documents: Sequence[CorpusDocument], seen: set[str]) -> tuple[list
 def _read_part(run: RunFile, files: Sequence[CorpusFile], spec: CorpusSpec) -> list[CorpusDocument]:
     documents = []
     for index, file in enumerate(files):
-        path = Path(run.resolve(file.path))
-        found = [
-            piece
-            for whole in _read_file(path, file, f"{index}-{path.name}")
-            for piece in split(whole, spec.max_document_bytes)
-        ]
+        found = [piece for whole in _read_entry(run, file, index) for piece in split(whole, spec.max_document_bytes)]
         if not found:
-            raise CorpusError(f"{path}: no text in it; expected documents with text (column {file.text_column!r})")
+            place = file.path if file.dataset else run.resolve(file.path)
+            raise CorpusError(f"{place}: no text in it; expected documents with text (column {file.text_column!r})")
         documents.extend(found)
     return documents
 
 
-def _read_file(path: Path, file: CorpusFile, label: str) -> Iterator[CorpusDocument]:
-    if path.is_dir():
-        for inner in sorted(p for p in path.rglob("*") if p.is_file()):
-            name = inner.relative_to(path)
-            yield CorpusDocument(f"{label}/{name}", file.domain or "all", _text_of(inner))
-    elif not path.is_file():
-        raise CorpusError(
-            f"{path}: no such file; expected JSON lines (.jsonl, .jsonl.gz), a text file or a folder of them"
-        )
-    elif path.name.endswith((".jsonl", ".jsonl.gz")):
-        yield from _read_json_lines(path, file, label)
-    else:
-        yield CorpusDocument(label, file.domain or "all", _text_of(path))
-
-
-def _text_of(path: Path) -> str:
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return content.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise CorpusError(f"{path}: not readable as UTF-8 text: {error}") from error
-
-
-def _read_json_lines(path: Path, file: CorpusFile, label: str) -> Iterator[CorpusDocument]:
-    for number, line in enumerate(_text_of(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-            text = fields[file.text_column]
-            text.encode()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CorpusError(
-                f"{path}:{number}: expected a JSON object with text in {file.text_column!r}: {error!r}"
-            ) from error
-        domain = file.domain or str(fields.get("domain", "all"))
-        yield CorpusDocument(f"{label}:{number}", domain, text)
+def _read_entry(run: RunFile, file: CorpusFile, index: int) -> Iterator[CorpusDocument]:
+    if file.dataset is not None:
+        return read_dataset(run, file, index)
+    path = Path(run.resolve(file.path))
+    return read_path(path, file, f"{index}-{path.name}")
 
 
 def split(document: CorpusDocument, max_bytes: int) -> Iterator[CorpusDocument]:
     """Pieces of at most `max_bytes` UTF-8 bytes, cut after white space where there is any; blank ones are left out."""
-    text, number = document.text, 0
-    while text.strip():
-        if len(text.encode()) <= max_bytes:
-            piece = text
-        else:
+    text, start, number = document.text, 0, 0
+    end = len(text.rstrip())
+    while start < end:
+        # A character has a byte at least: more than the window never fits, and the rest need not be looked at.
+        piece = text[start : start + max_bytes + 1]
+        content = piece.encode()
+        if len(content) > max_bytes:
             # Cutting bytes may cut a character; dropping the broken end gives whole ones.
-            head = text.encode()[:max_bytes].decode(errors="ignore")
+            head = content[:max_bytes].decode(errors="ignore")
             cut = max(head.rfind("\n"), head.rfind(" ")) + 1
             piece = head[:cut] if head[:cut].strip() else head
         if piece.strip():
-            name = document.doc_id if number == 0 and piece is text else f"{document.doc_id}#{number}"
+            name = document.doc_id if len(piece) == len(text) else f"{document.doc_id}#{number}"
             yield CorpusDocument(name, document.domain, piece)
-        text, number = text[len(piece) :], number + 1
+        start, number = start + len(piece), number + 1

@@ -59,7 +59,7 @@ def table(
     heading = "candidates for the next token"
     heading = heading if room is None or room >= len(heading) else "candidates"
     across = max(len(heading), *(line.cell_len for lines in cut for line in lines))
-    title = f"{model.name} ({model.architecture}, {model.vocabulary_size} tokens)"
+    title = f"{model.name} ({model.architecture}, vocabulary {model.vocabulary_size}, context {model.context_length})"
     yield Text(title if width is None else _clipped(title, width), "italic")
     yield Text(f" byte  {_filled('token', token)}  p(next)  {_filled(heading, across)}  tail", "bold")
     for row, name, (first, *more) in zip(rows, shown, cut, strict=True):

@@ -39,7 +39,10 @@ def load_plan(run: Run) -> Plan:
     """
     note = run.store.read_note(plan_name(run.run_id))
     if note is None:
-        raise ConfigError(f"run {run.run_id} has no plan yet; start it with: fusery run {run.file.path}")
+        others = run.folder.parent.glob(f"{run.config.name}-*/plan.json")
+        found = ", ".join(sorted(other.parent.name for other in others))
+        hint = f"; the store has other runs of this name, of other settings or texts: {found}" if found else ""
+        raise ConfigError(f"run {run.run_id} has no plan yet; start it with: fusery run {run.file.path}{hint}")
     return Plan.model_validate(note)
 
 

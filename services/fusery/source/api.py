@@ -15,6 +15,9 @@ from fusery.errors import InvalidInput, TooLarge
 MAX_MESSAGE_BYTES = 64 << 20
 """Largest gRPC message, both ways, both sides."""
 
+_MAX_REPLIES = 4
+"""All answers to a request, in units of the largest one: they lie in the server's memory until they are sent."""
+
 ERROR_KEY = "fusery-error"
 """Trailing metadata that names the class of errors.py behind a status."""
 
@@ -128,4 +131,10 @@ def check_tokens(documents: Sequence[Document], tokens: Sequence[int], top_k: in
         raise TooLarge(
             f"document {name!r}: its answer takes {reply_bytes} bytes, at most {model.limits.max_reply_bytes}; "
             "ask for a smaller top_k or split the document"
+        )
+    whole_bytes = sum(tokens) * (12 + 8 * top_k)
+    if whole_bytes > _MAX_REPLIES * model.limits.max_reply_bytes:
+        raise TooLarge(
+            f"request: its answers take {whole_bytes} bytes together, at most "
+            f"{_MAX_REPLIES * model.limits.max_reply_bytes}; send fewer documents or ask for a smaller top_k"
         )

@@ -17,7 +17,17 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf.message import DecodeError
 
-from fusery.errors import Corrupt, FuseryError, InvalidInput, Mismatch, Overloaded, TooLarge, Unavailable
+from fusery.errors import (
+    AddressError,
+    ConfigError,
+    Corrupt,
+    FuseryError,
+    InvalidInput,
+    Mismatch,
+    Overloaded,
+    TooLarge,
+    Unavailable,
+)
 from fusery.source import violations
 from fusery.source.api import ERROR_KEY
 from fusery.source.call_record import CallRecord, Observer, current, trace_id_of
@@ -37,6 +47,9 @@ _STATUS: tuple[tuple[type[FuseryError], grpc.StatusCode], ...] = (
 _MAX_MESSAGE_CHARACTERS, _MAX_MESSAGE_BYTES = 600, 900
 """A client takes 8 KiB of trailing metadata in all. A message is in it percent-encoded, and for InvalidInput twice
 more in base64."""
+
+_OF_THE_SERVER = (ConfigError, AddressError)
+"""What only its operator can mend, such as the token for an inference server behind it: a defect to the caller."""
 
 _HEALTH = "/grpc.health.v1.Health/"
 
@@ -151,7 +164,7 @@ def _answer(error: Exception, method: str, request: Any) -> tuple[grpc.StatusCod
     if isinstance(error, _WrongToken):
         message = "bearer token missing or wrong; set FUSERY_SOURCE_TOKEN_FILE to the file that the server uses"
         return grpc.StatusCode.UNAUTHENTICATED, message, ()
-    if not isinstance(error, FuseryError):
+    if not isinstance(error, FuseryError) or isinstance(error, _OF_THE_SERVER):
         error_id = uuid.uuid4().hex[:12]
         log.error("error %s in %s", error_id, method, exc_info=error)
         message = f"internal error {error_id}; the source server's log tells what happened under this id"

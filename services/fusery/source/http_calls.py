@@ -40,6 +40,7 @@ def check_url(name: str, url: str) -> str:
     try:
         parts = urlsplit(url)
         valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        valid = valid and url.isascii() and url.isprintable() and " " not in url
     except ValueError:
         valid = False
     if not valid:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ UNKNOWN_DTYPE = "unknown"
 PROBE = "The 12 quick foxes\tjump over\r\n   the lazy dog, don't they?"
 """Tokenised by both sides at the start. ASCII, so that tokenizers of any kind know its characters."""
 
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _ROUNDING = 1e-3
 
 Entries = Iterable[tuple[int, float]]
@@ -40,6 +42,19 @@ class TokenizerFolder:
     name: str
     backend: Tokenizer
     vocabulary_size: int
+
+
+def hub_id(named: str) -> str:
+    """`named`, which a server calls its model by: a Hub id or a folder that is here.
+
+    Raises:
+        ModelError: a path of that machine, which another machine must not open.
+    """
+    if not _HUB_ID.fullmatch(named):
+        raise ModelError(
+            f"the server calls its model {named!r}, which is no Hub id; name its tokenizer: --tokenizer FOLDER"
+        )
+    return named
 
 
 def read_tokenizer_folder(tokenizer: str, revision: str | None = None) -> TokenizerFolder:

@@ -91,19 +91,28 @@ async def _serve(config: ServeConfig, token: TokenFile | None) -> None:
     try:
         address = await server.start(config.host, config.port)
         log.info("%s: listening on %s, loading", config.model, address)
-        _tell_of(server, config, open_to_all=token is None and config.front.tls is None)
+        _tell_of(server, config, open_to_all=token is None and not _asks_for_certificates(config))
         await _serve_until(stop, server, config, address)
         log.info("%s: draining", config.model)
     finally:
         await server.drain(config.drain_s)
 
 
+def _asks_for_certificates(config: ServeConfig) -> bool:
+    return config.front.tls is not None and config.front.tls.client_ca is not None
+
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
 def _tell_of(server: SourceServer, config: ServeConfig, *, open_to_all: bool) -> None:
     for what, address in (("health checks", server.health_address), ("metrics", server.metrics_address)):
         if address is not None:
             log.info("%s: %s on %s", config.model, what, address)
-    if open_to_all and config.host not in ("127.0.0.1", "::1", "localhost"):
-        log.warning("whoever reaches %s may use this server: it has neither TLS nor a token", config.host)
+    if open_to_all and config.host not in _LOOPBACK:
+        log.warning("whoever reaches %s may use this server: it asks for no token and no certificate", config.host)
+    if config.token_file is not None and config.front.tls is None and config.host not in _LOOPBACK:
+        log.warning("the token travels in the clear to %s: there is no TLS", config.host)
 
 
 async def _serve_until(stop: asyncio.Event, server: SourceServer, config: ServeConfig, address: str) -> None:

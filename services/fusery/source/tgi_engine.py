@@ -130,7 +130,7 @@ def _client() -> httpx2.Client:
         if constants.is_offline_mode() and urlsplit(str(request.url))[:2] not in _own_places:
             raise OfflineModeIsEnabled(f"HF_HUB_OFFLINE is set: {request.url.host} is not asked")
 
-    return httpx2.Client(event_hooks={"request": [ask]}, follow_redirects=True, timeout=None)
+    return httpx2.Client(event_hooks={"request": [ask]}, follow_redirects=False, timeout=None)
 
 
 class TgiEngine:
@@ -227,7 +227,9 @@ def open_tgi(
     """
     server = TgiServer(HttpServer(f"tgi:{url}", url, token, timeout_s))
     info = server.info()
-    folder = remote.read_tokenizer_folder(tokenizer or info["model_id"], None if tokenizer else info.get("model_sha"))
+    folder = remote.read_tokenizer_folder(
+        tokenizer or remote.hub_id(info["model_id"]), None if tokenizer else info.get("model_sha")
+    )
     probe = server.generate(remote.PROBE, 1, prefill=True)
     if not probe.tokens or any(value is None for _, value in probe.tokens[1:]):
         raise ModelError(f"{server.name}: it gives no log-probabilities of prompts; {_PREFILL_HINT}")

@@ -164,7 +164,7 @@ def open_vllm(
     http = HttpServer(f"vllm:{url}", url, token, timeout_s)
     version, card = _version(http), _card(http)
     server = VllmServer(http, card["id"])
-    folder = remote.read_tokenizer_folder(tokenizer or card.get("root") or card["id"])
+    folder = remote.read_tokenizer_folder(tokenizer or remote.hub_id(card.get("root") or card["id"]))
     bytes_of = remote.tokenizer_of(folder, server.tokenize(remote.PROBE), server.name)
     first = bytes_of.tokenize(remote.PROBE).ids_T[:2].tolist()
     allowed = limits or Limits()

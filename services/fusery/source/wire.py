@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -88,7 +87,7 @@ def read_tokenizer(messages: Iterable[pb.GetTokenizerResponse]) -> ByteTokenizer
         if not stream.eof:
             raise Corrupt(f"tokenizer: the stream breaks off after {len(content)} bytes; ask again")
         return ByteTokenizer.from_definition(content.decode())
-    except (zlib.error, UnicodeDecodeError, json.JSONDecodeError, KeyError) as error:
+    except (zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"tokenizer: its definition can't be read: {error!r}; ask again") from error
 
 

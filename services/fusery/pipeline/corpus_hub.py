@@ -1,0 +1,110 @@
+"""Documents of Hugging Face datasets, by the package `datasets` (an extra: it brings much that a run seldom needs).
+
+Only builders of plain tables are let through: no code of a dataset is run and nothing pickled is opened.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from fusery.errors import ConfigError, CorpusError
+from fusery.formats.shards import CorpusDocument
+from fusery.pipeline.corpus_files import BATCH_ROWS, chosen_columns, documents_of
+from fusery.run_config import CorpusFile
+from fusery.run_file import RunFile
+
+_BUILDERS = ("arrow", "csv", "json", "parquet", "text", "cache")
+"""`cache`: what one of the others made of a Hub dataset earlier, where the Hub can't be reached now."""
+
+
+def read_dataset(run: RunFile, file: CorpusFile, index: int) -> Iterator[CorpusDocument]:
+    """The documents of one split, in its order. `index` of the entry begins their ids.
+
+    Raises:
+        ConfigError: `datasets` is not installed, or dataset, config or split are not there.
+        CorpusError: the Hub can't be reached, or a row or column is not as expected.
+    """
+    place = file.dataset
+    assert place is not None, "the caller asks for datasets only"
+    where, revision = place
+    if where.startswith((".", "/", "~")):
+        where = run.resolve(where)
+        if not Path(where).is_dir():
+            raise CorpusError(f"{where}: no such folder; expected a folder with the files of a dataset")
+    else:
+        # With the prefix a folder of this name in the working directory is not taken for it.
+        where = f"hf://datasets/{where}"
+    rows = _load(where, revision, file)
+    columns = chosen_columns(rows.features.arrow_schema, file, file.path)
+    batches = rows.select_columns(columns).with_format("arrow").iter(batch_size=BATCH_ROWS)
+    yield from documents_of(batches, file, file.path, f"{index}-{Path(where).name}")
+
+
+def _load(where: str, revision: str | None, file: CorpusFile) -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise ConfigError(
+            f"{file.path}: Hugging Face datasets need the package datasets; install it: pip install 'fusery[datasets]'"
+        ) from error
+    with _refusals(file):
+        # For a folder with a card `datasets` takes what it cached earlier even where the files are others now.
+        cache = None if "://" in where else str(Path(datasets.config.HF_DATASETS_CACHE) / f"fusery-{_state(where)}")
+        builder = datasets.load_dataset_builder(where, name=file.config, revision=revision, cache_dir=cache)
+    if builder.name not in _BUILDERS:
+        raise ConfigError(
+            f"{file.path}: its files are of the kind {builder.name}, expected {', '.join(_BUILDERS[:-1])}"
+        )
+    # The cache gives its newest version, whatever revision is asked for.
+    if builder.name == "cache" and revision is not None and revision != builder.hash:
+        raise CorpusError(
+            f"{file.path}: the Hugging Face Hub can't be reached or lacks this revision, and the cache has "
+            f"{builder.hash}; load it once with the network, or pin the whole commit {builder.hash}"
+        )
+    with _refusals(file):
+        builder.download_and_prepare()
+        return builder.as_dataset(split=file.split)
+
+
+def _state(folder: str) -> str:
+    """A name for a folder and its files as they are now, by their sizes and times."""
+    state = hashlib.sha256(folder.encode())
+    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
+        stat = path.stat()
+        state.update(f"\n{path}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
+    return state.hexdigest()[:16]
+
+
+@contextmanager
+def _refusals(file: CorpusFile) -> Iterator[None]:
+    """Whatever `datasets`, huggingface_hub, httpx and fsspec raise, as an error that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        if any(_is_about_the_network(cause) for cause in _causes(error)):
+            raise CorpusError(
+                f"{file.path}: the Hugging Face Hub can't be reached: {_one_line(error)}; check the network and "
+                "HF_ENDPOINT, unset HF_HUB_OFFLINE, bring the cache (HF_HOME) of a machine that has loaded it, or "
+                "download the dataset to a folder and write hf:./FOLDER"
+            ) from error
+        which = f"config {file.config or 'default'}, split {file.split}"
+        raise ConfigError(f"{file.path}: {which} can't be loaded: {_one_line(error)}") from error
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def _is_about_the_network(error: BaseException) -> bool:
+    # huggingface_hub went from httpx to httpx2, and both call the class so.
+    return isinstance(error, ConnectionError) or any(c.__name__ == "TransportError" for c in type(error).__mro__)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
