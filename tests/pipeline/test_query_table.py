@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from fusery import cli
+from fusery.errors import InvalidInput
 from fusery.pipeline import query
 from fusery.pipeline.align_text import TokenNames
 from picomodels import pico_byte_tokenizer
@@ -158,3 +159,8 @@ def test_two_models_in_a_list_are_refused_in_one_line(
     [line] = capsys.readouterr().err.splitlines()
     assert server.address in line
     assert other.address in line
+
+
+def test_an_empty_text_is_refused_before_anybody_is_asked() -> None:
+    with pytest.raises(InvalidInput, match="TEXT is empty"):
+        query.query("127.0.0.1:1", "", 3, as_json=False)

@@ -55,10 +55,10 @@ def usual_request(**changes: Any) -> pb.ComputeDistributionsRequest:
 @pytest.mark.parametrize("architecture", ["llama", "gpt2"])
 def test_the_same_request_gives_the_same_bytes_alone_and_among_others(architecture: str) -> None:
     engine = load_engine(str(pico_model(architecture)), device="cpu")
-    requests = [wire.write_request(DOCUMENTS[i % 4 : i % 4 + 3], 8, "float32", None) for i in range(16)]
-    with running(engine) as server:
+    requests = [wire.write_request(DOCUMENTS[i % 4 : i % 4 + 3], 8, "float32", None) for i in range(64)]
+    with running(engine, waiting_requests=64) as server:
         alone = [ask(server.address, request) for request in requests[:4]]
-        with ThreadPoolExecutor(16) as pool:
+        with ThreadPoolExecutor(64) as pool:
             together = list(pool.map(lambda request: ask(server.address, request), requests))
     for i, messages in enumerate(together):
         assert [m.SerializeToString() for m in messages] == [m.SerializeToString() for m in alone[i % 4]]
@@ -97,6 +97,21 @@ def test_a_model_that_can_not_be_loaded_ends_the_server_with_its_error() -> None
 
     with running(load, wait=False) as server, pytest.raises(errors.ModelError, match="no such folder"):
         server.loading.result(60)
+
+
+def test_a_watch_takes_little_because_it_needs_no_token() -> None:
+    with running(UniformEngine()) as server, grpc.insecure_channel(server.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        with pytest.raises(grpc.RpcError) as too_long:
+            next(stub.Watch(health_pb2.HealthCheckRequest(service="x" * 201), timeout=60))
+        assert too_long.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        watches = [stub.Watch(health_pb2.HealthCheckRequest(), timeout=60) for _ in range(256)]
+        assert {next(watch).status for watch in watches} == {health_pb2.HealthCheckResponse.SERVING}
+        with pytest.raises(grpc.RpcError) as too_many:
+            next(stub.Watch(health_pb2.HealthCheckRequest(), timeout=60))
+        assert too_many.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for watch in watches:
+            watch.cancel()
 
 
 def test_draining_answers_what_was_begun_and_refuses_the_rest() -> None:

@@ -31,6 +31,8 @@ def query(address: str, text: str, top_k: int, as_json: bool) -> None:
         InvalidInput: the text is not one that the source can read, or `top_k` is more than it gives.
         Unavailable: no source answers.
     """
+    if not text:
+        raise InvalidInput("TEXT is empty; give at least one character")
     try:
         text.encode()
     except UnicodeEncodeError as error:

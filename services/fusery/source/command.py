@@ -65,14 +65,19 @@ def set_up(parser: argparse.ArgumentParser, count: Reads[int], seconds: Reads[fl
     """Adds the options; `count` reads a whole number of at least 1, `seconds` a number over 0."""
     from fusery.core.rules import Dtype
 
+    parser.description = (
+        "Serve an LLM's next-token distributions over gRPC. Callers must carry the token in the file that "
+        "FUSERY_SOURCE_TOKEN_FILE names, if it is set."
+    )
     parser.add_argument("model", metavar="MODEL", help="a folder with safetensors, a Hub id, tgi:URL or vllm:URL")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="of the model that tgi:URL or vllm:URL serves")
     parser.add_argument("--revision", help="the Hub commit")
-    parser.add_argument("--dtype", default="float32", choices=[dtype.value for dtype in Dtype])
+    dtypes = [dtype.value for dtype in Dtype]
+    parser.add_argument("--dtype", default="float32", choices=dtypes, help="of weights and activations (float32)")
     parser.add_argument("--device", help="as torch names it, or auto: over all GPUs (default: a GPU if there is one)")
     parser.add_argument("--attention", metavar="NAME", help="transformers' attention implementation (default: its own)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: loopback only)")
-    parser.add_argument("--port", type=_port, default=50051, help="0: any free port")
+    parser.add_argument("--port", type=_port, default=50051, help="0: any free port (default: 50051)")
     parser.add_argument("--threads", type=count, help="CPU threads of the model (default: all cores)")
     parser.add_argument("--ready-file", type=Path, help="written with host:port once the model is loaded")
     _set_up_front(parser, count, seconds)

@@ -12,12 +12,14 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
+import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 log = logging.getLogger(__name__)
 
 LIVENESS, READINESS = "liveness", "readiness"
 
+_LONGEST_NAME, _MOST_WATCHES = 200, 256
 _TICK_S = 1.0
 _LAST_WORD_S = 0.1
 """Time for whoever watches to be told that the server drains."""
@@ -92,6 +94,11 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]  # grpc has no t
         self._ended = False
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:
+        # Watches need no token and last, so what they may take is little.
+        if len(request.service) > _LONGEST_NAME:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"service: at most {_LONGEST_NAME} characters")
+        if len(self._watches) >= _MOST_WATCHES:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{_MOST_WATCHES} callers are watching; use Check")
         watch = asyncio.ensure_future(super().Watch(request, context))
         self._watches.add(watch)
         try:
