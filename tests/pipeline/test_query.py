@@ -65,7 +65,7 @@ def test_a_table_shows_spaces_and_line_ends(
     query(server.address, TEXT, 2, as_json=False)
     title, headings, *rows = capsys.readouterr().out.splitlines()
     tokenizer = pico_byte_tokenizer("byte_level")
-    assert title.strip() == f"uniform (UniformForCausalLM, {tokenizer.size} tokens)"
+    assert title.strip() == f"uniform (UniformForCausalLM, vocabulary {tokenizer.size}, context 512)"
     assert headings.split() == ["byte", "token", "p(next)", "candidates", "for", "the", "next", "token", "tail"]
     assert len(rows) == len(tokenizer.tokenize(TEXT).ids_T)
     shown = "\n".join(rows)
@@ -99,7 +99,7 @@ def test_a_real_model_gives_a_distribution_over_its_vocabulary(capsys: pytest.Ca
 @pytest.mark.parametrize(
     ("text", "top_k", "says"),
     [
-        ("", "5", "its text is empty"),
+        ("", "5", "TEXT is empty"),
         ("a", "9999", "top_k: got 9999, expected 1 to"),
         ("Zq! " * 900, "5", "tokens, the context of uniform holds 512; split the document"),
     ],

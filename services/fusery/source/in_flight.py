@@ -1,7 +1,7 @@
 """Several requests under way at a time, answers in order, nothing waits for what it does not need.
 
-No threads: a request is sent when it is started, and gRPC receives in the background. So requests reach a server in
-their order, and what is not asked for yet is held back by gRPC's flow control and not in this process.
+No threads: a request is sent when it is started, and gRPC receives in the background. Requests are sent in their
+order, and what is not asked for yet is held back by gRPC's flow control and not in this process.
 """
 
 from __future__ import annotations
