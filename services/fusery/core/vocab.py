@@ -32,11 +32,11 @@ def build(
 
 def _partition(source: ByteTokenizer, target: ByteTokenizer) -> VocabularyMap:
     """Connected components of: source token t — first target token of t's bytes, and the other way round."""
-    source_ids, source_bytes = _ordinary_tokens(source)
-    target_ids, target_bytes = _ordinary_tokens(target)
     if source.fingerprint == target.fingerprint:
         edges_source = edges_target = _spelling_ids(source)
     else:
+        source_ids, source_bytes = _ordinary_tokens(source)
+        target_ids, target_bytes = _ordinary_tokens(target)
         forward, backward = target.first_tokens(source_bytes), source.first_tokens(target_bytes)
         edges_source = np.concatenate([source_ids[forward >= 0], backward[backward >= 0]])
         edges_target = np.concatenate([forward[forward >= 0], target_ids[backward >= 0]])

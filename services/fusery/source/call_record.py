@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import contextvars
 import logging
-import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-log = logging.getLogger(__name__)
+from fusery import tracing
 
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-"""W3C Trace Context: version, trace id, parent id, flags; later versions may add to it."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -52,9 +50,9 @@ current: contextvars.ContextVar[CallRecord] = contextvars.ContextVar("call")
 
 def trace_id_of(metadata: Iterable[tuple[str, Any]]) -> str | None:
     """The trace id of a `traceparent` (W3C), 32 hexadecimal digits; None if there is no valid one."""
-    value = next((value for key, value in metadata if key == "traceparent"), "")
-    found = _TRACEPARENT.fullmatch(value) if isinstance(value, str) else None
-    return None if found is None or set(found[1]) == {"0"} else found[1]
+    value = next((value for key, value in metadata if key == tracing.HEADER), None)
+    context = tracing.parse(value) if isinstance(value, str) else None
+    return None if context is None else context.trace_id
 
 
 class RequestLog:
