@@ -272,3 +272,11 @@ def test_a_server_that_is_not_there_is_unavailable() -> None:
         gone = server.url
     with pytest.raises(Unavailable, match=re.escape(f"tgi:{gone}: no answer")):
         open_tgi(gone, str(pico().folder))
+
+
+def test_a_redirect_of_a_generation_is_not_followed_with_the_text() -> None:
+    with tgi(pico()) as server:
+        engine = opened(server)
+        server.broken[:] = [(307, b"")]
+        with pytest.raises(AddressError, match="is this a text-generation-inference server"):
+            engine.compute(DOCUMENTS[:1], 3)
