@@ -60,6 +60,20 @@ class Overloaded(Unavailable):
     """A queue is full; try again after a pause."""
 
 
+class StoreFull(FuseryError):
+    """The store has no room: `path`, what was to be written there, what is free (None: not known), in bytes."""
+
+    retryable = True
+
+    def __init__(self, path: str, needed_bytes: int, free_bytes: int | None) -> None:
+        free = "an unknown number of" if free_bytes is None else f"{free_bytes:,}"
+        super().__init__(
+            f"{path}: the store is full: {needed_bytes:,} bytes needed, {free} bytes free (or a quota is used up); "
+            "make room, for instance with fusery cache rm --unused, and run the same command again"
+        )
+        self.path, self.needed_bytes, self.free_bytes = path, needed_bytes, free_bytes
+
+
 class Corrupt(FuseryError):
     """Bytes that are not what their checksum says; `artefact`, where it has a name, is made again."""
 
@@ -74,6 +88,12 @@ class Degraded(FuseryError):
     """Part of a run failed for good; everything else is done and kept."""
 
     exit_code = 3
+
+
+class GateFailed(FuseryError):
+    """The measures are no proof of a gain; everything is done and kept, and the model got no alias."""
+
+    exit_code = 4
 
 
 class Interrupted(FuseryError):

@@ -5,6 +5,7 @@ import io
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -117,3 +118,49 @@ def test_another_kind_version_or_fingerprint_is_refused_by_name() -> None:
 def test_bytes_that_are_no_shard_are_corrupt(content: bytes) -> None:
     with pytest.raises(Corrupt, match="not a corpus shard"):
         shards.read_corpus(content)
+
+
+_LOG_PROBS = st.lists(st.lists(st.floats(-40, 0, width=32), min_size=3, max_size=3), min_size=1, max_size=6)
+
+
+@given(_LOG_PROBS, st.sampled_from(["float16", "float32"]))
+def test_captured_log_probs_come_back_bit_for_bit_in_their_number_format(rows: list[list[float]], form: str) -> None:
+    log_probs = -np.sort(-np.asarray(rows, np.float32) + np.float32(2), axis=1)
+    top = TopK(np.tile(np.arange(3), (len(rows), 1)), log_probs)
+    vector = np.zeros(len(rows), np.int64)
+    document = CapturedDocument("a", vector, vector, top, vector.astype(np.float32))
+    [back] = shards.read_captured(shards.write_captured([document], {}, form))
+    expected = log_probs.astype(form).astype(np.float32)
+    np.testing.assert_array_equal(back.top.log_probs_RK.view(np.uint32), expected.view(np.uint32))
+
+
+def test_probabilities_of_zero_and_one_and_too_small_ones_are_kept() -> None:
+    log_probs = np.asarray([[0.0, -np.inf, -np.inf], [-1e-7, -20.5, -70000.0]], np.float32)
+    vector = np.zeros(2, np.int64)
+    document = CapturedDocument("a", vector, vector, TopK(np.zeros((2, 3), np.int64), log_probs), log_probs[:, 0])
+    [back] = shards.read_captured(shards.write_captured([document], {}, "float16"))
+    assert back.top.log_probs_RK[0].tolist() == [0, -np.inf, -np.inf]
+    assert back.top.log_probs_RK[1, 1:].tolist() == [-20.5, -np.inf]
+    assert -1.5e-7 < back.top.log_probs_RK[1, 0] <= -5e-8
+
+
+@given(st.floats(-60000, -(2.0**-14), width=32))
+def test_float16_errs_by_at_most_a_sixteenth_of_the_step_between_bfloat16_numbers(log_prob: float) -> None:
+    error = abs(float(np.float16(log_prob)) - log_prob)
+    step_of_bfloat16 = 2.0 ** (np.floor(np.log2(-log_prob)) - 7)
+    assert error <= step_of_bfloat16 / 16
+
+
+def test_float16_adds_less_noise_than_a_source_in_bfloat16_has() -> None:
+    random = np.random.default_rng(0)
+    logits = random.normal(0, 6, (200, 500))
+
+    def log_softmax(values: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+        return values - np.log(np.exp(values).sum(axis=1, keepdims=True))
+
+    exact = log_softmax(logits)
+    top = np.argsort(-exact, axis=1)[:, :10]
+    in_bfloat16 = log_softmax(torch.tensor(logits).to(torch.bfloat16).double().numpy())
+    noise = np.abs(np.take_along_axis(in_bfloat16 - exact, top, axis=1)).mean()
+    kept = np.take_along_axis(exact, top, axis=1)
+    assert np.abs(kept.astype(np.float16) - kept).mean() < noise / 10

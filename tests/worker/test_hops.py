@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fakesource import FakeSource
-from fusery.core.topk import PAD
+from fusery.core.topk import PAD, TopK
 from fusery.errors import InvalidInput
 from fusery.formats import shards
 from fusery.formats.shards import CorpusDocument, FusedDocument
 from fusery.formats.store import Store
 from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.source.api import Distributions, Document
 from fusery.worker import hops
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, corpus_shard, tokenizer_name
 from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
+from s3server import new_store_url, s3_server
 
 DOCUMENTS = [CorpusDocument(f"d{i}", "even" if i % 2 == 0 else "odd", text) for i, text in enumerate(TEXTS)]
 
@@ -169,3 +173,62 @@ def test_a_vocabulary_map_is_built_once_and_kept(store: Store) -> None:
     entry = store.find(plan.vocabulary_map("s0"))
     assert entry is not None
     assert entry.facts == {"cells": built.cells}
+
+
+def test_a_larger_capture_gives_the_aligned_and_fused_bytes_of_one_of_the_entries_used(
+    store: Store, tmp_path: Path
+) -> None:
+    plan = make_plan(store, "sentencepiece", ["unigram", "byte_level"])
+    carry_out(store, plan, [FakeSource("unigram"), FakeSource("byte_level")])
+    other = Store(str(tmp_path / "other"))
+    make_plan(other, "sentencepiece", ["unigram", "byte_level"])
+    larger = plan.model_copy(
+        update={"sources": tuple(s.model_copy(update={"captured_top_k": 9 + i}) for i, s in enumerate(plan.sources))}
+    )
+    carry_out(other, larger, [WithKFromRank("unigram"), WithKFromRank("byte_level")])
+    for task in plan.tasks:
+        if task.hop is not Hop.CAPTURE:
+            assert plan.artefact(task) == larger.artefact(task)
+            assert store.read(plan.artefact(task)) == other.read(larger.artefact(task))
+            assert store.find(plan.artefact(task)) == other.find(larger.artefact(task))
+    captured = shards.read_captured(other.read(larger.artefact(larger.tasks[0])))
+    assert {document.top.k for document in captured} == {9}
+
+
+class WithKFromRank(FakeSource):
+    """As a true source: more entries are added behind, and change none of the first ones."""
+
+    def _answer(self, document: Document, k: int) -> Distributions:
+        few, many = super()._answer(document, 4), super()._answer(document, k)
+        ids, log_probs = many.top.ids_RK, np.full_like(many.top.log_probs_RK, -9)
+        log_probs[:, :4] = few.top.log_probs_RK
+        return replace(few, top=TopK(ids, log_probs))
+
+
+def test_a_hop_says_which_documents_it_is_about_to_work_on(store: Store) -> None:
+    plan = make_plan(store, "byte_level", ["unigram"])
+    for hop, source in ((Hop.CAPTURE, "s0"), (Hop.ALIGN, "s0"), (Hop.FUSE, "")):
+        heard: list[list[str]] = []
+        task = ShardTask(hop, source, 0)
+
+        def at(ids: Sequence[str], heard: list[list[str]] = heard) -> None:
+            heard.append(list(ids))
+
+        if hop is Hop.CAPTURE:
+            hops.capture(store, plan, task, FakeSource("unigram"), at=at)  # type: ignore[arg-type]
+        else:
+            hops.HOPS[hop](store, plan, task, at=at)
+        assert sorted({doc_id for ids in heard for doc_id in ids}) == ["d0", "d1", "d2", "d3"]
+        if hop is Hop.ALIGN:
+            assert heard[1:] == [["d0"], ["d1"], ["d2"], ["d3"]]
+
+
+def test_all_hops_run_on_a_bucket_and_give_the_bytes_of_a_folder(store: Store) -> None:
+    plan = make_plan(store, "sentencepiece", ["unigram"])
+    carry_out(store, plan, [FakeSource("unigram")])
+    with s3_server():
+        bucket = Store(new_store_url())
+        carry_out(bucket, make_plan(bucket, "sentencepiece", ["unigram"]), [FakeSource("unigram")])
+        for task in plan.tasks:
+            assert bucket.find(plan.artefact(task)) == store.find(plan.artefact(task))
+        assert bucket.listed(plan.folder(Hop.FUSE)) == store.listed(plan.folder(Hop.FUSE))

@@ -27,7 +27,7 @@ _LARGEST_ID = 2**32 - 1
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """One document's distributions as bytes; `crc32` covers everything else and the document's id."""
+    """One document's distributions as bytes; `crc32` covers all else, the document's id and the text that was read."""
 
     tokens: int
     top_k: int
@@ -50,8 +50,8 @@ class Unpacked:
     next_log_probs_T: FloatArray
 
 
-def pack(document_id: str, arrays: Unpacked, log_probs: LogProbs) -> Packed:
-    """`arrays` as bytes.
+def pack(document_id: str, arrays: Unpacked, log_probs: LogProbs, text: str = "") -> Packed:
+    """`arrays` as bytes. `text`: what they were computed from, so that one damaged on its way here is found too.
 
     Raises:
         ValueError: lengths differ, or an id or an end is negative or over 32 bits.
@@ -67,17 +67,18 @@ def pack(document_id: str, arrays: Unpacked, log_probs: LogProbs) -> Packed:
         _floats(arrays.top.log_probs_RK, log_probs),
         _floats(arrays.next_log_probs_T, "float32"),
     )
-    return Packed(tokens, top_k, log_probs, *fields, crc32=_crc32(document_id, tokens, top_k, log_probs, fields))
+    crc32 = _crc32(document_id, tokens, top_k, log_probs, (*fields, text.encode()))
+    return Packed(tokens, top_k, log_probs, *fields, crc32=crc32)
 
 
-def unpack(document_id: str, packed: Packed) -> Unpacked:
-    """The arrays of `packed`, checked.
+def unpack(document_id: str, packed: Packed, text: str = "") -> Unpacked:
+    """The arrays of `packed`, checked. `text`: what they were asked for.
 
     Raises:
         Corrupt: the CRC, a length, or the values (ends that decrease, entries not best first) are wrong.
     """
     fields = (packed.token_ids, packed.byte_ends, packed.top_ids, packed.top_log_probs, packed.next_log_probs)
-    crc = _crc32(document_id, packed.tokens, packed.top_k, packed.log_probs, fields)
+    crc = _crc32(document_id, packed.tokens, packed.top_k, packed.log_probs, (*fields, text.encode()))
     if crc != packed.crc32:
         raise Corrupt(f"document {document_id!r}: CRC-32 is {crc:08x}, expected {packed.crc32:08x}; ask again")
     shape, vector = (packed.tokens, packed.top_k), (packed.tokens,)

@@ -1,27 +1,34 @@
-"""The store: write-once artefacts under content names, on any fsspec file system.
+"""The store: write-once artefacts under content names, in a folder or a bucket.
 
 A name says what an artefact is made from; the entry beside it (`NAME.entry.json`) says that it is complete
-and what its bytes hash to. Publishing is: bytes under a temporary name, fsync, rename; then the entry the same
-way. A reader checks the hash at every open. Two writers of one name: equal bytes are success, other bytes are
-quarantined and reported, for then something that decides the bytes is missing from the name.
+and what its bytes hash to. Publishing is: the bytes under their name, then the entry, which only one writer can be the
+first to make. A reader checks size and hash at every open, and an entry checks itself; a damaged entry is none. Two
+writers of one name: equal bytes are success, other bytes are quarantined and reported, for then something that decides
+the bytes is missing from the name.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import uuid
+import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from fusery.errors import ConfigError, Corrupt, InvalidInput, Mismatch, Unavailable
+from fusery.formats.bucket import Bucket
+from fusery.formats.folder import Folder
+from fusery.formats.place import TEMPORARY, Place, checked
+from fusery.formats.sealed import seal, unseal
+
+log = logging.getLogger(__name__)
 
 _ENTRY = ".entry.json"
+_TRIES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,23 +44,19 @@ class Entry:
 class Store:
     """A folder or bucket of artefacts. Names are relative POSIX paths and can't leave the root.
 
+    Whatever goes wrong with the place itself is one of fusery's errors: ConfigError, Unavailable, StoreFull.
+
     Raises:
-        ConfigError: the URL is not one that fsspec can open here.
+        ConfigError: the URL is not one that fsspec can open here, or it has a password in it.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        try:
-            self._fs, root = fsspec.core.url_to_fs(url)
-        except (ValueError, ImportError, OSError) as error:
-            raise ConfigError(
-                f"store {url!r}: {error}; give a folder or an fsspec URL such as s3://bucket/folder"
-            ) from error
-        self._root = str(root).rstrip("/")
+        self._place = _open(url)
 
     @property
     def is_local(self) -> bool:
-        return isinstance(self._fs, LocalFileSystem)
+        return isinstance(self._place, Folder)
 
     def local_path(self, name: str) -> Path:
         """Where `name` lies on this machine.
@@ -61,44 +64,53 @@ class Store:
         Raises:
             ConfigError: the store is not a folder.
         """
-        if not self.is_local:
+        if not isinstance(self._place, Folder):
             raise ConfigError(
-                f"store {self.url!r} is not a folder; training and registering need services.store as a folder"
+                f"store {self.url!r} is not a folder; what needs one lies in services.work, or FUSERY_WORK"
             )
-        return Path(self._path(name))
+        return self._place.path(name)
 
     def find(self, name: str) -> Entry | None:
-        """The entry of a complete artefact, None if it is not there yet. One small read."""
-        try:
-            fields = json.loads(self._fs.cat_file(self._path(name) + _ENTRY))
-        except FileNotFoundError:
+        """The entry of a complete artefact, None if it is not there yet. One small read and a look at its size."""
+        entry = self._entry(name)
+        if entry is None:
             return None
-        return Entry(**fields)
+        size = self._place.size(name)
+        if size != entry.size:
+            log.warning("%s: %s bytes, its entry says %d; it does not count", name, size, entry.size)
+            return None
+        return entry
 
-    def names(self, folder: str) -> list[str]:
-        """Names of the complete artefacts directly in `folder`, sorted. One listing."""
-        try:
-            paths = self._fs.ls(self._path(folder), detail=False, refresh=True)
-        except FileNotFoundError:
-            return []
-        return sorted(
-            f"{folder}/{PurePosixPath(path).name.removesuffix(_ENTRY)}" for path in paths if path.endswith(_ENTRY)
-        )
+    def listed(self, folder: str) -> dict[str, int]:
+        """Name → size of the data, of the artefacts directly in `folder` with data and entry, in the order of names.
+
+        One listing, and no entry is read: whether an artefact is whole shows when it is opened.
+        """
+        files = self._place.files(folder, unsized=_ENTRY)
+        return {f"{folder}/{name}": files[name] for name in sorted(files) if name + _ENTRY in files}
+
+    def folders(self, folder: str) -> list[str]:
+        """Names of the folders directly in `folder`, sorted."""
+        return [f"{folder}/{name}" for name in self._place.folders(folder)]
 
     def read(self, name: str) -> bytes:
         """The bytes of a complete artefact.
 
         Raises:
             Unavailable: it is not there (yet, or because it was discarded).
-            Corrupt: its bytes are not what its entry says; `discard` it and have it made again.
+            Corrupt: its entry is damaged or its bytes are not what it says; `discard` it and have it made again.
         """
-        entry = self.find(name)
+        try:
+            entry = self._sealed_entry(name)
+        except ValueError as error:
+            raise Corrupt(f"{name}: its entry is damaged: {error}; it is made again", name) from error
         if entry is None:
             raise Unavailable(f"{name} is not in the store {self.url}; run the hop that makes it")
-        try:
-            content: bytes = self._fs.cat_file(self._path(name))
-        except FileNotFoundError as error:
-            raise Corrupt(f"{name}: its entry is there, its bytes are not; it is made again", name) from error
+        content = self._place.read(name)
+        if content is None:
+            raise Corrupt(f"{name}: its entry is there, its bytes are not; it is made again", name)
+        if len(content) != entry.size:
+            raise Corrupt(f"{name}: {len(content)} bytes, its entry says {entry.size}; it is made again", name)
         found = hashlib.sha256(content).hexdigest()
         if found != entry.sha256:
             raise Corrupt(
@@ -118,85 +130,140 @@ class Store:
         return True
 
     def publish(self, name: str, content: bytes, facts: dict[str, Any] | None = None) -> Entry:
-        """Makes `content` available under `name` for good.
+        """Makes `content` available under `name` for good; the entry that says so, which may be another writer's.
 
         Raises:
             Mismatch: other bytes stand under that name already; the new ones are kept in quarantine/.
+            StoreFull: there is no room; nothing is under that name that was not there before.
         """
-        entry = Entry(name, len(content), hashlib.sha256(content).hexdigest(), facts or {})
-        present = self.find(name)
-        if present is not None and present.sha256 != entry.sha256:
-            aside = f"quarantine/{entry.sha256[:16]}-{PurePosixPath(name).name}"
-            self._write(aside, content)
-            raise Mismatch(
-                f"{name}: two writers made different bytes ({present.sha256[:12]}…, {entry.sha256[:12]}…); the second "
-                f"is kept as {aside}. Some input that decides the bytes differs between the workers"
-            )
-        if present is None:
-            self._write(name, content)
-            self._write(name + _ENTRY, json.dumps(asdict(entry), sort_keys=True).encode())
-        return entry
+        entry = Entry(_artefact(name), len(content), hashlib.sha256(content).hexdigest(), facts or {})
+        for _ in range(_TRIES):
+            standing = self._entry(name)
+            if standing is not None and self._place.size(name) == standing.size:
+                return self._same(standing, entry, content)
+            if standing is not None and standing.sha256 != entry.sha256:
+                # It vouches for bytes that are gone.
+                self.discard(name)
+            # What stands there without an entry is vouched for by nobody.
+            self._place.write(name, content)
+            if self._place.create(name + _ENTRY, seal(asdict(entry))):
+                return entry
+            winner = self._entry(name)
+            if winner is None:
+                self._place.remove(name + _ENTRY)
+                continue
+            if winner.sha256 != entry.sha256:
+                # Whose bytes stand there now is not known, so nobody's do.
+                self.discard(name)
+            return self._same(winner, entry, content)
+        raise Unavailable(f"{name}: others took it away {_TRIES} times while it was written; try again")
+
+    def _same(self, standing: Entry, entry: Entry, content: bytes) -> Entry:
+        """`standing`, if it is of the same bytes as `entry`; else these are put aside."""
+        if standing.sha256 == entry.sha256:
+            return standing
+        aside = f"quarantine/{entry.sha256[:16]}-{PurePosixPath(entry.name).name}"
+        self._place.write(aside, content)
+        raise Mismatch(
+            f"{entry.name}: two writers made different bytes ({standing.sha256[:12]}…, {entry.sha256[:12]}…); the "
+            f"second is kept as {aside}. Some input that decides the bytes differs between the workers"
+        )
 
     def discard(self, name: str) -> None:
         """Takes `name` away, entry first, so that it is made again."""
-        for path in (self._path(name) + _ENTRY, self._path(name)):
-            if self._fs.exists(path):
-                self._fs.rm_file(path)
+        self._place.remove(name + _ENTRY)
+        self._place.remove(name)
+
+    def remove_folder(self, folder: str) -> None:
+        """Takes an empty folder away; any other stays."""
+        self._place.remove_folder(folder)
+
+    def made_at(self, name: str) -> float | None:
+        """When `name` was completed, seconds since 1970 by the store's own clock; for people, decides nothing."""
+        return self._place.changed_at(name + _ENTRY)
+
+    def leftovers(self, folder: str) -> dict[str, int]:
+        """Name → size of what lies directly in `folder` and is half an artefact: data without an entry, or the reverse.
+
+        What is being published at this moment is among them.
+        """
+        files = self._place.files(folder)
+        whole = {name for name in files if name + _ENTRY in files}
+        whole |= {name + _ENTRY for name in whole}
+        return {f"{folder}/{name}": files[name] for name in sorted(files) if name not in whole}
+
+    def remove_leftover(self, name: str) -> None:
+        """Takes one of `leftovers` away."""
+        self._place.remove(name)
 
     def write_note(self, name: str, content: dict[str, Any]) -> None:
-        """A small JSON file that is no artefact (no entry, may be replaced): run state, attempts."""
-        self._write(name, json.dumps(content, indent=1, sort_keys=True).encode())
+        """A small sealed JSON file that is no artefact (no entry, may be replaced): run state, attempts."""
+        self._place.write(name, seal(content))
 
     def read_note(self, name: str) -> dict[str, Any] | None:
+        """What a note says, None if it is not there.
+
+        Raises:
+            Corrupt: it is damaged; whoever wrote it can write it again.
+        """
+        content = self._place.read(name)
         try:
-            note: dict[str, Any] = json.loads(self._fs.cat_file(self._path(name)))
-        except FileNotFoundError:
-            return None
-        return note
+            return None if content is None else unseal(content)
+        except ValueError as error:
+            raise Corrupt(
+                f"note {name} in the store {self.url} is damaged: {error}; run the same command again, and remove the "
+                "file if that does not help"
+            ) from error
 
     def remove_note(self, name: str) -> None:
         """Takes a note away, if it is there."""
-        path = self._path(name)
-        if self._fs.exists(path):
-            self._fs.rm_file(path)
+        self._place.remove(name)
 
     def list_notes(self, folder: str) -> list[str]:
         """Names of the notes directly in `folder`, sorted."""
+        files = self._place.files(folder, unsized=".json")
+        return sorted(f"{folder}/{name}" for name in files if name.endswith(".json") and not name.endswith(_ENTRY))
+
+    def sweep(self, older_than_s: float) -> int:
+        """Removes what killed writers left half-written longer ago than that; how many files."""
+        return self._place.sweep(older_than_s)
+
+    def _entry(self, name: str) -> Entry | None:
+        """The entry of `name`; a damaged one is none."""
         try:
-            paths = self._fs.ls(self._path(folder), detail=False, refresh=True)
-        except FileNotFoundError:
-            return []
-        return sorted(f"{folder}/{PurePosixPath(path).name}" for path in paths if path.endswith(".json"))
+            return self._sealed_entry(name)
+        except ValueError as error:
+            log.warning("%s: its entry is damaged (%s) and does not count", name, error)
+            return None
 
-    def _path(self, name: str) -> str:
-        parts = PurePosixPath(name).parts
-        if not parts or name.startswith("/") or ".." in parts:
-            raise InvalidInput(f"{name!r} is no name inside the store")
-        return f"{self._root}/{PurePosixPath(name)}"
-
-    def _write(self, name: str, content: bytes) -> None:
-        path = self._path(name)
-        if self.is_local:
-            _write_durably(Path(path), content)
-        else:
-            # Object stores publish a whole object at once.
-            self._fs.pipe_file(path, content)
+    def _sealed_entry(self, name: str) -> Entry | None:
+        content = self._place.read(name + _ENTRY)
+        if content is None:
+            return None
+        fields = unseal(content)
+        if fields.keys() != {"name", "size", "sha256", "facts"} or fields["name"] != name:
+            raise ValueError("it is of another artefact")
+        return Entry(**fields)
 
 
-def _write_durably(path: Path, content: bytes) -> None:
-    """All of `content` under `path`, or nothing: temporary name, fsync, rename, fsync of the folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+def _artefact(name: str) -> str:
+    if checked(name).endswith(_ENTRY) or name.split("/")[0] == TEMPORARY:
+        raise InvalidInput(f"{name!r}: names that end in {_ENTRY} or begin with {TEMPORARY}/ are the store's own")
+    return name
+
+
+def _open(url: str) -> Place:
+    if "@" in urlsplit(url).netloc:
+        raise ConfigError(
+            "store: the URL has a user or a password in it; give s3://BUCKET/FOLDER, and credentials as "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment"
+        )
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        # Another process writes there too: what was listed before says nothing.
+        file_system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except (ValueError, ImportError, OSError) as error:
+        hint = "; it needs pip install 'fusery[s3]'" if isinstance(error, ImportError) else ""
+        raise ConfigError(
+            f"store {url!r}: {error}; give a folder or an fsspec URL such as s3://bucket/folder{hint}"
+        ) from error
+    return Folder(str(root)) if isinstance(file_system, LocalFileSystem) else Bucket(file_system, str(root), url)

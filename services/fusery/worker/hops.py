@@ -6,10 +6,11 @@ same time, on two machines.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from itertools import chain
+from typing import Protocol
 
 import numpy as np
 
@@ -32,17 +33,21 @@ from fusery.source.client import SourceClient
 from fusery.worker import facts
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, tokenizer_name
 
+At = Callable[[Sequence[str]], None]
+"""Is told the ids of the documents that are about to be worked on, so that a killed attempt can name them."""
 
-def capture(store: Store, plan: Plan, task: ShardTask, client: SourceClient) -> Entry:
+
+def _nowhere(_: Sequence[str]) -> None:
+    pass
+
+
+def capture(store: Store, plan: Plan, task: ShardTask, client: SourceClient, at: At = _nowhere) -> Entry:
     """Hop 1: one source's top-k over one corpus shard, in the source's own vocabulary."""
     source = plan.source(task.source)
     documents = shards.read_corpus(store.read(plan.corpus_shard(task.shard)))
-    k = min(plan.capture.top_k, source.vocabulary_size)
     captured: dict[str, CapturedDocument] = {}
-    requests = (
-        [Document(document.doc_id, document.text) for document in batch]
-        for batch in batches(documents, plan.capture.batch_bytes)
-    )
+    requests = _requests(batches(documents, plan.capture.batch_bytes), captured, at)
+    k = plan.captured_top_k(source)
     answers = client.compute_many(requests, k, plan.capture.log_probs, source.model_fingerprint)
     for answer in chain.from_iterable(answers):
         captured[answer.document_id] = CapturedDocument(
@@ -53,7 +58,19 @@ def capture(store: Store, plan: Plan, task: ShardTask, client: SourceClient) -> 
     content = shards.write_captured(in_order, meta, plan.capture.log_probs)
     tokens = sum(len(document.token_ids_T) for document in in_order)
     mass = float(np.concatenate([document.top.mass_R for document in in_order]).mean(dtype=np.float64))
-    return store.publish(plan.artefact(task), content, {"tokens": tokens, "kept_mass": round(mass, 6)})
+    known = {"tokens": tokens, "kept_mass": round(mass, 6), "source": source.name}
+    return store.publish(plan.artefact(task), content, known)
+
+
+def _requests(
+    batches: Iterable[list[CorpusDocument]], answered: Mapping[str, object], at: At
+) -> Iterator[list[Document]]:
+    """One request per batch; before each, `at` hears of all documents that are asked and not answered."""
+    asked: list[str] = []
+    for batch in batches:
+        asked = [doc_id for doc_id in asked if doc_id not in answered] + [document.doc_id for document in batch]
+        at(asked)
+        yield [Document(document.doc_id, document.text) for document in batch]
 
 
 def batches(documents: list[CorpusDocument], batch_bytes: int) -> Iterator[list[CorpusDocument]]:
@@ -66,13 +83,14 @@ def batches(documents: list[CorpusDocument], batch_bytes: int) -> Iterator[list[
         yield [documents[index] for index in indices]
 
 
-def align_shard(store: Store, plan: Plan, task: ShardTask) -> Entry:
+def align_shard(store: Store, plan: Plan, task: ShardTask, at: At = _nowhere) -> Entry:
     """Hop 2: a source's captured shard at the target's positions, in cells that both vocabularies share."""
     source = plan.source(task.source)
     documents = shards.read_corpus(store.read(plan.corpus_shard(task.shard)))
+    at([document.doc_id for document in documents])
     expect = {"tokenizer": source.tokenizer_fingerprint}
     upstream = plan.artefact(ShardTask(Hop.CAPTURE, task.source, task.shard))
-    captured = shards.read_captured(store.read(upstream), expect)
+    captured = _first(shards.read_captured(store.read(upstream), expect), plan.used_top_k(source))
     source_tokenizer = load_tokenizer(store, source.tokenizer_fingerprint)
     target_tokenizer = load_tokenizer(store, plan.target_tokenizer_fingerprint)
     vocabulary = load_vocabulary_map(store, plan, source)
@@ -82,6 +100,7 @@ def align_shard(store: Store, plan: Plan, task: ShardTask) -> Entry:
     tally = facts.Tally(images, drops_duplicates=plan.alignment.positions is Positions.REFERENCE)
     aligned = []
     for document, answer, source_text, target_text in zip(documents, captured, sources, targets, strict=True):
+        at([document.doc_id])
         _check_tokens(document.doc_id, source.name, answer, source_text)
         sides = Side(source_tokenizer, source_text), Side(target_tokenizer, target_text)
         pairs = align(plan.alignment.positions, *sides, vocabulary, plan.alignment.ties)
@@ -94,7 +113,21 @@ def align_shard(store: Store, plan: Plan, task: ShardTask) -> Entry:
         evidence = _evidence(plan, answer, pairs.target_positions_R, used, sides[1], vocabulary)
         aligned.append(AlignedDocument(document.doc_id, document.domain, len(target_text.ids_T), evidence))
     meta = {"source": source.tokenizer_fingerprint, "target": plan.target_tokenizer_fingerprint}
-    return store.publish(plan.artefact(task), shards.write_aligned(aligned, meta), tally.facts())
+    known = {**tally.facts(), "source": source.name}
+    return store.publish(plan.artefact(task), shards.write_aligned(aligned, meta), known)
+
+
+def _first(captured: list[CapturedDocument], k: int) -> list[CapturedDocument]:
+    """The documents with the first `k` entries of every row: what a capture of k entries would have kept."""
+    return [
+        replace(
+            document,
+            top=TopK(
+                np.ascontiguousarray(document.top.ids_RK[:, :k]), np.ascontiguousarray(document.top.log_probs_RK[:, :k])
+            ),
+        )
+        for document in captured
+    ]
 
 
 def _check_tokens(doc_id: str, source: str, answer: CapturedDocument, text: TokenizedText) -> None:
@@ -125,9 +158,10 @@ def _evidence(
     return AlignedSource(positions_R, top, quality, predictions if plan.fusion.scope is Scope.SPAN else None)
 
 
-def fuse_shard(store: Store, plan: Plan, task: ShardTask) -> Entry:
+def fuse_shard(store: Store, plan: Plan, task: ShardTask, at: At = _nowhere) -> Entry:
     """Hop 3: the evidence of all sources for one corpus shard, fused; with the target's tokens."""
     documents = shards.read_corpus(store.read(plan.corpus_shard(task.shard)))
+    at([document.doc_id for document in documents])
     expect = {"target": plan.target_tokenizer_fingerprint}
     per_source = [shards.read_aligned(store.read(plan.artefact(need)), expect) for need in plan.needs(task)]
     tokenizer = load_tokenizer(store, plan.target_tokenizer_fingerprint)
@@ -144,7 +178,8 @@ def fuse_shard(store: Store, plan: Plan, task: ShardTask) -> Entry:
         "sources": [source.name for source in plan.sources],
         "vocabulary_maps": [plan.vocabulary_map(source.name) for source in plan.sources],
     }
-    return store.publish(plan.artefact(task), shards.write_fused(fused, meta), shares)
+    known = {**shares, "sources": meta["sources"], "rule": plan.fusion.rule.value}
+    return store.publish(plan.artefact(task), shards.write_fused(fused, meta), known)
 
 
 def _fused(plan: Plan, sources: list[AlignedSource], target: TokenizedText) -> Evidence:
@@ -185,4 +220,10 @@ def _vocabulary_map(store_url: str, plan_json: str, source_name: str) -> Vocabul
     return shards.read_vocabulary_map(store.read(name))
 
 
-HOPS: Mapping[Hop, Callable[[Store, Plan, ShardTask], Entry]] = {Hop.ALIGN: align_shard, Hop.FUSE: fuse_shard}
+class ShardHop(Protocol):
+    """A hop that needs nothing but the store."""
+
+    def __call__(self, store: Store, plan: Plan, task: ShardTask, at: At = ...) -> Entry: ...
+
+
+HOPS: Mapping[Hop, ShardHop] = {Hop.ALIGN: align_shard, Hop.FUSE: fuse_shard}
