@@ -1,7 +1,8 @@
 """The entry point: reads the command line, runs one command, turns errors into one line and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 the input is wrong (nothing was started), 3 part of the run failed for good,
-130 interrupted (the same command takes the run up again), 141 whoever read the output has gone.
+4 done and kept, but the gate did not pass, 130 interrupted (the same command takes the run up again), 141 whoever read
+the output has gone.
 """
 
 from __future__ import annotations

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import io
+import json
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from fusery.pipeline import progress
-from fusery.pipeline.coordinator import DeadLetter, HopProgress, Progress
+from fusery.pipeline.hop_progress import HopProgress, Progress
 from fusery.pipeline.progress import Board, Line, hop_lines
-from fusery.worker.plan import Hop, ShardTask
+from fusery.pipeline.progress_note import line_of
+from fusery.worker.plan import Hop
 
 
 class Clock:
@@ -99,7 +102,7 @@ def test_a_finished_line_that_loses_a_shard_goes_on(clock: Clock) -> None:
     ("seconds", "text"), [(0, "0 s"), (99, "99 s"), (120, "2 min"), (3590, "1 h 0 min"), (12300, "3 h 25 min")]
 )
 def test_times_are_for_people(seconds: float, text: str) -> None:
-    assert progress._duration(seconds) == text
+    assert progress.duration(seconds) == text
 
 
 def test_outside_a_terminal_there_is_a_line_now_and_then_and_one_at_the_end(clock: Clock) -> None:
@@ -110,7 +113,7 @@ def test_outside_a_terminal_there_is_a_line_now_and_then_and_one_at_the_end(cloc
             clock.now += 7
     lines = output.getvalue().splitlines()
     assert lines[0] == "[12:00:00] capture docs 0/10, [/] 1/2"
-    assert lines[-1] == "[12:00:00] capture docs 9/10, [/] 1/2"
+    assert lines[-1] == "[12:00:00] capture docs 9/10 (0.1/s 8 s left), [/] 1/2"
     # After 0 and 35 s, and at the end.
     assert len(lines) == 3
     assert "\x1b" not in output.getvalue()
@@ -136,17 +139,71 @@ def test_in_a_terminal_a_table_is_kept_up_to_date() -> None:
     assert "[" not in text.replace("\x1b[", "")
 
 
-def test_hops_become_lines_with_tokens_and_dead_letters() -> None:
-    poison = DeadLetter(ShardTask(Hop.CAPTURE, "docs", 1), "broke")
+def test_hops_become_lines_with_processes_attempts_dead_letters_and_bytes() -> None:
     hops = (
-        HopProgress(Hop.CAPTURE, "docs", 3, 4, 1, 12_345),
-        HopProgress(Hop.ALIGN, "docs", 0, 4, 0, 0),
-        HopProgress(Hop.FUSE, "", 0, 4, 0, 0),
+        HopProgress(Hop.CAPTURE, "docs", 3, 4, running=1, failed=2, dead=1, bytes=12_345),
+        HopProgress(Hop.FUSE, "", 0, 4),
     )
-    assert hop_lines(Progress(hops, (poison,))) == [
-        Line("capture docs", 3, 4, "shards", "12,345 tokens, 1 dead"),
-        Line("align docs", 0, 4, "shards"),
+    assert hop_lines(Progress(hops, ())) == [
+        Line("capture docs", 3, 4, "shards", running=1, failed=2, dead=1, bytes=12_345),
         Line("fuse", 0, 4, "shards"),
     ]
-    dead_align = DeadLetter(ShardTask(Hop.ALIGN, "docs", 0), "broke")
-    assert hop_lines(Progress(hops, (dead_align,)))[1].note == "1 dead"
+
+
+def test_the_table_has_the_columns_that_say_something(clock: Clock) -> None:
+    one, _ = board()
+    one.update(Line("fuse", 0, 4, "shards"))
+    assert [column.header for column in one.table().columns] == ["hop", "done", "rate", "left", ""]
+    one.update(Line("capture docs", 3, 4, "shards", running=1, failed=2, dead=1, bytes=12_345))
+    headers = [column.header for column in one.table().columns]
+    assert headers == ["hop", "done", "running", "rate", "left", "failed", "dead", "size", ""]
+    assert shown(one)[1].split() == ["capture", "docs", "3/4", "shards", "1", "2", "1", "12.3", "kB"]
+
+
+def test_a_heartbeat_has_the_facts_of_the_table(clock: Clock) -> None:
+    one, output = board()
+    one.update(Line("capture docs", 0, 4, "shards"))
+    clock.now += 60
+    one.update(Line("capture docs", 3, 4, "shards", running=1, failed=2, dead=1))
+    assert output.getvalue().splitlines()[-1] == (
+        "[12:00:00] capture docs 3/4 (1 running 2 failed 1 dead 0.1/s 20 s left)"
+    )
+
+
+def test_as_json_every_line_is_an_object(clock: Clock) -> None:
+    output = io.StringIO()
+    one = Board(Console(file=output, width=40), as_json=True)
+    with one.open():
+        one.say("run", "a run [of] café and a text that is longer than forty characters", run_id="r-1")
+        for amount in range(5):
+            one.update(Line("capture docs", amount, 10, "shards", running=1))
+            clock.now += 1
+    events = [json.loads(line) for line in output.getvalue().splitlines()]
+    assert events[0] == {
+        "event": "run",
+        "text": "a run [of] café and a text that is longer than forty characters",
+        "run_id": "r-1",
+    }
+    [last] = events[-1]["lines"]
+    assert (last["title"], last["done"], last["total"], last["running"]) == ("capture docs", 4, 10, 1)
+    assert last["rate"] == pytest.approx(0.8, rel=0.3)
+    assert len(events) == 5, "after 0, 2 and 4 s, and at the end"
+
+
+def test_lines_are_kept_for_others_every_few_seconds_and_read_back(clock: Clock) -> None:
+    kept: list[list[dict[str, Any]]] = []
+    one, _ = board()
+    one.keep = kept.append
+    line = Line("capture docs", 1, 10, "shards", "a note", running=1, failed=2, dead=3, bytes=4)
+    for _ in range(10):
+        one.update(line)
+        clock.now += 1
+    assert len(kept) == 2
+    assert line_of(kept[0][0]) == line
+
+
+@pytest.mark.parametrize(
+    ("size", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (45_600_000, "45.6 MB"), (10**16, "10000.0 TB")]
+)
+def test_sizes_are_for_people(size: int, text: str) -> None:
+    assert progress.data_size(size) == text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,10 +13,12 @@ from fusery.errors import ConfigError
 from fusery.evaluation import report as reports
 from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
-from fusery.pipeline import steps
+from fusery.pipeline import status, steps
+from fusery.pipeline.hop_progress import DeadLetter, HopProgress, Progress
+from fusery.pipeline.lease import BEAT_S
 from fusery.pipeline.preflight import Run, open_run
 from fusery.pipeline.status import show_status, state
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, plan_name
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, coordinator_name, plan_name, progress_name
 from picorun import write_run
 
 SHARDS = 3
@@ -69,11 +72,14 @@ def files(folder: Path) -> dict[Path, bytes]:
 
 def test_a_run_that_was_not_started_says_how_to_start_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_run(tmp_path)
-    show_status(file, as_json=False)
+    show_status(str(file), None, as_json=False)
     run_id = open_run(file).run_id
     assert capsys.readouterr().out == f"run {run_id}: nothing is done yet; start it with: fusery run {file}\n"
-    show_status(file, as_json=True)
-    nothing: dict[str, Any] = {"run_id": run_id, "steps": {}, "model": None, "evaluation": None, "registered": None}
+    show_status(str(file), None, as_json=True)
+    nothing: dict[str, Any] = {
+        **{"run_id": run_id, "coordinator": None, "steps": {}, "dead_letters": []},
+        **{"model": None, "evaluation": None, "registered": None},
+    }
     assert json.loads(capsys.readouterr().out) == nothing
     assert not (tmp_path / "store").exists()
 
@@ -86,7 +92,7 @@ def test_every_hop_and_step_is_counted(tmp_path: Path) -> None:
     run.store.publish(steps.source_scores_name(run, plan, "code"), b"{}")
     train(run, plan, clm_only=True)
     found = state(run, plan)
-    assert found["steps"] == {
+    assert {name: {key: part[key] for key in ("done", "total")} for name, part in found["steps"].items()} == {
         "capture prose": {"done": 3, "total": SHARDS},
         "capture code": {"done": 1, "total": SHARDS},
         "align prose": {"done": 1, "total": SHARDS},
@@ -121,16 +127,16 @@ def test_a_finished_run_names_its_model_report_and_version(
     train(run, plan, clm_only=True)
     evaluate(run)
     run.store.write_note(f"{run.name}/registered.json", {"model_name": "pico", "version": "3"})
-    show_status(run.file.path, as_json=True)
+    show_status(str(run.file.path), None, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert all(step["done"] == step["total"] for step in found["steps"].values())
     assert found["model"] == str(folder / "model")
     assert found["evaluation"] == str(run.folder / "evaluation.json")
     assert found["registered"] == {"model_name": "pico", "version": "3"}
-    show_status(run.file.path, as_json=False)
+    show_status(str(run.file.path), None, as_json=False)
     shown = capsys.readouterr().out
     assert shown.startswith(f"run {run.run_id}\n")
-    assert ["capture", "prose", "3/3"] in [line.split() for line in shown.splitlines()]
+    assert ["capture", "prose", "3/3", "shards", "done"] in [line.split()[:5] for line in shown.splitlines()]
     assert "fused against CLM" in shown
 
 
@@ -138,8 +144,8 @@ def test_looking_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     run, plan = begun(tmp_path)
     do(run, plan, Hop.CAPTURE, "prose", 0)
     before = files(tmp_path)
-    show_status(run.file.path, as_json=True)
-    show_status(run.file.path, as_json=False)
+    show_status(str(run.file.path), None, as_json=True)
+    show_status(str(run.file.path), None, as_json=False)
     capsys.readouterr()
     assert files(tmp_path) == before
 
@@ -148,14 +154,81 @@ def test_a_changed_run_is_another_run_and_not_begun(tmp_path: Path, capsys: pyte
     run, plan = begun(tmp_path)
     do(run, plan, Hop.CAPTURE, "prose", 0)
     run.file.path.write_text(run.file.path.read_text().replace("clm_weight: 0.5", "clm_weight: 0.6"))
-    show_status(run.file.path, as_json=True)
+    show_status(str(run.file.path), None, as_json=True)
     found = json.loads(capsys.readouterr().out)
     assert found["run_id"] != run.run_id
     assert found["steps"] == {}
 
 
+def test_a_run_is_found_by_its_id_in_a_store(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, plan = begun(tmp_path)
+    do(run, plan, Hop.CAPTURE, "prose", 0)
+    show_status(run.run_id, run.store.url, as_json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["run_id"], found["steps"]["capture prose"]["done"]) == (run.run_id, 1)
+    monkeypatch.setenv("FUSERY_STORE", run.store.url)
+    show_status(run.run_id, None, as_json=False)
+    assert capsys.readouterr().out.startswith(f"run {run.run_id}: nobody carries it out now")
+    with pytest.raises(ConfigError, match=f"has no run other; it has: {run.run_id}"):
+        show_status("other", None, as_json=False)
+    monkeypatch.delenv("FUSERY_STORE")
+    with pytest.raises(ConfigError, match="give --store URL, set FUSERY_STORE"):
+        show_status(run.run_id, None, as_json=False)
+
+
+def test_dead_letters_are_shown_with_their_documents(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run, plan = begun(tmp_path)
+    poison = ShardTask(Hop.CAPTURE, "prose", 1)
+    hops = (HopProgress(Hop.CAPTURE, "prose", 0, SHARDS, running=1, failed=3, dead=1),)
+    progress = Progress(hops, (DeadLetter(poison, "the source gave up", ("a#1", "b#2")),))
+    run.store.write_note(progress_name(run.run_id), progress.to_json())
+    show_status(str(run.file.path), None, as_json=False)
+    said = "given up: capture-prose-00001: the source gave up (at work on: a#1, b#2)"
+    assert said in capsys.readouterr().out.splitlines()
+    prose = state(run, plan)["steps"]["capture prose"]
+    assert (prose["failed"], prose["dead"], prose["running"]) == (3, 1, 0), "nobody is at work without a coordinator"
+
+
+def test_a_coordinator_is_alive_where_its_beat_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, plan = begun(tmp_path)
+    name, now = coordinator_name(run.run_id), [1000.0]
+
+    def beat(number: int) -> None:
+        run.store.write_note(name, {"launch": "l", "worker": "host:7", "beat": number})
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+        if moves:
+            beat(int(now[0]))
+
+    monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    for moves in (True, False):
+        beat(1)
+        assert state(run, plan)["coordinator"] == {"worker": "host:7", "alive": moves}
+    assert now[0] > 1000 + BEAT_S
+
+
+def test_watching_ends_with_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, plan = begun(tmp_path)
+    left = [ShardTask(Hop.FUSE, "", shard) for shard in range(SHARDS)]
+    for task in [task for task in plan.tasks if task not in left]:
+        run.store.publish(plan.artefact(task), b"")
+
+    def sleep(_seconds: float) -> None:
+        run.store.publish(plan.artefact(left.pop(0)), b"")
+
+    monkeypatch.setattr(status, "time", SimpleNamespace(monotonic=lambda: 0.0, sleep=sleep))
+    show_status(run.run_id, run.store.url, as_json=True, watch=True)
+    done = [json.loads(line)["steps"]["fuse"]["done"] for line in capsys.readouterr().out.splitlines()]
+    assert done == list(range(SHARDS + 1))
+
+
 def test_a_store_that_can_not_be_read_is_an_error_of_the_settings(tmp_path: Path) -> None:
     file = write_run(tmp_path)
     (tmp_path / "store").write_text("a file in the way")
-    with pytest.raises(ConfigError, match=r"store .*/store: can't be read: .*; check services.store and FUSERY_STORE"):
-        show_status(file, as_json=False)
+    with pytest.raises(ConfigError, match=r"store.*; check services.store, FUSERY_STORE"):
+        show_status(str(file), None, as_json=False)

@@ -3,28 +3,26 @@ from __future__ import annotations
 import importlib
 import json
 import logging
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from celery import signals
 
 from fusery import tracing
-from fusery.errors import ConfigError, Unavailable
+from fusery.errors import ConfigError, StoreFull, Unavailable
 from fusery.formats.store import Store
 from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker.app import TASK_NAME, make_app
 from fusery.worker.command import run_worker
-from fusery.worker.plan import (
-    Hop,
-    Plan,
-    PlannedSource,
-    ShardTask,
-    addresses_name,
-    attempts_folder,
-    plan_name,
-    started_folder,
-)
+from fusery.worker.launches import Launch
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, attempts_folder, started_folder
+from fusery.worker.started import MAX_ATTEMPTS, Attempt
+
+FUSE = ShardTask(Hop.FUSE, "", 0)
 
 
 @pytest.fixture
@@ -34,7 +32,8 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module("fusery.worker.tasks")
 
 
-def planned(store: Store) -> Plan:
+def launched(store: Store, ended: str | None = None, **addresses: str) -> Launch:
+    """Launch `l` of the run `r`, with one source `s` and one shard."""
     source = PlannedSource(name="s", model_fingerprint="m" * 64, tokenizer_fingerprint="t" * 64, vocabulary_size=9)
     plan = Plan(
         run_id="r",
@@ -46,12 +45,21 @@ def planned(store: Store) -> Plan:
         alignment=AlignmentSpec(),
         fusion=FusionSpec(),
     )
-    store.write_note(plan_name("r"), plan.model_dump(mode="json"))
-    return plan
+    launch = Launch("l", plan, addresses, ended)
+    launch.write(store)
+    return launch
 
 
-def notes(store: Store) -> list[dict[str, object]]:
+def failures(store: Store) -> list[dict[str, Any]]:
     return [note for name in store.list_notes(attempts_folder("r", "l")) if (note := store.read_note(name))]
+
+
+def started(store: Store) -> list[str]:
+    return store.list_notes(started_folder("r", "l"))
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise AssertionError("this is not to be done")
 
 
 def test_messages_are_json_with_ids_and_every_hop_has_its_queue() -> None:
@@ -64,40 +72,112 @@ def test_messages_are_json_with_ids_and_every_hop_has_its_queue() -> None:
     assert conf.broker_transport_options["visibility_timeout"] > conf.task_time_limit
 
 
-def test_a_finished_shard_costs_one_look(tasks: ModuleType, tmp_path: Path) -> None:
+def test_a_lost_connection_costs_no_task_that_runs_and_is_mended_for_ever() -> None:
+    conf = make_app("redis://127.0.0.1:1/0").conf
+    assert not conf.worker_cancel_long_running_tasks_on_connection_loss
+    assert conf.broker_connection_max_retries is None
+
+
+def test_later_hops_are_asked_for_first() -> None:
+    assert make_app("redis://127.0.0.1:1/0").conf.broker_transport_options["queue_order_strategy"] == "priority"
+
+
+def test_a_finished_shard_costs_one_look_and_no_note(
+    tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = Store(str(tmp_path))
-    plan = planned(store)
-    task = ShardTask(Hop.FUSE, "", 0)
-    entry = store.publish(plan.artefact(task), b"done")
-    assert tasks.perform(store, "r", task) == entry
+    launch = launched(store)
+    store.publish(launch.plan.artefact(FUSE), b"done")
+    monkeypatch.setattr(tasks, "perform", refuse)
+    monkeypatch.setattr(Store, "write_note", refuse)
+    tasks.fuse_shard("r", "l", "", 0)
+
+
+def test_nothing_is_done_for_a_launch_that_has_ended(
+    tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched(Store(str(tmp_path)), ended="interrupted")
+    monkeypatch.setattr(tasks, "perform", refuse)
+    tasks.fuse_shard("r", "l", "", 0)
 
 
 def test_a_failure_is_a_note_with_its_reason_and_not_a_failed_task(tasks: ModuleType, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    planned(store)
+    launched(store)
     tasks.align_shard("r", "l", "s", 0)
-    [note] = notes(store)
-    assert store.list_notes(started_folder("r", "l")) == []
+    [note] = failures(store)
+    assert started(store) == []
     assert note["task"] == "align-s-00000"
-    assert "is not in the store" in str(note["reason"])
+    assert "is not in the store" in note["reason"]
     assert note["retryable"] is True
+
+
+def test_a_failure_names_the_documents_that_were_worked_on(
+    tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    launched(store)
+
+    def at_the_second(store: Store, launch: Launch, task: ShardTask, at: Callable[[Sequence[str]], None]) -> None:
+        at(["a", "b"])
+        at(["b"])
+        raise Unavailable("the source is away")
+
+    monkeypatch.setattr(tasks, "perform", at_the_second)
+    tasks.fuse_shard("r", "l", "", 0)
+    assert failures(store)[0]["documents"] == ["b"]
+
+
+@pytest.mark.parametrize(("failures_before", "noted"), [(0, ["a", "b"]), (1, ["b"])])
+def test_a_task_that_failed_before_notes_each_document_before_it_works_on_it(
+    tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures_before: int, noted: list[str]
+) -> None:
+    store = Store(str(tmp_path))
+    launched(store)
+    seen: list[list[str]] = []
+
+    def look(store: Store, launch: Launch, task: ShardTask, at: Callable[[Sequence[str]], None]) -> None:
+        at(["a", "b"])
+        at(["b"])
+        note = store.read_note(started(store)[0])
+        assert note is not None
+        seen.append(note["documents"])
+
+    monkeypatch.setattr(tasks, "perform", look)
+    tasks.fuse_shard("r", "l", "", 0, failures_before)
+    assert seen == [noted]
+
+
+def test_a_started_note_beats_and_goes_with_the_task(tmp_path: Path) -> None:
+    store = Store(str(tmp_path))
+    attempt = Attempt(store, "r", "l", FUSE, "id", beat_s=0.01)
+    attempt.start()
+    beats = set()
+    deadline = time.monotonic() + 60
+    while len(beats) < 3 and time.monotonic() < deadline:
+        note = store.read_note(started(store)[0])
+        assert note is not None
+        beats.add(note["beat"])
+        time.sleep(0.01)
+    attempt.end()
+    assert len(beats) == 3
+    assert started(store) == []
 
 
 def test_a_source_that_does_not_answer_is_worth_another_attempt(
     tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Store(str(tmp_path))
-    planned(store)
-    with pytest.raises(Unavailable, match="source s has no address yet"):
-        tasks.perform(store, "r", ShardTask(Hop.CAPTURE, "s", 0))
-    store.write_note(addresses_name("r"), {"s": "127.0.0.1:1"})
+    with pytest.raises(Unavailable, match="source s has no address"):
+        tasks.perform(store, launched(store), ShardTask(Hop.CAPTURE, "s", 0), lambda _: None)
+    launched(store, s="127.0.0.1:1")
 
-    def unavailable(*arguments: object) -> None:
+    def unavailable(*arguments: object, **options: object) -> None:
         raise Unavailable("connection refused")
 
     monkeypatch.setattr(tasks.hops, "capture", unavailable)
     tasks.capture_shard("r", "l", "s", 0)
-    [note] = notes(store)
+    [note] = failures(store)
     assert (note["reason"], note["retryable"]) == ("connection refused", True)
 
 
@@ -107,26 +187,78 @@ def test_a_defect_is_counted_like_any_failure(
     def broken(*arguments: object) -> None:
         raise ZeroDivisionError
 
+    store = Store(str(tmp_path))
+    launched(store)
     monkeypatch.setattr(tasks, "perform", broken)
     tasks.fuse_shard("r", "l", "", 0)
-    [note] = notes(Store(str(tmp_path)))
+    [note] = failures(store)
     assert (note["reason"], note["retryable"]) == ("ZeroDivisionError", True)
 
 
 def test_a_corrupt_input_is_taken_away_so_that_it_is_made_again(tasks: ModuleType, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    plan = planned(store)
-    name = plan.corpus_shard(0)
+    name = launched(store).plan.corpus_shard(0)
     store.publish(name, b"a shard")
     (tmp_path / name).write_bytes(b"a sh4rd")
     tasks.align_shard("r", "l", "s", 0)
     assert store.find(name) is None
-    assert notes(store)[0]["error"] == "Corrupt"
+    assert failures(store)[0]["error"] == "Corrupt"
 
 
-def test_a_run_without_a_plan_says_which_store_was_looked_at(tasks: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(Unavailable, match="has no plan in"):
-        tasks.perform(Store(str(tmp_path)), "unknown", ShardTask(Hop.FUSE, "", 0))
+def test_a_launch_that_the_store_does_not_know_says_which_store_was_looked_at(
+    tasks: ModuleType, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tasks.fuse_shard("unknown", "l", "", 0)
+    assert f"run unknown has no launch l in {tmp_path}" in caplog.text
+
+
+def test_a_store_that_takes_no_note_stops_no_worker(
+    tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched(Store(str(tmp_path)))
+    did: list[ShardTask] = []
+
+    def full(*_: object) -> None:
+        raise StoreFull("/store", 10, 0)
+
+    def fail(store: Store, launch: Launch, task: ShardTask, at: object) -> None:
+        did.append(task)
+        raise Unavailable("away")
+
+    monkeypatch.setattr(Store, "write_note", full)
+    monkeypatch.setattr(tasks, "perform", fail)
+    tasks.fuse_shard("r", "l", "", 0)
+    assert did == [FUSE]
+
+
+def test_a_store_that_does_not_answer_stops_no_worker(
+    tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise Unavailable("the bucket does not answer")
+
+    monkeypatch.setattr(Store, "read_note", away)
+    tasks.fuse_shard("r", "l", "", 0)
+
+
+def test_what_kills_its_process_is_not_delivered_for_ever(
+    tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    launched(store)
+    for number in range(MAX_ATTEMPTS):
+        Attempt(store, "r", "l", FUSE, str(number))._beating.write()
+    monkeypatch.setattr(tasks, "perform", refuse)
+    request = SimpleNamespace(delivery_info={"redelivered": True}, headers={})
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "current_task", SimpleNamespace(request=request))
+        tasks.fuse_shard.run("r", "l", "", 0)
+    assert failures(store) == []
+    with monkeypatch.context() as patch:
+        done: list[ShardTask] = []
+        patch.setattr(tasks, "perform", lambda *given: done.append(given[2]))
+        tasks.fuse_shard("r", "l", "", 0)
+    assert done == [FUSE], "the coordinator may ask again"
 
 
 @pytest.mark.parametrize(
@@ -138,14 +270,19 @@ def test_a_worker_with_wrong_settings_does_not_start(processes: int, hops: list[
         run_worker(processes, hops)
 
 
-def test_a_killed_attempt_leaves_its_note(tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(*arguments: object) -> None:
-        raise KeyboardInterrupt
+def test_a_process_that_is_told_to_stop_takes_its_note_along(
+    tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    launched(store)
 
-    monkeypatch.setattr(tasks, "perform", killed)
-    with pytest.raises(KeyboardInterrupt):
+    def stopped(*arguments: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(tasks, "perform", stopped)
+    with pytest.raises(SystemExit):
         tasks.fuse_shard("r", "l", "", 0)
-    assert len(Store(str(tmp_path)).list_notes(started_folder("r", "l"))) == 1
+    assert started(store) == failures(store) == []
 
 
 def test_a_message_has_ids_as_arguments_and_its_trace_as_a_header() -> None:
@@ -170,6 +307,7 @@ def test_a_task_works_in_the_trace_of_its_message(
     tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
+    launched(Store(str(tmp_path)))
     monkeypatch.setattr(tasks, "perform", lambda *_: seen.append(tracing.outgoing()))
     tracing.stop()
     with tracing.span("run") as run:

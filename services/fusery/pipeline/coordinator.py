@@ -1,153 +1,277 @@
 """The coordinator: compares the plan with the store and publishes what is missing, until nothing is.
 
-It keeps no truth of its own. Kill it and start another: the store says what is done. A message that the broker
-lost is published again after a while; a task that fails is tried three times, then it is a dead letter and
-everything that does not need it is still done.
+It keeps no truth of its own. Kill it and start another: the store says what is done, what was tried, and what is under
+way. It lists whole folders at its start and then now and then, for a listing of a million artefacts takes seconds; in
+between it looks at the tasks that it published. What it finds out about them:
+
+- the artefact is there: done;
+- a started note beats: under way; the note stands still: an attempt that was killed;
+- a note of a failure: an attempt; three make a dead letter, and everything that does not need it is still done;
+- none of these, while the broker's queue of its hop is empty: the message was lost, and is published again.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from fusery.errors import FuseryError, StoreFull
 from fusery.formats.store import Entry, Store
-from fusery.worker.plan import Hop, Plan, ShardTask, attempts_folder, started_folder
+from fusery.pipeline.attempts import Attempts, Failure
+from fusery.pipeline.hop_progress import DeadLetter, HopProgress, Progress
+from fusery.pipeline.shard_table import ShardTable
+from fusery.worker.plan import Hop, ShardTask, tokenizer_name
+from fusery.worker.started import MAX_ATTEMPTS
 
-MAX_ATTEMPTS = 3
-_ORDER = {hop: index for index, hop in enumerate(Hop)}
+log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
-    task: ShardTask
-    reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class HopProgress:
-    """Where one hop of one source stands. `tokens`: of the finished shards."""
-
-    hop: Hop
-    source: str
-    done: int
-    total: int
-    running: int
-    tokens: int
+_VANISHED_OFTEN = 3
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
-    hops: tuple[HopProgress, ...]
-    dead_letters: tuple[DeadLetter, ...]
+class Pace:
+    """How often the coordinator looks at what, in seconds. A slow store stretches all of it."""
 
-    @property
-    def finished(self) -> bool:
-        """Nothing is left that can still be done."""
-        return all(hop.done == hop.total for hop in self.hops)
+    look_s: float = 0.5
+    listing_s: float = 30.0
+    """Between two listings of all folders, at least; and at least twenty times what one takes."""
+    silent_s: float = 20.0
+    """A started note whose beat (5 s) stands still so long is of a process that is gone."""
+    lost_s: float = 5.0
+    """Between two looks at a queue. A message counts as lost after two that found the queue empty."""
+    retry_s: float = 1.0
+    """After the first failure of a task; doubled after each further one. A server may be about to come back."""
+    lease_s: float = 15.0
+    """A coordinator whose beat stands still so long is gone; another one takes over."""
+
+
+PACE = Pace()
+
+
+class StoreFullAtWorker(StoreFull):
+    """A worker found the store full; in its words."""
+
+    def __init__(self, reason: str) -> None:
+        FuseryError.__init__(self, reason)
+
+
+@dataclass(slots=True)
+class _Published:
+    """A task that was given to the broker and is not known to be done. Times are of the coordinator's clock."""
+
+    asked_at: float
+    found_empty: int = 0
+    times: int = 1
 
 
 @dataclass(slots=True)
 class Coordinator:
-    """Carries a plan out. `publish` gives a task to the workers (False: not now); `launch` marks this start's notes."""
+    """Carries a plan out. `publish` gives a task and its failures so far to the broker (False: not now).
+
+    `queue_is_empty`: whether the broker's queue of a hop is (None: it does not say). `make_inputs` publishes corpus and
+    tokenizers again. `max_in_flight`: tasks per hop that are published and not done.
+    """
 
     store: Store
-    plan: Plan
-    publish: Callable[[ShardTask], bool]
-    launch: str
-    max_in_flight: int = 16
-    lost_after_s: float = 900.0
-    _entries: dict[ShardTask, Entry] = field(default_factory=dict)
-    _in_flight: dict[ShardTask, float] = field(default_factory=dict)
-    _noted: set[str] = field(default_factory=set)
-    _attempts: Counter[ShardTask] = field(default_factory=Counter)
-    _dead: dict[ShardTask, str] = field(default_factory=dict)
+    table: ShardTable
+    attempts: Attempts
+    publish: Callable[[ShardTask, int], bool]
+    queue_is_empty: Callable[[Hop], bool | None]
+    max_in_flight: int = 128
+    pace: Pace = PACE
+    make_inputs: Callable[[], None] = lambda: None
+    clock: Callable[[], float] = time.monotonic
+    _published: dict[ShardTask, _Published] = field(default_factory=dict)
+    _failed: Counter[ShardTask] = field(default_factory=Counter)
+    _waiting: dict[ShardTask, float] = field(default_factory=dict)
+    _dead: dict[ShardTask, Failure] = field(default_factory=dict)
+    _failures: list[Failure] = field(default_factory=list)
+    _next_listing_at: float | None = None
+    _finders: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(16, "find"))
 
-    def step(self) -> Progress:
-        """One comparison of plan and store; publishes what is missing, ready and not under way."""
-        self._read_store()
-        self._read_attempts()
-        now = time.monotonic()
-        for task, since in list(self._in_flight.items()):
-            if task in self._entries or now - since > self.lost_after_s:
-                del self._in_flight[task]
-        for task in self._ready():
-            if len(self._in_flight) >= self.max_in_flight:
-                break
-            if not self.publish(task):
-                break
-            self._in_flight[task] = now
+    def look(self) -> Progress:
+        """One comparison of plan and store; publishes what is missing, ready and not under way.
+
+        Raises:
+            StoreFull: a task or this process found no room; nothing was given up.
+            FuseryError, OSError: the store can't be read now; look again.
+        """
+        if self._next_listing_at is None or self.clock() >= self._next_listing_at:
+            self._list()
+        failures, ended = self.attempts.look()
+        self._failures += failures
+        self._count_failures()
+        self._settle({task for task in ended if task in self.table})
+        self._publish_again()
+        self._publish_ready()
         return self.progress()
 
-    def forget_in_flight(self) -> None:
-        """After a worker or the broker died: what was under way is published again. Doing it twice is harmless."""
-        self._in_flight.clear()
-
     @property
-    def entries(self) -> dict[ShardTask, Entry]:
-        return dict(self._entries)
-
-    def finished(self) -> bool:
+    def is_finished(self) -> bool:
         """Every task is done, dead, or waits for a dead one."""
-        return all(task in self._entries or self._is_blocked(task) for task in self.plan.tasks)
+        return self.table.is_finished()
 
     def progress(self) -> Progress:
-        total: Counter[tuple[Hop, str]] = Counter((task.hop, task.source) for task in self.plan.tasks)
-        done: Counter[tuple[Hop, str]] = Counter((task.hop, task.source) for task in self._entries)
-        running = Counter((task.hop, task.source) for task in self._in_flight)
-        tokens: Counter[tuple[Hop, str]] = Counter()
-        for task, entry in self._entries.items():
-            tokens[task.hop, task.source] += int(entry.facts.get("tokens", 0))
+        running = Counter((task.hop, task.source) for task in self.attempts.running if task in self.table)
+        failed = Counter((task.hop, task.source) for task in self._failed.elements())
         # A second writer whose bytes differed failed, but the shard is there.
-        dead = tuple(DeadLetter(task, reason) for task, reason in self._dead.items() if task not in self._entries)
-        hops = tuple(HopProgress(*key, done[key], total[key], running[key], tokens[key]) for key in total)
-        return Progress(hops, dead)
+        letters = [
+            DeadLetter(task, failure.reason, failure.documents)
+            for task, failure in self._dead.items()
+            if not self.table.is_done(task)
+        ]
+        dead = Counter((letter.task.hop, letter.task.source) for letter in letters)
+        hops = [
+            HopProgress(
+                *key,
+                int(row.done_S.sum()),
+                len(row.done_S),
+                running[key],
+                failed[key],
+                dead[key],
+                int(row.size_S.sum()),
+            )
+            for key, row in self.table.rows.items()
+        ]
+        return Progress(tuple(hops), tuple(letters))
 
-    def _ready(self) -> Iterable[ShardTask]:
-        # Later hops first: a shard that can be finished is finished before another one is begun. Within a hop
-        # shard by shard, so that all sources have work at the same time.
-        for task in sorted(self.plan.tasks, key=lambda task: (-_ORDER[task.hop], task.shard)):
-            is_open = task not in self._entries and task not in self._in_flight and task not in self._dead
-            if is_open and all(need in self._entries for need in self.plan.needs(task)):
-                yield task
+    def _list(self) -> None:
+        """What is complete now, by listing; a discarded artefact is missing again."""
+        began = self.clock()
+        for row in self.table.rows.values():
+            self.table.take_listing(row, self.store.listed(row.folder))
+        took = self.clock() - began
+        self._next_listing_at = self.clock() + max(self.pace.listing_s, 20 * took)
 
-    def _is_blocked(self, task: ShardTask) -> bool:
-        return task in self._dead or any(
-            need not in self._entries and self._is_blocked(need) for need in self.plan.needs(task)
+    def _count_failures(self) -> None:
+        # One by one, each taken off when it is counted: an error of the store in between loses none.
+        while self._failures:
+            if self._failures[0].task in self.table:
+                self._count(self._failures[0])
+            self._failures.pop(0)
+
+    def _count(self, failure: Failure) -> None:
+        """Counts an attempt, and looks whether what it read is still there."""
+        if failure.error == StoreFull.__name__:
+            raise StoreFullAtWorker(failure.reason)
+        task = failure.task
+        is_done = self.store.find(self.table.plan.artefact(task)) is not None
+        missing = [] if is_done else self._missing_needs(task)
+        inputs_are_there = is_done or self._inputs_are_there(task)
+        self._failed[task] += 1
+        log.info("%s failed (%d): %s", task.key, self._failed[task], failure.reason)
+        if is_done:
+            return
+        # Workers take damaged artefacts away: those of the plan are made again, the others published again.
+        for need in missing:
+            self.table.set_missing(need)
+        self._give_up_or_wait(failure)
+        if not inputs_are_there:
+            self._try_to_make_inputs()
+
+    def _give_up_or_wait(self, failure: Failure) -> None:
+        task = failure.task
+        # Another process may be at it still: a message was delivered twice.
+        if task not in self.attempts.running:
+            self._published.pop(task, None)
+        if not failure.retryable or self._failed[task] >= MAX_ATTEMPTS:
+            self._dead[task] = failure
+            self.table.set_dead(task)
+        else:
+            self._waiting[task] = self.clock() + self.pace.retry_s * 2 ** (self._failed[task] - 1)
+            self.table.set_busy(task, True)
+
+    def _missing_needs(self, task: ShardTask) -> list[ShardTask]:
+        plan = self.table.plan
+        return [need for need in plan.needs(task) if self.store.find(plan.artefact(need)) is None]
+
+    def _inputs_are_there(self, task: ShardTask) -> bool:
+        plan = self.table.plan
+        fingerprints = [plan.target_tokenizer_fingerprint, *(source.tokenizer_fingerprint for source in plan.sources)]
+        names = [plan.corpus_shard(task.shard), *map(tokenizer_name, fingerprints)]
+        return all(self.store.find(name) is not None for name in names)
+
+    def _try_to_make_inputs(self) -> None:
+        try:
+            self.make_inputs()
+        except StoreFull:
+            raise
+        except (FuseryError, OSError) as error:
+            log.warning("corpus or tokenizers of run %s can't be published again: %s", self.table.plan.run_id, error)
+
+    def _settle(self, ended: set[ShardTask]) -> None:
+        """Finds out which published tasks are done; those of running processes only when a process has ended."""
+        running = self.attempts.running
+        asked = {task for task in self._published if task not in running} | ended
+        for task, entry in self._found(asked):
+            if entry is not None:
+                self.table.set_done(task, entry.size)
+                self._published.pop(task, None)
+                self._waiting.pop(task, None)
+                self.table.set_busy(task, False)
+
+    def _found(self, tasks: set[ShardTask]) -> Iterable[tuple[ShardTask, Entry | None]]:
+        """Many at a time: a bucket answers each in milliseconds that add up."""
+        return zip(
+            tasks, self._finders.map(lambda task: self.store.find(self.table.plan.artefact(task)), tasks), strict=True
         )
 
-    def _read_store(self) -> None:
-        """What is complete now. A discarded artefact is missing again."""
-        hops = {(task.hop, task.source) for task in self.plan.tasks}
-        found: dict[str, Entry] = {}
-        for hop, source in hops:
-            found |= self._new_entries(self.plan.folder(hop, source))
-        self._entries = {task: found[name] for task in self.plan.tasks if (name := self.plan.artefact(task)) in found}
+    def _publish_again(self) -> None:
+        """What was published, is not under way and stands in no queue was lost with its broker or on the way."""
+        now, running = self.clock(), self.attempts.running
+        empty: dict[Hop, bool | None] = {}
+        for task, published in self._published.items():
+            if task in running:
+                published.asked_at, published.found_empty = now, 0
+            elif now - published.asked_at >= self.pace.lost_s:
+                if task.hop not in empty:
+                    empty[task.hop] = self.queue_is_empty(task.hop)
+                published.asked_at = now
+                published.found_empty = published.found_empty + 1 if empty[task.hop] else 0
+                # A task that vanishes again and again is asked for less and less often.
+                if published.found_empty >= 2 * published.times:
+                    self._lost(task, published)
 
-    def _new_entries(self, folder: str) -> dict[str, Entry]:
-        known = {entry.name: entry for entry in self._entries.values()}
-        names = self.store.names(folder)
-        loaded = ((name, known.get(name) or self.store.find(name)) for name in names)
-        return {name: entry for name, entry in loaded if entry is not None}
+    def _lost(self, task: ShardTask, published: _Published) -> None:
+        if self.publish(task, self._failed[task]):
+            published.times, published.found_empty = published.times + 1, 0
+            log.info("%s was lost on its way to a worker; published again", task.key)
+            if published.times == _VANISHED_OFTEN:
+                log.warning(
+                    "%s is taken by workers and never begun; is their FUSERY_STORE the store %s of this run?",
+                    *(task.key, self.store.url),
+                )
 
-    def _read_attempts(self) -> None:
-        by_key = {task.key: task for task in self.plan.tasks}
-        for name in self.store.list_notes(attempts_folder(self.plan.run_id, self.launch)):
-            note = None if name in self._noted else self.store.read_note(name)
-            if note is None:
-                continue
-            self._noted.add(name)
-            task = by_key[note["task"]]
-            self._attempts[task] += 1
-            self._in_flight.pop(task, None)
-            if not note["retryable"] or self._attempts[task] >= MAX_ATTEMPTS:
-                self._dead[task] = str(note["reason"])
-        # Two at a time is a message delivered twice; more were killed before they could say why.
-        started = Counter(name.rpartition("/")[2].split(".")[0] for name in self._started())
-        for key, count in started.items():
-            if count > MAX_ATTEMPTS:
-                self._dead[by_key[key]] = f"{count} processes that worked on it were killed; out of memory?"
+    def _publish_ready(self) -> None:
+        now = self.clock()
+        for task in [task for task, until in self._waiting.items() if now >= until]:
+            del self._waiting[task]
+            self.table.set_busy(task, task in self._published)
+        # What processes of earlier launches work on is under way too.
+        for task in self.attempts.running:
+            if task in self.table and task not in self._published and not self.table.is_done(task):
+                self._take(task)
+        # Later hops first: a shard that can be finished is finished before another one is begun.
+        for hop in reversed(Hop):
+            for task in self.table.ready(hop, self._slots(hop)):
+                if not self.publish(task, self._failed[task]):
+                    return
+                self._take(task)
 
-    def _started(self) -> list[str]:
-        return self.store.list_notes(started_folder(self.plan.run_id, self.launch))
+    def _slots(self, hop: Hop) -> Mapping[str, int]:
+        """How many more tasks of each source may be published: a slow source must not take the places of the others."""
+        sources = [row.source for row in self.table.rows.values() if row.hop is hop]
+        each = -(-self.max_in_flight // max(len(sources), 1))
+        taken = Counter(task.source for task in self._published if task.hop is hop)
+        return {source: max(each - taken[source], 0) for source in sources}
+
+    def _take(self, task: ShardTask) -> None:
+        self._published[task] = _Published(self.clock())
+        self.table.set_busy(task, True)
+
+    def close(self) -> None:
+        self._finders.shutdown(wait=False, cancel_futures=True)

@@ -5,34 +5,26 @@ What the run names an address for is used as it is; the rest is started here, an
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
 import socket
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from kombu.exceptions import OperationalError
-
 from fusery.errors import FuseryError, Unavailable
 from fusery.pipeline.conformance import ServedSource
-from fusery.pipeline.coordinator import Coordinator, Progress
-from fusery.pipeline.preflight import Run, check_broker, tokenizer_of
+from fusery.pipeline.preflight import Run, tokenizer_of
 from fusery.pipeline.processes import Child, Supervisor, fusery_command, wait_for_file
 from fusery.run_config import SourceSpec
 from fusery.settings import child_environment
 from fusery.source.client import SourceClient, client_from_settings
 from fusery.source.conformance import quick_test, refuse_failed
-from fusery.worker.app import TASK_NAME, make_app
-from fusery.worker.plan import Plan, ShardTask, addresses_name
+from fusery.worker.broker import check_broker
 
-log = logging.getLogger(__name__)
-
-_POLL_S = 0.5
 _LOAD_TIMEOUT_S = 3600.0
 _BROKER_TIMEOUT_S = 30.0
 
@@ -125,29 +117,3 @@ def _start_worker(run: Run, supervisor: Supervisor, folder: Path, broker_url: st
     environment = child_environment(FUSERY_BROKER_URL=broker_url, FUSERY_STORE=run.store.url, CUDA_VISIBLE_DEVICES="")
     command = fusery_command("worker", "--processes", str(run.config.services.workers))
     supervisor.start(Child("worker", command, environment, folder / "worker.log"))
-
-
-def carry_out(run: Run, plan: Plan, using: Services, report: Callable[[Progress], None]) -> Coordinator:
-    """Runs the hops to their end; what can't be done is left as dead letters."""
-    run.store.write_note(addresses_name(run.run_id), dict(using.addresses))
-    app = make_app(using.broker_url)
-    launch = uuid.uuid4().hex[:12]
-
-    def publish(task: ShardTask) -> bool:
-        arguments = [run.run_id, launch, task.source, task.shard]
-        try:
-            app.send_task(TASK_NAME[task.hop], args=arguments, queue=task.hop.value, retry=False)
-        except (OperationalError, OSError) as error:
-            # The broker is away; it is started again, or comes back, and the next look at the plan publishes.
-            log.warning("broker: %s", error)
-            return False
-        return True
-
-    coordinator = Coordinator(run.store, plan, publish, launch)
-    using.supervisor.on_restart = lambda _: coordinator.forget_in_flight()
-    while True:
-        using.supervisor.check()
-        report(coordinator.step())
-        if coordinator.finished():
-            return coordinator
-        time.sleep(_POLL_S)

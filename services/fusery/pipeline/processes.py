@@ -2,7 +2,7 @@
 
 They are the same programs that a cluster runs, started with free ports and a password of this start, watched,
 started again when they die, and stopped with everything they started, on success, on errors and on Ctrl-C.
-Secrets go by standard input or environment, never by argument.
+When the run itself is killed, its reaper ends them. Secrets go by standard input or environment, never by argument.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -110,12 +110,42 @@ class Child:
                 os.killpg(self._process.pid, number)
 
 
+class _Reaper:
+    """The process that ends the children of a killed run; started with the first of them."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[str] | None = None
+
+    def know(self, pid: int) -> None:
+        self._say(f"+{pid}")
+
+    def forget(self, pid: int) -> None:
+        self._say(f"-{pid}")
+
+    def end(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self._process.communicate()
+            self._process = None
+
+    def _say(self, line: str) -> None:
+        if self._process is None:
+            command = [sys.executable, "-m", "fusery.pipeline.reaper"]
+            nothing = subprocess.DEVNULL
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=nothing, stderr=nothing, text=True, start_new_session=True
+            )
+        assert self._process.stdin is not None, "it was started with a pipe"
+        with contextlib.suppress(BrokenPipeError):
+            print(line, file=self._process.stdin, flush=True)
+
+
 @dataclass(slots=True)
 class Supervisor:
     """Starts children, starts them again when they die, stops them all. Use as a context manager."""
 
     children: list[Child] = field(default_factory=list)
-    on_restart: Callable[[Child], None] = lambda _: None
+    _reaper: _Reaper = field(default_factory=_Reaper)
 
     def __enter__(self) -> Supervisor:
         return self
@@ -125,8 +155,12 @@ class Supervisor:
 
     def start(self, child: Child) -> Child:
         self.children.append(child)
-        child.start()
+        self._start(child)
         return child
+
+    def _start(self, child: Child) -> None:
+        child.start()
+        self._reaper.know(child.pid)
 
     def check(self) -> None:
         """Starts dead children again.
@@ -143,8 +177,14 @@ class Supervisor:
                     f"{child.log}:\n{child.last_words()}"
                 )
             child.restarts += 1
-            child.start()
-            self.on_restart(child)
+            # What is left of its group, such as the children of a worker, would compete with those of the new one.
+            self._reap(child)
+            self._start(child)
+
+    def _reap(self, child: Child) -> None:
+        pid = child.pid
+        child.kill()
+        self._reaper.forget(pid)
 
     def stop_all(self) -> None:
         """Asks all to stop, waits, then kills what is left; in the reverse order of their start.
@@ -160,8 +200,9 @@ class Supervisor:
         deadline = time.monotonic() + _STOP_GRACE_S
         for child in reversed(self.children):
             child.wait(max(0.1, deadline - time.monotonic()))
-            child.kill()
+            self._reap(child)
         self.children.clear()
+        self._reaper.end()
 
 
 @contextlib.contextmanager

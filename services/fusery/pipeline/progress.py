@@ -1,30 +1,42 @@
-"""Progress for people: a live table in a terminal, a line now and then elsewhere."""
+"""Progress for people: a live table in a terminal, a line now and then elsewhere, or JSON lines for programs."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
-from fusery.pipeline.coordinator import Progress
+from fusery.pipeline.hop_progress import Progress
 
 _HEARTBEAT_S = 30.0
+_JSON_S = 2.0
+_KEEP_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One row of progress: `amount` of `total` done, in `unit`s; `note` for what else is worth seeing."""
+    """One row of progress: `amount` of `total` done, in `unit`s; `note` for what else is worth seeing.
+
+    Of a hop also: shards that are worked on, attempts that failed, shards given up, bytes of the finished ones.
+    """
 
     title: str
     amount: int
     total: int
     unit: str
     note: str = ""
+    running: int = 0
+    failed: int = 0
+    dead: int = 0
+    bytes: int = 0
 
     @property
     def is_done(self) -> bool:
@@ -33,19 +45,26 @@ class Line:
 
 @dataclass(slots=True)
 class Board:
-    """Shows lines with their rates and the time left; each line's clock starts when it first moves."""
+    """Shows lines with their rates and the time left; each line's clock starts when it first moves.
+
+    `keep` is handed the lines as JSON values every few seconds, for those who look from elsewhere.
+    """
 
     console: Console
+    as_json: bool = False
+    keep: Callable[[list[dict[str, Any]]], None] = lambda _: None
     _seen: dict[str, tuple[float, int]] = field(default_factory=dict)
     _lines: dict[str, Line] = field(default_factory=dict)
     _finished_in_s: dict[str, float] = field(default_factory=dict)
+    _shown: tuple[Line, ...] = ()
     _last_heartbeat: float = 0.0
+    _last_kept: float = 0.0
     _live: Live | None = None
 
     @contextmanager
     def open(self) -> Iterator[Board]:
         """Live in a terminal until the end of the block."""
-        if not self.console.is_terminal:
+        if self.as_json or not self.console.is_terminal:
             yield self
             self.heartbeat(force=True)
             return
@@ -53,6 +72,16 @@ class Board:
             yield self
             self._live.update(self.table())
         self._live = None
+
+    def say(self, event: str, text: str, style: str = "", **fields: Any) -> None:
+        """One plain line for people, or one JSON object with `event` and `fields`.
+
+        Paths and names are never read as mark-up, and never broken.
+        """
+        if self.as_json:
+            self._print(json.dumps({"event": event, "text": text, **fields}, ensure_ascii=False))
+        else:
+            self.console.print(Text(text, style), soft_wrap=True)
 
     def update(self, *lines: Line) -> None:
         now = time.monotonic()
@@ -71,40 +100,95 @@ class Board:
             self._live.update(self.table())
         else:
             self.heartbeat()
+        if now - self._last_kept >= _KEEP_S:
+            self._last_kept = now
+            self.keep(self.to_json())
 
     def heartbeat(self, force: bool = False) -> None:
-        """Outside a terminal: one line every 30 s, and one at the end."""
+        """Outside a terminal: one line every 30 s, and one at the end; as JSON, one whenever something moved too."""
         now = time.monotonic()
-        is_due = force or now - self._last_heartbeat >= _HEARTBEAT_S
-        if self._lines and is_due and not self.console.is_terminal:
-            self._last_heartbeat = now
-            parts = [f"{line.title} {line.amount}/{line.total}" for line in self._lines.values()]
-            self.console.print(
-                f"[{time.strftime('%H:%M:%S')}] " + ", ".join(parts), markup=False, highlight=False, soft_wrap=True
-            )
+        lines = tuple(self._lines.values())
+        since = now - self._last_heartbeat
+        is_due = force or since >= _HEARTBEAT_S or (self.as_json and since >= _JSON_S and lines != self._shown)
+        if not lines or not is_due or (self.console.is_terminal and not self.as_json):
+            return
+        self._last_heartbeat, self._shown = now, lines
+        if self.as_json:
+            self._print(json.dumps({"event": "progress", "lines": self.to_json()}, ensure_ascii=False))
+        else:
+            parts = [self._compact(line) for line in lines]
+            self._print(f"[{time.strftime('%H:%M:%S')}] " + ", ".join(parts))
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """One object a line: title, done, total, unit, running, failed, dead, bytes, rate, left_s, note."""
+        found = []
+        for line in self._lines.values():
+            rate, left_s = self._rate_and_time_left(line)
+            content = {"title": line.title, "done": line.amount, "total": line.total, "unit": line.unit}
+            content |= {name: getattr(line, name) for name in ("running", "failed", "dead", "bytes", "note")}
+            found.append({**content, "rate": rate, "left_s": left_s})
+        return found
 
     def table(self) -> Table:
-        table = Table(box=None, pad_edge=False)
-        for title, justify in (("hop", "left"), ("done", "right"), ("rate", "right"), ("left", "right"), ("", "left")):
-            table.add_column(title, justify=justify)  # type: ignore[arg-type]
-        for line in self._lines.values():
-            rate, left = self._rate_and_time_left(line)
-            style = "green" if line.is_done else ""
-            table.add_row(line.title, f"{line.amount}/{line.total} {line.unit}", rate, left, line.note, style=style)
-        return table
+        rows = [table_row(line, *self._rate_and_time_left(line)) for line in self._lines.values()]
+        return progress_table(rows, list(self._lines.values()))
 
-    def _rate_and_time_left(self, line: Line) -> tuple[str, str]:
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _compact(self, line: Line) -> str:
+        """The facts of a row of the table in a few words."""
+        rate, left_s = self._rate_and_time_left(line)
+        facts = [f"{line.running} running"] * bool(line.running) + [f"{line.failed} failed"] * bool(line.failed)
+        facts += [f"{line.dead} dead"] * bool(line.dead)
+        facts += [f"{rate:.1f}/s"] if rate and not line.is_done else []
+        facts += [f"{duration(left_s)} left"] if left_s else []
+        return f"{line.title} {line.amount}/{line.total}" + (f" ({' '.join(facts)})" if facts else "")
+
+    def _rate_and_time_left(self, line: Line) -> tuple[float | None, float | None]:
+        """Units a second since the line moved, and the seconds left at that rate; None: not known yet."""
         since, start = self._seen[line.title]
         elapsed = self._finished_in_s.get(line.title, time.monotonic() - since)
         moved = line.amount - start
         if moved <= 0 or elapsed <= 0:
-            return "", "done" if line.is_done else ""
+            return None, None
         rate = moved / elapsed
-        left = "done" if line.is_done else _duration((line.total - line.amount) / rate)
-        return f"{rate:.1f} {line.unit}/s", left
+        return rate, 0.0 if line.is_done else (line.total - line.amount) / rate
 
 
-def _duration(seconds: float) -> str:
+_COLUMNS = (
+    *(("hop", "left"), ("done", "right"), ("running", "right"), ("rate", "right"), ("left", "right")),
+    *(("failed", "right"), ("dead", "right"), ("size", "right"), ("", "left")),
+)
+_OPTIONAL = {"running", "failed", "dead", "size"}
+"""Columns that are left out where no row has anything to say in them."""
+
+
+def table_row(line: Line, rate: float | None, left_s: float | None) -> tuple[str, ...]:
+    """The cells of one line, in the order of the table's columns."""
+    left = "done" if line.is_done else "" if left_s is None else duration(left_s)
+    counts = [str(count) if count else "" for count in (line.running, line.failed, line.dead)]
+    shown_rate = "" if rate is None else f"{rate:.1f} {line.unit}/s"
+    done = f"{line.amount}/{line.total} {line.unit}"
+    size = data_size(line.bytes) if line.bytes else ""
+    return (line.title, done, counts[0], shown_rate, left, *counts[1:], size, line.note)
+
+
+def progress_table(rows: Sequence[tuple[str, ...]], lines: Sequence[Line]) -> Table:
+    """`rows` under headings; finished lines green, those with dead letters red."""
+    table = Table(box=None, pad_edge=False)
+    shown = [
+        index for index, (name, _) in enumerate(_COLUMNS) if name not in _OPTIONAL or any(row[index] for row in rows)
+    ]
+    for index in shown:
+        table.add_column(_COLUMNS[index][0], justify=_COLUMNS[index][1])  # type: ignore[arg-type]
+    for row, line in zip(rows, lines, strict=True):
+        style = "red" if line.dead else "green" if line.is_done else ""
+        table.add_row(*(Text(row[index]) for index in shown), style=style)
+    return table
+
+
+def duration(seconds: float) -> str:
     """'42 s', '12 min' or '3 h 25 min'."""
     if seconds < 100:
         return f"{seconds:.0f} s"
@@ -112,12 +196,28 @@ def _duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
+def data_size(size: int) -> str:
+    """'512 B', '3.4 MB' and so on, in powers of 1000."""
+    amount, unit = float(size), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if amount < 1000:
+            break
+        amount, unit = amount / 1000, larger
+    return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+
+
 def hop_lines(progress: Progress) -> list[Line]:
     """One line per hop and source."""
-    dead = [letter.task for letter in progress.dead_letters]
-    lines = []
-    for hop in progress.hops:
-        failed = sum(task.hop is hop.hop and task.source == hop.source for task in dead)
-        notes = [f"{hop.tokens:,} tokens"] * bool(hop.tokens) + [f"{failed} dead"] * bool(failed)
-        lines.append(Line(f"{hop.hop.value} {hop.source}".strip(), hop.done, hop.total, "shards", ", ".join(notes)))
-    return lines
+    return [
+        Line(
+            hop.title,
+            hop.done,
+            hop.total,
+            "shards",
+            running=hop.running,
+            failed=hop.failed,
+            dead=hop.dead,
+            bytes=hop.bytes,
+        )
+        for hop in progress.hops
+    ]

@@ -6,89 +6,190 @@ else with it and a cluster can run the same commands as jobs.
 
 from __future__ import annotations
 
-import json
+import logging
+import shlex
 import signal
+import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from rich.console import Console
-from rich.text import Text
 
-from fusery import tracing
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import Degraded, FuseryError, InvalidInput
+from fusery.errors import Corrupt, Degraded, Interrupted, InvalidInput
 from fusery.evaluation import report as reports
 from fusery.evaluation.tables import render_tables
-from fusery.pipeline import local, steps
+from fusery.pipeline import local, run_children, steps
+from fusery.pipeline.cache import captured_top_k
+from fusery.pipeline.coordinator import PACE
 from fusery.pipeline.coverage_warnings import warnings_of
-from fusery.pipeline.preflight import Run, check_run, open_run
-from fusery.pipeline.processes import Child, Supervisor, fusery_command
+from fusery.pipeline.evaluation_tasks import check_tasks
+from fusery.pipeline.execution import HopsJob, coordinate, new_launch
+from fusery.pipeline.hop_progress import DeadLetter, Progress
+from fusery.pipeline.lease import lease
+from fusery.pipeline.preflight import Run, check_run, open_run, publish_input
 from fusery.pipeline.progress import Board, Line, hop_lines
-from fusery.settings import child_environment
+from fusery.pipeline.progress_note import keep_lines, kept_lines
+from fusery.pipeline.run_children import keep_run_file
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, digest, plan_name, tokenizer_name
+
+log = logging.getLogger(__name__)
 
 _POLL_S = 0.5
 
 
-def run_to_the_end(path: Path) -> None:
-    """Carries the run of `path` out, and shows its table.
+class Until(StrEnum):
+    """The last step of a run that is carried out."""
+
+    CAPTURE = "capture"
+    ALIGN = "align"
+    FUSE = "fuse"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+    def includes(self, step: Until) -> bool:
+        return list(Until).index(step) <= list(Until).index(self)
+
+
+def run_to_the_end(path: Path, until: Until | None = None, as_json: bool = False) -> None:
+    """Carries the run of `path` out, or up to and with the step `until`, and shows its table.
 
     Raises:
         InvalidInput: something is wrong with the input; nothing was begun.
         Degraded: some shards failed for good; the rest is done.
+        StoreFull: the store has no room; what is done is kept.
+        Interrupted: it was stopped; the message says how to go on.
     """
     console = Console()
+    board = Board(console, as_json)
     started = time.monotonic()
-    with _sigterm_as_interrupt():
-        run = open_run(path)
-        _say(console, f"run {run.run_id}: {len(run.config.sources)} sources, {_documents(run)}")
+    try:
+        with _Interrupts().taken():
+            run = _open_and_carry_out(path, until, board)
+    except KeyboardInterrupt:
+        again = " ".join(["fusery run", shlex.quote(str(path)), *([f"--until {until}"] if until else [])])
+        raise Interrupted(f"stopped; nothing is lost. Take it up again with: {again}") from None
+    if until is None:
+        _show_result(run, board)
+    board.say("end", f"took {time.monotonic() - started:.0f} s", seconds=round(time.monotonic() - started, 1))
+
+
+def _open_and_carry_out(path: Path, until: Until | None, board: Board) -> Run:
+    with board.open():
+        run = open_run(path, lambda *line: board.update(Line(*line)))
+        board.say("run", f"run {run.run_id}: {len(run.config.sources)} sources, {_documents(run)}", run_id=run.run_id)
         if _is_complete(run):
-            _say(console, "everything is done already; nothing to do")
-        else:
-            _carry_out(run, console)
-    _show_result(run, console)
-    _say(console, f"took {time.monotonic() - started:.0f} s")
+            board.say("complete", "everything is done already; nothing to do")
+            return run
+        with _lead(run, board) as launch:
+            if not _is_complete(run):
+                _carry_out(run, launch, until, board)
+    return run
 
 
-def _carry_out(run: Run, console: Console) -> None:
+@contextmanager
+def _lead(run: Run, board: Board) -> Iterator[str]:
+    """The block runs when no other `fusery run` carries this run out; until then its progress is shown."""
+    followed: set[str] = set()
+
+    def follow(other: str) -> None:
+        if other not in followed:
+            board.say("follow", f"{other} carries this run out; following it, to take over if it ends", worker=other)
+        followed.add(other)
+        board.update(*kept_lines(run.store, run.run_id))
+
+    launch = new_launch()
+    with lease(run.store, run.run_id, launch, PACE.lease_s, follow):
+        board.keep = lambda lines: keep_lines(run.store, run.run_id, lines)
+        yield launch
+
+
+def _carry_out(run: Run, launch: str, until: Until | None, board: Board) -> None:
     target = check_run(run)
-    _say(console, f"store {run.store.url}; stop with Ctrl-C, take up again with: fusery run {run.file.path}")
-    with Board(console).open() as board:
-        plan = _hops(run, target.tokenizer, board)
-        for warning in warnings_of(run.store, plan, run.config.coverage):
-            _say(console, f"warning: {warning.text}", "yellow")
-        _train(run, plan, board)
-        _command(run, board, "evaluate", "evaluate", str(run.file.path), "--threads", str(_cores(run)))
-        if run.config.registry.enabled:
-            _command(run, board, "register", "register", str(run.file.path))
+    check_tasks(run)
+    keep_run_file(run)
+    board.say("store", f"store {run.store.url}; stop with Ctrl-C, take up again with: fusery run {run.file.path}")
+    plan = _hops(run, target.tokenizer, launch, until, board)
+    if until is not None and not until.includes(Until.TRAIN):
+        return
+    for warning in warnings_of(run.store, plan, run.config.coverage):
+        board.say("warning", f"warning: {warning.text}", "yellow")
+    run_children.train(run, plan, board)
+    if until is Until.TRAIN:
+        return
+    run_children.evaluate(run, board)
+    if until is Until.EVALUATE:
+        return
+    if run.config.registry.enabled:
+        run_children.register(run, board)
     run.store.write_note(f"{run.name}/manifest.json", steps.manifest(run, plan))
     run.store.write_note(f"{run.name}/complete.json", {"promised": _promised(run)})
 
 
-def _hops(run: Run, target: ByteTokenizer, board: Board) -> Plan:
+def _hops(run: Run, target: ByteTokenizer, launch: str, until: Until | None, board: Board) -> Plan:
     """Capture, align and fuse; and the sources' scores, while their servers are up."""
-    run.corpora.train.publish(run.store)
+    publish_input(run, lambda *line: board.update(Line(*line)))
     _publish_tokenizer(run, target)
-    known = run.store.read_note(plan_name(run.run_id))
+    known = _note(run, plan_name(run.run_id))
     if known is not None and all(source.address is None for source in run.config.sources):
         plan = Plan.model_validate(known)
         if _hops_are_done(run, plan):
             return plan
     with local.services(run) as services:
         plan = _plan(run, target, services)
-        run.store.write_note(plan_name(run.run_id), plan.model_dump(mode="json"))
-        coordinator = local.carry_out(run, plan, services, lambda progress: board.update(*hop_lines(progress)))
-        dead = coordinator.progress().dead_letters
-        if dead:
-            reasons = "\n".join(f"  {letter.task.key}: {letter.reason}" for letter in dead[:10])
-            raise Degraded(f"{len(dead)} shards failed for good; the rest is done and kept:\n{reasons}")
-        _measure_sources(run, plan, services, board)
+
+        def make_inputs() -> None:
+            publish_input(run)
+            _publish_tokenizer(run, target)
+            for source in plan.sources:
+                with services.client(source.name) as client:
+                    _publish_tokenizer(run, client.tokenizer())
+
+        job = HopsJob(
+            run.store,
+            plan,
+            services.broker_url,
+            services.addresses,
+            Hop(until.value) if until in (Until.CAPTURE, Until.ALIGN) else Hop.FUSE,
+            run.config.services.max_in_flight,
+            make_inputs,
+            services.supervisor.check,
+        )
+        progress = coordinate(job, launch, lambda progress: board.update(*hop_lines(progress)))
+        if progress.dead_letters:
+            raise _degraded(run, progress)
+        if job.until is Hop.FUSE:
+            _measure_sources(run, plan, services, board)
     return plan
+
+
+def _degraded(run: Run, progress: Progress) -> Degraded:
+    """What was given up, and what to do."""
+    letters = progress.dead_letters
+    shown = [_letter(letter) for letter in letters[:10]]
+    more = [f"  and {len(letters) - len(shown)} more"] * (len(letters) > len(shown))
+    return Degraded(
+        "\n".join(
+            [
+                f"{len(letters)} shards failed for good; everything that does not need them is done and kept:",
+                *shown,
+                *more,
+                f"all reasons: fusery status {run.file.path}. Mend the cause, or take the documents out of the corpus "
+                f"(which makes another run), then: fusery run {run.file.path}",
+            ]
+        )
+    )
+
+
+def _letter(letter: DeadLetter) -> str:
+    few = ", ".join(letter.documents[:5]) + (f" and {len(letter.documents) - 5} more" * (len(letter.documents) > 5))
+    return f"  {letter.task.key}: {letter.reason}" + (f" (at work on: {few})" if few else "")
 
 
 def _measure_sources(run: Run, plan: Plan, services: local.Services, board: Board) -> None:
@@ -117,14 +218,14 @@ def _measure_sources(run: Run, plan: Plan, services: local.Services, board: Boar
 
 def _hops_are_done(run: Run, plan: Plan) -> bool:
     names = [plan.artefact(ShardTask(Hop.FUSE, "", shard)) for shard in range(plan.corpus_shards)]
-    names += [steps.source_scores_name(run, plan, source.name) for source in plan.sources]
+    names += [name for source in plan.sources for name in steps.source_measures(run, plan, source.name)]
     # The training reads them next; what was damaged since is made again now.
     return all([run.store.is_whole(name) for name in names])
 
 
 def _plan(run: Run, target: ByteTokenizer, services: local.Services) -> Plan:
     """Asks every source what it is, and keeps its tokenizer."""
-    sources = []
+    train, sources = run.corpora.train, []
     for spec in run.config.sources:
         with services.client(spec.name) as client:
             model, tokenizer = client.model(), client.tokenizer()
@@ -136,12 +237,15 @@ def _plan(run: Run, target: ByteTokenizer, services: local.Services) -> Plan:
             model_fingerprint=model.fingerprint,
             tokenizer_fingerprint=tokenizer.fingerprint,
             vocabulary_size=model.vocabulary_size,
+            captured_top_k=captured_top_k(
+                run.store, model.fingerprint, train.digest, train.shards, run.config.capture, model.limits.max_top_k
+            ),
         )
         sources.append(planned)
     return Plan(
         run_id=run.run_id,
-        corpus_digest=run.corpora.train.digest,
-        corpus_shards=run.corpora.train.shards,
+        corpus_digest=train.digest,
+        corpus_shards=train.shards,
         target_tokenizer_fingerprint=target.fingerprint,
         sources=tuple(sources),
         capture=run.config.capture,
@@ -156,85 +260,22 @@ def _publish_tokenizer(run: Run, tokenizer: ByteTokenizer) -> None:
         run.store.publish(name, tokenizer.definition().encode(), {"name": tokenizer.name})
 
 
-def _train(run: Run, plan: Plan, board: Board) -> None:
-    """The fused training and the CLM baseline, side by side where the run allows it."""
-    wanted = [False, True] if run.config.evaluation.clm_baseline else [False]
-    missing = [clm_only for clm_only in wanted if not steps.is_trained(run, plan, clm_only)]
-    if run.config.services.parallel_trainers:
-        _train_some(run, plan, board, missing, local.threads_per_process(run))
-    else:
-        for clm_only in missing:
-            _train_some(run, plan, board, [clm_only], _cores(run))
-
-
-def _train_some(run: Run, plan: Plan, board: Board, trainings: Sequence[bool], threads: int) -> None:
-    entries = (run.store.find(plan.artefact(ShardTask(Hop.FUSE, "", n))) for n in range(plan.corpus_shards))
-    total = run.config.training.epochs * sum(int(entry.facts["tokens"]) for entry in entries if entry is not None)
-    with Supervisor() as supervisor:
-        children = {}
-        for clm_only in trainings:
-            command = fusery_command("train", str(run.file.path), "--threads", str(threads))
-            command += ["--clm-only"] if clm_only else []
-            name = "train clm" if clm_only else "train fused"
-            child = Child(name, command, _environment(), run.folder / "services" / f"{name.replace(' ', '-')}.log")
-            children[clm_only] = supervisor.start(child)
-        while any(child.is_running() for child in children.values()):
-            board.update(*(_training_line(run, plan, clm_only, total) for clm_only in children))
-            time.sleep(_POLL_S)
-            _check_ended(children.values())
-        _check_ended(children.values())
-        board.update(*(_training_line(run, plan, clm_only, total) for clm_only in children))
-
-
-def _check_ended(children: Any) -> None:
-    for child in children:
-        if not child.is_running() and child.exit_code != 0:
-            kind = InvalidInput if child.exit_code == InvalidInput.exit_code else FuseryError
-            raise kind(
-                f"{child.name} ended with exit code {child.exit_code}; the end of {child.log}:\n{child.last_words()}"
-            )
-
-
-def _training_line(run: Run, plan: Plan, clm_only: bool, total: int) -> Line:
-    """Progress by tokens, read from the metrics that the trainer writes."""
-    path = steps.training_folder(run, plan, clm_only) / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    metrics = [json.loads(line) for line in lines if line.endswith("}")]
-    done = total if steps.is_trained(run, plan, clm_only) else min(sum(m["tokens"] for m in metrics), total - 1)
-    loss = next((m["clm_nats"] for m in reversed(metrics) if m["clm_nats"] is not None), None)
-    note = "" if loss is None else f"step {metrics[-1]['step']}, CLM {loss:.3f} nats"
-    return Line("train clm" if clm_only else "train fused", done, total, "tokens", note)
-
-
-def _environment() -> dict[str, str]:
-    """Of a child that carries out a part of this run: its work belongs to this command's trace."""
-    return child_environment(TRACEPARENT=tracing.outgoing())
-
-
-def _command(run: Run, board: Board, title: str, *arguments: str) -> None:
-    """Runs one command of fusery's as a child, to its end."""
-    board.update(Line(title, 0, 1, "steps"))
-    with Supervisor() as supervisor:
-        log = run.folder / "services" / f"{title}.log"
-        child = supervisor.start(Child(title, fusery_command(*arguments), _environment(), log))
-        while child.is_running():
-            time.sleep(_POLL_S)
-            board.heartbeat()
-        _check_ended([child])
-    board.update(Line(title, 1, 1, "steps"))
-
-
-def _cores(run: Run) -> int:
-    return max(local.threads_per_process(run), 2 if run.config.services.threads is None else 1)
-
-
 def _is_complete(run: Run) -> bool:
     """Everything that the run promises is there."""
-    note = run.store.read_note(f"{run.name}/complete.json")
+    note = _note(run, f"{run.name}/complete.json")
     if note is None or note["promised"] != _promised(run) or not steps.evaluation_path(run).exists():
         return False
     plan = steps.load_plan(run)
     return (steps.training_folder(run, plan, clm_only=False) / "model" / "config.json").exists()
+
+
+def _note(run: Run, name: str) -> dict[str, Any] | None:
+    """A note of the run; None: it is not there, or damaged, and made again."""
+    try:
+        return run.store.read_note(name)
+    except Corrupt as error:
+        log.warning("%s", error)
+        return None
 
 
 def _promised(run: Run) -> str:
@@ -243,40 +284,55 @@ def _promised(run: Run) -> str:
     return digest([sections, run.tracking_uri if run.config.registry.enabled else None])
 
 
-def _show_result(run: Run, console: Console) -> None:
+def _show_result(run: Run, board: Board) -> None:
     plan = steps.load_plan(run)
-    console.print()
-    for part in render_tables(reports.read(steps.evaluation_path(run))):
-        console.print(part)
-    console.print()
+    report = reports.read(steps.evaluation_path(run))
+    model = steps.training_folder(run, plan, clm_only=False) / "model"
     registered = run.store.read_note(f"{run.name}/registered.json")
+    if board.as_json:
+        board.say("result", "done", model=str(model), evaluation=report.to_json(), registered=registered)
+        return
+    board.console.print()
+    for part in render_tables(report):
+        board.console.print(part)
+    board.console.print()
     if registered is not None:
         alias = f"models:/{registered['model_name']}@{registered['alias']}"
-        _say(console, f"registered  {alias} (version {registered['version']}) at {registered['tracking_uri']}")
-    _say(console, f"model       {steps.training_folder(run, plan, clm_only=False) / 'model'}")
-    _say(console, f"evaluation  {steps.evaluation_path(run)}")
+        place = registered["tracking_uri"]
+        board.say("registered", f"registered  {alias} (version {registered['version']}) at {place}")
+    board.say("model", f"model       {model}")
+    board.say("evaluation", f"evaluation  {steps.evaluation_path(run)}")
 
 
 def _documents(run: Run) -> str:
     train, held_out = run.corpora.train, run.corpora.held_out
-    return f"{len(train.documents)} training documents, {len(held_out.documents)} held out"
+    return f"{train.documents} training documents, {held_out.documents} held out"
 
 
-def _say(console: Console, line: str, style: str = "") -> None:
-    """One plain line; paths and names are never read as mark-up, and never broken."""
-    console.print(Text(line, style), soft_wrap=True)
+class _Interrupts:
+    """SIGINT, SIGTERM and a closed terminal stop a run in the same way: in order, and nothing is lost."""
 
+    def __init__(self) -> None:
+        self._is_stopping = False
 
-@contextmanager
-def _sigterm_as_interrupt() -> Iterator[None]:
-    """SIGTERM and a closed terminal stop a run as Ctrl-C does: children are stopped and nothing is lost."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
+    def __call__(self, _number: int, _frame: FrameType | None) -> None:
+        if self._is_stopping:
+            return
+        self._is_stopping = True
+        print(
+            "fusery run: stopping; what is under way is finished or put back, within half a minute. Ctrl-C again "
+            "changes nothing",
+            file=sys.stderr,
+            flush=True,
+        )
         raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, interrupt) for number in (signal.SIGTERM, signal.SIGHUP)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        before = {number: signal.signal(number, self) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

@@ -16,6 +16,7 @@ from fusery.errors import ConfigError
 from fusery.settings import settings
 from fusery.telemetry import set_up_logging
 from fusery.worker.plan import Hop
+from fusery.worker.transport import use_transport
 
 LONGEST_TASK_S = 3600
 TASK_NAME = {hop: f"fusery.{hop.value}_shard" for hop in Hop}
@@ -24,39 +25,90 @@ TASK_NAME = {hop: f"fusery.{hop.value}_shard" for hop in Hop}
 
 def make_app(broker_url: str) -> Celery:
     """An app on `broker_url`, set up so that a killed process costs time and nothing else."""
+    use_transport()
     app = Celery("fusery", broker=broker_url)
-    app.conf.update(
-        task_ignore_result=True,
-        task_serializer="json",
-        accept_content=["json"],
-        # A message is acknowledged when its task ends, and again queued when the child that ran it dies:
-        # acks_late alone loses the task of a killed child.
-        task_acks_late=True,
-        task_reject_on_worker_lost=True,
+    app.conf.update(**_messages(), **_broker(), **_processes())
+    return app
+
+
+def _messages() -> dict[str, Any]:
+    """What travels, and when it counts as taken."""
+    return {
+        # No result backend: what is done stands in the store.
+        "task_ignore_result": True,
+        # Ids only, as JSON; anything else is refused before it is decoded.
+        "task_serializer": "json",
+        "accept_content": ["json"],
+        "task_default_queue": Hop.ALIGN.value,
+        "task_routes": {name: {"queue": hop.value} for hop, name in TASK_NAME.items()},
+        # A message is acknowledged when its task ends, and queued again when the child that ran it dies: acks_late
+        # alone loses the task of a killed child. The coordinator would find it too, 20 s later.
+        "task_acks_late": True,
+        "task_reject_on_worker_lost": True,
+        # A hung task ends; its process is replaced and the attempt counted.
+        "task_time_limit": LONGEST_TASK_S,
         # Nothing waits in a busy process while another one idles.
-        worker_prefetch_multiplier=1,
-        # A task longer than the visibility timeout starts a second time while the first still runs, so it is
-        # longer than any task; the two others end it on time, kombu's defaults 80 s late. The coordinator does not
-        # wait for it: it publishes again what is lost.
-        broker_transport_options={
+        "worker_prefetch_multiplier": 1,
+    }
+
+
+def _broker() -> dict[str, Any]:
+    return {
+        # A worker outlives a broker that is away for however long; Celery's default gives up after 100 attempts.
+        "broker_connection_retry": True,
+        "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,
+        # A shard that is worked on while the connection goes is finished: the store takes it, and the message that
+        # comes again finds it there.
+        "worker_cancel_long_running_tasks_on_connection_loss": False,
+        "broker_transport_options": {
+            # A task longer than the visibility timeout starts a second time while the first still runs, so it is
+            # longer than any task. The coordinator does not wait for it: it publishes again what is lost. The two
+            # others make the return punctual, kombu's defaults are 80 s late.
             "visibility_timeout": 2 * LONGEST_TASK_S,
             "unacked_restore_interval": 2,
             "unacked_restore_throttle": 1,
+            # Later hops first: what can be finished is finished before other work is begun.
+            "queue_order_strategy": "priority",
+            # A machine that vanished closes no connection. Without a timeout a command waits for ever; it is longer
+            # than any that the transport waits for on purpose (BRPOP, 1 s).
             "socket_connect_timeout": 5,
+            "socket_timeout": 30,
+            "socket_keepalive": True,
+            "health_check_interval": 10,
         },
-        task_time_limit=LONGEST_TASK_S,
+    }
+
+
+def _processes() -> dict[str, Any]:
+    return {
         # gRPC channels and arrow's threads must not exist before a fork: children start afresh.
-        worker_pool_start_method="spawn",
-        worker_hijack_root_logger=False,
-        worker_send_task_events=False,
-        # A worker that is told to stop finishes its shard if that takes less than this.
-        worker_soft_shutdown_timeout=20,
-        worker_cancel_long_running_tasks_on_connection_loss=True,
-        broker_connection_retry_on_startup=True,
-        task_default_queue=Hop.ALIGN.value,
-        task_routes={name: {"queue": hop.value} for hop, name in TASK_NAME.items()},
-    )
-    return app
+        "worker_pool_start_method": "spawn",
+        # A child that grew over this is replaced after its task (KiB): caches of tokenizers and maps, and what an
+        # allocator never gives back, stay bounded over any number of shards.
+        "worker_max_memory_per_child": 2 * 1024 * 1024,
+        # A worker that is told to stop finishes its shards if that takes less than this; others go back to the queue.
+        "worker_soft_shutdown_timeout": 20,
+        "worker_enable_soft_shutdown_on_idle": False,
+        # Imports of a child take seconds on a busy machine, and a child that is not up in time is killed.
+        "worker_proc_alive_timeout": 120.0,
+        "worker_hijack_root_logger": False,
+        # Nobody listens; progress is read from the store.
+        "worker_send_task_events": False,
+        "worker_enable_remote_control": False,
+    }
+
+
+def broker_url() -> str:
+    """FUSERY_BROKER_URL.
+
+    Raises:
+        ConfigError: the variable is not set.
+    """
+    url = settings().broker_url
+    if url is None:
+        raise ConfigError("FUSERY_BROKER_URL is not set; a worker needs the address of its broker, redis://…")
+    return url.get_secret_value()
 
 
 def app_from_environment() -> Celery:
@@ -65,10 +117,7 @@ def app_from_environment() -> Celery:
     Raises:
         ConfigError: the variable is not set.
     """
-    broker_url = settings().broker_url
-    if broker_url is None:
-        raise ConfigError("FUSERY_BROKER_URL is not set; a worker needs the address of its broker, redis://…")
-    return make_app(broker_url.get_secret_value())
+    return make_app(broker_url())
 
 
 def _hand_trace_on(headers: dict[str, Any], **_: Any) -> None:

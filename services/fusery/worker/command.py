@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 from fusery.errors import ConfigError
-from fusery.settings import settings
+from fusery.settings import set_variables, settings
 from fusery.worker.plan import Hop
+
+_BROKER_TIMEOUT_S = 30.0
 
 
 def run_worker(processes: int, hops: Sequence[str]) -> None:
@@ -14,6 +17,7 @@ def run_worker(processes: int, hops: Sequence[str]) -> None:
 
     Raises:
         ConfigError: an unknown hop, or FUSERY_BROKER_URL or FUSERY_STORE is not set.
+        AddressError: the broker refuses, or does not answer within 30 s.
     """
     known = [hop.value for hop in Hop]
     unknown = [hop for hop in hops if hop not in known]
@@ -23,14 +27,25 @@ def run_worker(processes: int, hops: Sequence[str]) -> None:
         raise ConfigError(f"--processes: got {processes}, expected at least 1")
     if settings().store is None:
         raise ConfigError("FUSERY_STORE is not set; a worker needs the store of its runs")
+    # SIGTERM as a soft shutdown, which ends; Celery's own answer waits for the last task, however long it takes. Read
+    # when Celery is imported, here and in the children. Hops compute on the CPU: a GPU belongs to a source.
+    set_variables(REMAP_SIGTERM="SIGQUIT", CUDA_VISIBLE_DEVICES="")
+    from fusery.worker.app import broker_url
+    from fusery.worker.broker import wait_for_broker
+
+    wait_for_broker(broker_url(), _BROKER_TIMEOUT_S)
+    # At every lost connection: that unfinished tasks are not cancelled then, which is what is wanted.
+    warnings.filterwarnings("ignore", "In Celery 5.1 we introduced", category=PendingDeprecationWarning)
     from fusery.worker.tasks import app
 
+    # Later hops first; the broker's queues are asked in this order.
+    in_order = [hop for hop in reversed(known) if hop in hops]
     app.worker_main(
         [
             "worker",
             "--pool=prefork",
             f"--concurrency={processes}",
-            f"--queues={','.join(hops)}",
+            f"--queues={','.join(in_order)}",
             f"--loglevel={settings().log_level.upper()}",
             "--without-gossip",
             "--without-mingle",

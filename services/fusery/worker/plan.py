@@ -19,8 +19,9 @@ from pydantic import BaseModel, ConfigDict
 from fusery.core.rules import Positions, Scope, Vocabulary
 from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
 
-_ALIGN_VERSION = 2
-_FUSE_VERSION = 2
+CAPTURE_VERSION = 2
+_ALIGN_VERSION = 3
+_FUSE_VERSION = 3
 """Raised when the same inputs would give other bytes."""
 
 
@@ -42,6 +43,17 @@ class ShardTask:
     def key(self) -> str:
         return "-".join(part for part in (self.hop.value, self.source, f"{self.shard:05d}") if part)
 
+    @classmethod
+    def from_key(cls, key: str) -> ShardTask:
+        """The task that `key` names.
+
+        Raises:
+            ValueError: it names none.
+        """
+        head, _, shard = key.rpartition("-")
+        hop, _, source = head.partition("-")
+        return cls(Hop(hop), source, int(shard))
+
 
 class PlannedSource(BaseModel):
     """A source as it was when the run was planned."""
@@ -52,6 +64,8 @@ class PlannedSource(BaseModel):
     model_fingerprint: str
     tokenizer_fingerprint: str
     vocabulary_size: int
+    captured_top_k: int | None = None
+    """Entries kept in the capture that is read, where that is one of more entries than are used."""
 
 
 class Plan(BaseModel):
@@ -70,6 +84,14 @@ class Plan(BaseModel):
 
     def source(self, name: str) -> PlannedSource:
         return next(source for source in self.sources if source.name == name)
+
+    def used_top_k(self, source: PlannedSource) -> int:
+        """Entries of each captured row that the run uses."""
+        return min(self.capture.top_k, source.vocabulary_size)
+
+    def captured_top_k(self, source: PlannedSource) -> int:
+        """Entries of each row in the capture that the run reads: at least those used, which alone decide the rest."""
+        return source.captured_top_k or self.used_top_k(source)
 
     @cached_property
     def tasks(self) -> tuple[ShardTask, ...]:
@@ -96,7 +118,8 @@ class Plan(BaseModel):
 
     def folder(self, hop: Hop, source: str = "") -> str:
         if hop is Hop.CAPTURE:
-            return self._capture_folder(self.source(source))
+            planned = self.source(source)
+            return self._capture_folder(planned, self.captured_top_k(planned))
         if hop is Hop.ALIGN:
             return self._aligned_folder(self.source(source))
         parts = [*(self._aligned_folder(s) for s in self.sources), self.fusion.model_dump(mode="json"), _FUSE_VERSION]
@@ -124,22 +147,32 @@ class Plan(BaseModel):
         ]
         return tuple(spaces.index(space) for space in spaces)
 
-    def _capture_folder(self, source: PlannedSource) -> str:
-        settings = self.capture
-        how = f"k{min(settings.top_k, source.vocabulary_size)}-{settings.log_probs}-b{settings.batch_bytes}"
-        return f"captures/{source.model_fingerprint[:16]}/{self.corpus_digest[:16]}/{how}"
+    def _capture_folder(self, source: PlannedSource, top_k: int) -> str:
+        return f"{captures_folder(source.model_fingerprint, self.corpus_digest)}/{capture_name(self.capture, top_k)}"
 
     def _aligned_folder(self, source: PlannedSource) -> str:
         rules = self.alignment.model_dump(mode="json") | {
             "quality": self.fusion.quality.value,
             "keeps_predictions": self.fusion.scope is Scope.SPAN,
         }
-        parts = [self._capture_folder(source), source.tokenizer_fingerprint, self.target_tokenizer_fingerprint, rules]
+        # Of the entries used, not of those captured: a larger capture gives the same bytes.
+        capture = self._capture_folder(source, self.used_top_k(source))
+        parts = [capture, source.tokenizer_fingerprint, self.target_tokenizer_fingerprint, rules]
         return f"aligned/{digest([*parts, _ALIGN_VERSION])}"
 
 
 def corpus_shard(corpus_digest: str, shard: int) -> str:
     return f"corpora/{corpus_digest[:16]}/shard-{shard:05d}.parquet"
+
+
+def captures_folder(model_fingerprint: str, corpus_digest: str) -> str:
+    """The folder with all captures of a corpus by one source."""
+    return f"captures/{model_fingerprint[:16]}/{corpus_digest[:16]}"
+
+
+def capture_name(capture: CaptureSpec, top_k: int) -> str:
+    """The last part of a capture's folder: everything else that decides its bytes."""
+    return f"k{top_k}-{capture.log_probs}-b{capture.batch_bytes}-v{CAPTURE_VERSION}"
 
 
 def tokenizer_name(fingerprint: str) -> str:
@@ -150,19 +183,34 @@ def plan_name(run_id: str) -> str:
     return f"runs/{run_id}/plan.json"
 
 
-def addresses_name(run_id: str) -> str:
-    """The note with the current address of every source; ports may change when a run is taken up again."""
-    return f"runs/{run_id}/addresses.json"
+def launches_folder(run_id: str) -> str:
+    """The notes of all launches of a run; a launch is one start of a coordinator."""
+    return f"runs/{run_id}/launches"
+
+
+def launch_name(run_id: str, launch: str) -> str:
+    """The note that a worker reads for every message of the launch: plan, addresses, whether the launch has ended."""
+    return f"{launches_folder(run_id)}/{launch}.json"
 
 
 def attempts_folder(run_id: str, launch: str) -> str:
     """The notes of failed attempts of one launch of a run."""
-    return f"runs/{run_id}/attempts/{launch}"
+    return f"{launches_folder(run_id)}/{launch}/attempts"
 
 
 def started_folder(run_id: str, launch: str) -> str:
-    """The notes of attempts under way; one that stays behind is of a process that was killed."""
-    return f"{attempts_folder(run_id, launch)}/started"
+    """The notes of attempts under way, which beat; one that stands still is of a process that was killed."""
+    return f"{launches_folder(run_id)}/{launch}/started"
+
+
+def coordinator_name(run_id: str) -> str:
+    """The note of the coordinator that carries the run out now; it beats."""
+    return f"runs/{run_id}/coordinator.json"
+
+
+def progress_name(run_id: str) -> str:
+    """The note in which the coordinator says how far it is."""
+    return f"runs/{run_id}/progress.json"
 
 
 def digest(content: object) -> str:

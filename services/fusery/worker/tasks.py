@@ -1,7 +1,8 @@
 """The Celery tasks: a thin shell round the hops that reports failures to the store.
 
 A task never fails in Celery's sense: what went wrong is written as a note of the run, where the coordinator
-counts attempts and people read reasons.
+counts attempts and people read reasons. A store that can't be written costs the note and never the worker: the
+coordinator finds the task neither started nor done, and publishes it again.
 """
 
 from __future__ import annotations
@@ -18,81 +19,120 @@ from fusery.settings import settings
 from fusery.source.client import client_from_settings
 from fusery.worker import hops
 from fusery.worker.app import TASK_NAME, app_from_environment
-from fusery.worker.plan import Hop, Plan, ShardTask, addresses_name, attempts_folder, plan_name, started_folder
+from fusery.worker.launches import Launch, read_launch
+from fusery.worker.plan import Hop, ShardTask, attempts_folder, started_folder
+from fusery.worker.started import MAX_ATTEMPTS, Attempt
 
 log = logging.getLogger(__name__)
 app = app_from_environment()
 
 
 @app.task(name=TASK_NAME[Hop.CAPTURE])  # type: ignore[untyped-decorator]
-def capture_shard(run_id: str, launch: str, source: str, shard: int) -> None:
-    """Hop 1 for one shard of one source."""
-    _attempt(run_id, launch, ShardTask(Hop.CAPTURE, source, shard))
+def capture_shard(run_id: str, launch: str, source: str, shard: int, failures: int = 0) -> None:
+    """Hop 1 for one shard of one source. `failures`: how often this was tried before, in vain."""
+    _attempt(run_id, launch, ShardTask(Hop.CAPTURE, source, shard), failures)
 
 
 @app.task(name=TASK_NAME[Hop.ALIGN])  # type: ignore[untyped-decorator]
-def align_shard(run_id: str, launch: str, source: str, shard: int) -> None:
+def align_shard(run_id: str, launch: str, source: str, shard: int, failures: int = 0) -> None:
     """Hop 2 for one shard of one source."""
-    _attempt(run_id, launch, ShardTask(Hop.ALIGN, source, shard))
+    _attempt(run_id, launch, ShardTask(Hop.ALIGN, source, shard), failures)
 
 
 @app.task(name=TASK_NAME[Hop.FUSE])  # type: ignore[untyped-decorator]
-def fuse_shard(run_id: str, launch: str, source: str, shard: int) -> None:
+def fuse_shard(run_id: str, launch: str, source: str, shard: int, failures: int = 0) -> None:
     """Hop 3 for one shard; `source` is ''."""
-    _attempt(run_id, launch, ShardTask(Hop.FUSE, source, shard))
+    _attempt(run_id, launch, ShardTask(Hop.FUSE, source, shard), failures)
 
 
-def _attempt(run_id: str, launch: str, task: ShardTask) -> None:
+def _attempt(run_id: str, launch_id: str, task: ShardTask, failures: int) -> None:
     store_url = settings().store
     if store_url is None:
         raise ConfigError("FUSERY_STORE is not set; a worker needs the store of its runs")
     store = Store(store_url)
-    started = f"{started_folder(run_id, launch)}/{task.key}.{uuid.uuid4().hex[:8]}.json"
-    store.write_note(started, {"task": task.key})
+    try:
+        launch = _wanted(store, run_id, launch_id, task)
+    except (FuseryError, OSError) as error:
+        # Nothing can be said in a store that does not answer.
+        log.warning("%s of run %s: left, the store does not answer: %s", task.key, run_id, error)
+        return
+    if launch is not None:
+        _work(store, launch, task, failures > 0 or _is_redelivered())
+
+
+def _wanted(store: Store, run_id: str, launch_id: str, task: ShardTask) -> Launch | None:
+    """The launch of a message that asks for something; None: it is done, or nobody wants it any more."""
+    launch = read_launch(store, run_id, launch_id)
+    if launch is None:
+        log.warning(
+            "%s: run %s has no launch %s in %s; is FUSERY_STORE of this worker the run's store?",
+            *(task.key, run_id, launch_id, store.url),
+        )
+        return None
+    if launch.ended is not None:
+        log.info("%s: launch %s of run %s has ended (%s)", task.key, launch_id, run_id, launch.ended)
+        return None
+    if store.find(launch.plan.artefact(task)) is not None:
+        return None
+    if _is_redelivered() and _killed_attempts(store, run_id, launch_id, task) >= MAX_ATTEMPTS:
+        # Celery would deliver for ever what kills its process; the coordinator counts, and decides.
+        log.warning("%s of run %s killed its processes before; left to the coordinator", task.key, run_id)
+        return None
+    return launch
+
+
+def _killed_attempts(store: Store, run_id: str, launch: str, task: ShardTask) -> int:
+    """How many processes left a started note of the task, or were counted as killed by the coordinator."""
+    folders = started_folder(run_id, launch), attempts_folder(run_id, launch)
+    names = {name.rpartition("/")[2] for folder in folders for name in store.list_notes(folder)}
+    return sum(name.startswith(f"{task.key}.") for name in names)
+
+
+def _work(store: Store, launch: Launch, task: ShardTask, was_tried: bool) -> None:
+    attempt = Attempt(store, launch.plan.run_id, launch.id, task, uuid.uuid4().hex[:8], notes_each=was_tried)
+    attempt.start()
     # Of the message; a task that is called directly has none.
     parent = tracing.parse((current_task.request.headers or {}).get(tracing.HEADER))
-    with tracing.span(f"{task.hop.value} shard", parent, run=run_id, source=task.source, shard=task.shard) as span:
-        try:
-            perform(store, run_id, task)
-        except Exception as error:  # every failure is counted, whatever its class
-            span.fail(error)
-            _failed(store, run_id, launch, task, error)
-        else:
-            log.info("%s of run %s is done", task.key, run_id)
-    # Not in a `finally`: a process that is killed or told to stop at once leaves its note.
-    store.remove_note(started)
+    place: dict[str, str | int] = {"run": launch.plan.run_id, "source": task.source, "shard": task.shard}
+    # In a `finally`: a process that is told to stop takes its note along; one that is killed leaves it.
+    try:
+        with tracing.span(f"{task.hop.value} shard", parent, **place) as span:
+            try:
+                perform(store, launch, task, attempt.at)
+            except Exception as error:  # every failure is counted, whatever its class
+                span.fail(error)
+                _failed(store, launch, task, attempt, error)
+            else:
+                log.info("%s of run %s is done", task.key, launch.plan.run_id)
+    finally:
+        attempt.end()
 
 
-def _failed(store: Store, run_id: str, launch: str, task: ShardTask, error: Exception) -> None:
-    log.warning("%s of run %s failed: %s", task.key, run_id, error, exc_info=not isinstance(error, FuseryError))
-    if isinstance(error, Corrupt) and error.artefact is not None:
-        store.discard(error.artefact)
-    _report(store, run_id, launch, task, error)
-
-
-def perform(store: Store, run_id: str, task: ShardTask) -> Entry:
-    """Makes the artefact of `task` unless it is there."""
-    note = store.read_note(plan_name(run_id))
-    if note is None:
-        raise Unavailable(f"run {run_id} has no plan in {store.url}; is the worker's FUSERY_STORE the run's store?")
-    plan = Plan.model_validate(note)
-    done = store.find(plan.artefact(task))
-    if done is not None:
-        return done
+def perform(store: Store, launch: Launch, task: ShardTask, at: hops.At) -> Entry:
+    """Makes the artefact of `task`; `at` is told which documents come next."""
     if task.hop is not Hop.CAPTURE:
-        return hops.HOPS[task.hop](store, plan, task)
-    addresses = store.read_note(addresses_name(run_id)) or {}
-    if task.source not in addresses:
-        raise Unavailable(f"run {run_id}: source {task.source} has no address yet")
-    with client_from_settings(addresses[task.source]) as client:
-        return hops.capture(store, plan, task, client)
+        return hops.HOPS[task.hop](store, launch.plan, task, at=at)
+    if task.source not in launch.addresses:
+        raise Unavailable(f"run {launch.plan.run_id}: source {task.source} has no address in launch {launch.id}")
+    with client_from_settings(launch.addresses[task.source]) as client:
+        return hops.capture(store, launch.plan, task, client, at=at)
 
 
-def _report(store: Store, run_id: str, launch: str, task: ShardTask, error: Exception) -> None:
-    note = {
-        "task": task.key,
-        "reason": str(error) or type(error).__name__,
-        "error": type(error).__name__,
-        "retryable": not isinstance(error, FuseryError) or error.retryable,
-    }
-    store.write_note(f"{attempts_folder(run_id, launch)}/{task.key}.{uuid.uuid4().hex[:8]}.json", note)
+def _failed(store: Store, launch: Launch, task: ShardTask, attempt: Attempt, error: Exception) -> None:
+    run_id = launch.plan.run_id
+    log.warning("%s of run %s failed: %s", task.key, run_id, error, exc_info=not isinstance(error, FuseryError))
+    try:
+        if isinstance(error, Corrupt) and error.artefact is not None:
+            store.discard(error.artefact)
+        attempt.failed(str(error) or type(error).__name__, type(error).__name__, _is_retryable(error))
+    except (FuseryError, OSError) as away:
+        log.warning("%s of run %s: its failure can't be noted: %s", task.key, run_id, away)
+
+
+def _is_retryable(error: Exception) -> bool:
+    return not isinstance(error, FuseryError) or error.retryable
+
+
+def _is_redelivered() -> bool:
+    """Whether the message was given to a process before that did not end its task."""
+    return bool((current_task.request.delivery_info or {}).get("redelivered"))

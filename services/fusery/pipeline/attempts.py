@@ -1,0 +1,172 @@
+"""Attempts at tasks, read from the notes that workers write: failed ones, those under way, and those that went silent.
+
+A started note beats. One whose number did not change for `silent_s` on this process's clock stands for a process that
+was killed, stopped, or lost with its machine: it becomes a failed attempt under the same name, so that whoever reads
+the notes later, another coordinator too, counts it once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from fusery.errors import Corrupt, FuseryError, StoreFull
+from fusery.formats.store import Store
+from fusery.worker.plan import ShardTask, attempts_folder, started_folder
+
+log = logging.getLogger(__name__)
+
+READ_S = 2.5
+"""Between two reads of a started note: half of a beat."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """One attempt that came to nothing. `documents`: ids of what it worked on, as exactly as it is known."""
+
+    task: ShardTask
+    reason: str
+    error: str
+    retryable: bool
+    documents: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class _Started:
+    task: ShardTask
+    beat: int
+    changed_at: float
+    read_at: float
+    worker: str = "?"
+    documents: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Attempts:
+    """The attempts of the given launches of a run. `launches`: the coordinator's own first, then those that never ended."""
+
+    store: Store
+    run_id: str
+    launches: tuple[str, ...]
+    clock: Callable[[], float]
+    silent_s: float
+    _counted: set[str] = field(default_factory=set)
+    _started: dict[str, _Started] = field(default_factory=dict)
+    _failures: list[Failure] = field(default_factory=list)
+    _seen: set[ShardTask] = field(default_factory=set)
+
+    def look(self) -> tuple[list[Failure], set[ShardTask]]:
+        """The failures since the last look, and the tasks that lost a started note since then: done, or to be redone.
+
+        Raises:
+            FuseryError, OSError: the store can't be read now; nothing is lost by looking again.
+        """
+        self._seen |= self.running
+        for launch in self.launches:
+            self._look_at_started(launch)
+            self._look_at_failed(launch)
+        # Kept until a look came to its end: what was read before an error is not lost.
+        failures, self._failures = self._failures, []
+        ended, self._seen = self._seen - self.running, set()
+        return failures, ended
+
+    @property
+    def running(self) -> set[ShardTask]:
+        return {started.task for started in self._started.values()}
+
+    def _look_at_started(self, launch: str) -> None:
+        folder = started_folder(self.run_id, launch)
+        names = self.store.list_notes(folder)
+        gone = [name for name in self._started if name.startswith(f"{folder}/") and name not in names]
+        for name in gone:
+            del self._started[name]
+        for name in names:
+            # A process that was counted as killed and lives on finishes its work, and is not counted again.
+            if _id(name) not in self._counted and self._is_silent(name):
+                self._failures.append(self._killed(launch, name))
+
+    def _is_silent(self, name: str) -> bool:
+        now = self.clock()
+        started = self._started.get(name)
+        if started is None:
+            task = _task(name)
+            if task is None:
+                return False
+            started = self._started[name] = _Started(task, -1, now, -READ_S + now)
+        if now - started.read_at >= READ_S:
+            started.read_at = now
+            self._read_beat(name, started, now)
+        return now - started.changed_at > self.silent_s
+
+    def _read_beat(self, name: str, started: _Started, now: float) -> None:
+        note = _read(self.store, name)
+        if note is not None and note.get("beat") != started.beat:
+            started.beat, started.changed_at = int(note["beat"]), now
+            started.worker, started.documents = str(note["worker"]), tuple(note["documents"])
+
+    def _killed(self, launch: str, name: str) -> Failure:
+        started = self._started.pop(name)
+        self._counted.add(_id(name))
+        reason = (
+            f"the process {started.worker} that worked on it was killed, stopped or lost; out of memory? its worker's "
+            "log says more"
+        )
+        failure = Failure(started.task, reason, "Killed", True, started.documents)
+        try:
+            self.store.write_note(f"{attempts_folder(self.run_id, launch)}/{_id(name)}.json", _note(failure))
+            self.store.remove_note(name)
+        except StoreFull:
+            raise
+        except (FuseryError, OSError) as error:
+            log.warning("%s: can't be counted in the store, only here: %s", name, error)
+        return failure
+
+    def _look_at_failed(self, launch: str) -> None:
+        for name in self.store.list_notes(attempts_folder(self.run_id, launch)):
+            if _id(name) not in self._counted and (failure := self._failure(name)) is not None:
+                self._counted.add(_id(name))
+                # That there was no room when an earlier launch worked says nothing of now.
+                if launch == self.launches[0] or failure.error != StoreFull.__name__:
+                    self._failures.append(failure)
+
+    def _failure(self, name: str) -> Failure | None:
+        task = _task(name)
+        note = _read(self.store, name)
+        if task is None:
+            return None
+        if note is None:
+            return Failure(task, f"its note {name} is damaged", "Corrupt", True)
+        return Failure(task, note["reason"], note["error"], note["retryable"], tuple(note["documents"]))
+
+
+def _note(failure: Failure) -> dict[str, Any]:
+    return {
+        "task": failure.task.key,
+        "reason": failure.reason,
+        "error": failure.error,
+        "retryable": failure.retryable,
+        "documents": list(failure.documents),
+    }
+
+
+def _read(store: Store, name: str) -> dict[str, Any] | None:
+    """The note; None: it is gone, or damaged."""
+    try:
+        return store.read_note(name)
+    except Corrupt as error:
+        log.warning("%s", error)
+        return None
+
+
+def _id(name: str) -> str:
+    """What a started note and the note of its failure have in common."""
+    return name.rpartition("/")[2].removesuffix(".json")
+
+
+def _task(name: str) -> ShardTask | None:
+    try:
+        return ShardTask.from_key(_id(name).partition(".")[0])
+    except ValueError:
+        return None

@@ -1,0 +1,146 @@
+"""Training, evaluation and registration of a run, as commands of their own that a run starts, watches and shows.
+
+They work on a copy of the YAML as the run was started with it: a file that is edited while a run goes on changes the
+next start and nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusery import tracing
+from fusery.errors import ConfigError, FuseryError, InvalidInput
+from fusery.pipeline import local, steps
+from fusery.pipeline.preflight import Run
+from fusery.pipeline.processes import Child, Supervisor, fusery_command
+from fusery.pipeline.progress import Board, Line
+from fusery.run_file import read_run_file
+from fusery.settings import child_environment
+from fusery.worker.plan import Hop, Plan, ShardTask
+
+_POLL_S = 0.5
+
+
+def keep_run_file(run: Run) -> None:
+    """Copies the YAML beside the run, for its children.
+
+    Raises:
+        ConfigError: it was changed since this command read it.
+    """
+    copy = _copy(run)
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    copy.write_bytes(run.file.path.read_bytes())
+    if read_run_file(copy, run.file.folder).config != run.file.config:
+        raise ConfigError(f"{run.file.path}: changed while the run was starting; start it again")
+
+
+@dataclass(frozen=True, slots=True)
+class _Training:
+    """One training of a run, as it is shown and as the command `train` is told. `plan`: of its own sources."""
+
+    name: str
+    plan: Plan
+    clm_only: bool
+    options: tuple[str, ...] = ()
+
+    def is_done(self, run: Run) -> bool:
+        return steps.is_trained(run, self.plan, self.clm_only)
+
+
+def _trainings(run: Run, plan: Plan) -> list[_Training]:
+    fused, clm = _Training("train fused", plan, False), _Training("train clm", plan, True, ("--clm-only",))
+    alone = [
+        _Training(f"train only {source}", of_source, False, ("--only-source", source))
+        for source, of_source in steps.single_sources(run, plan).items()
+    ]
+    return [fused, *([clm] if run.config.evaluation.clm_baseline else []), *alone]
+
+
+def train(run: Run, plan: Plan, board: Board) -> None:
+    """The fused training and its baselines, two side by side where the run allows it."""
+    missing = [training for training in _trainings(run, plan) if not training.is_done(run)]
+    at_once = 2 if run.config.services.parallel_trainers else 1
+    threads = local.threads_per_process(run) if at_once > 1 else _cores(run)
+    for first in range(0, len(missing), at_once):
+        _train_some(run, board, missing[first : first + at_once], threads)
+
+
+def evaluate(run: Run, board: Board) -> None:
+    _command(run, board, "evaluate", "--threads", str(_cores(run)))
+
+
+def register(run: Run, board: Board) -> None:
+    _command(run, board, "register")
+
+
+def _train_some(run: Run, board: Board, trainings: Sequence[_Training], threads: int) -> None:
+    # Every training reads the same tokens.
+    plan = steps.load_plan(run)
+    entries = (run.store.find(plan.artefact(ShardTask(Hop.FUSE, "", n))) for n in range(plan.corpus_shards))
+    total = run.config.training.epochs * sum(int(entry.facts["tokens"]) for entry in entries if entry is not None)
+    with Supervisor() as supervisor:
+        children = []
+        for training in trainings:
+            child = _child(run, training.name, "train", "--threads", str(threads), *training.options)
+            children.append(supervisor.start(child))
+        while any(child.is_running() for child in children):
+            board.update(*(_training_line(run, training, total) for training in trainings))
+            time.sleep(_POLL_S)
+            _check_ended(children)
+        _check_ended(children)
+        board.update(*(_training_line(run, training, total) for training in trainings))
+
+
+def _training_line(run: Run, training: _Training, total: int) -> Line:
+    """Progress by tokens, read from the metrics that the trainer writes."""
+    path = steps.training_folder(run, training.plan, training.clm_only) / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    metrics = [json.loads(line) for line in lines if line.endswith("}")]
+    done = total if training.is_done(run) else min(sum(m["tokens"] for m in metrics), total - 1)
+    loss = next((m["clm_nats"] for m in reversed(metrics) if m["clm_nats"] is not None), None)
+    note = "" if loss is None else f"step {metrics[-1]['step']}, CLM {loss:.3f} nats"
+    return Line(training.name, done, total, "tokens", note)
+
+
+def _command(run: Run, board: Board, title: str, *options: str) -> None:
+    """Runs one command of fusery's as a child, to its end."""
+    board.update(Line(title, 0, 1, "steps"))
+    with Supervisor() as supervisor:
+        child = supervisor.start(_child(run, title, title, *options))
+        while child.is_running():
+            time.sleep(_POLL_S)
+            board.heartbeat()
+        _check_ended([child])
+    board.update(Line(title, 1, 1, "steps"))
+
+
+def _child(run: Run, name: str, command: str, *options: str) -> Child:
+    """A command on the run as it was started; its work belongs to this command's trace."""
+    arguments = [command, str(_copy(run)), "--relative-to", str(run.file.folder), *options]
+    environment = child_environment(TRACEPARENT=tracing.outgoing())
+    return Child(name, fusery_command(*arguments), environment, _logs(run) / f"{name.replace(' ', '-')}.log")
+
+
+def _check_ended(children: Iterable[Child]) -> None:
+    for child in children:
+        if not child.is_running() and child.exit_code != 0:
+            kind = InvalidInput if child.exit_code == InvalidInput.exit_code else FuseryError
+            raise kind(
+                f"{child.name} ended with exit code {child.exit_code}; the end of {child.log}:\n{child.last_words()}"
+            )
+
+
+def _cores(run: Run) -> int:
+    return max(local.threads_per_process(run), 2 if run.config.services.threads is None else 1)
+
+
+def _logs(run: Run) -> Path:
+    return run.folder / "services"
+
+
+def _copy(run: Run) -> Path:
+    return run.folder / "run.yaml"

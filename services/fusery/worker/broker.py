@@ -1,0 +1,72 @@
+"""Whether a broker answers, asked before anything hangs on it. Messages never hold a password."""
+
+from __future__ import annotations
+
+import logging
+import time
+from urllib.parse import urlsplit
+
+from fusery.errors import AddressError
+
+log = logging.getLogger(__name__)
+
+
+class BrokerAway(AddressError):
+    """Nothing answers at the address, which may yet come; any other AddressError is final."""
+
+
+def check_broker(url: str) -> None:
+    """Nothing, if a Redis-protocol server answers at `url` within 5 s.
+
+    Raises:
+        AddressError: it does not; the message has no password in it.
+    """
+    import redis
+    from redis.backoff import NoBackoff
+    from redis.retry import Retry
+
+    shown = without_secrets(url)
+    try:
+        # By default it tries four times, with seconds in between.
+        with redis.Redis.from_url(
+            url, socket_connect_timeout=5, socket_timeout=5, retry=Retry(NoBackoff(), 0)
+        ) as asked:
+            asked.ping()
+    except ValueError:
+        # Not `from error`: its text may have the password.
+        raise AddressError(f"broker {shown}: not an address of a Redis server; expected redis://host:port/0") from None
+    except redis.AuthenticationError as error:
+        raise AddressError(
+            f"broker {shown} refuses user name or password; set FUSERY_BROKER_URL to redis://user:password@host:port/0"
+        ) from error
+    except redis.RedisError as error:
+        raise BrokerAway(
+            f"broker {shown} does not answer: {error}; start it, or leave it out for an embedded one"
+        ) from error
+
+
+def wait_for_broker(url: str, timeout_s: float) -> None:
+    """Nothing, as soon as the broker answers; a broker may start after its workers.
+
+    Raises:
+        AddressError: it does not within `timeout_s`, or refuses.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        try:
+            return check_broker(url)
+        except BrokerAway as error:
+            if time.monotonic() > deadline:
+                raise AddressError(f"{error} (waited {timeout_s:.0f} s)") from error
+            log.warning("%s; trying again", error)
+        time.sleep(1)
+
+
+def without_secrets(url: str) -> str:
+    """Scheme, host and port, as far as there are any: passwords stand in every other part, and in odd places."""
+    try:
+        parts = urlsplit(url)
+        port = "" if parts.port is None else f":{parts.port}"
+    except ValueError:
+        return "(unreadable address)"
+    return f"{parts.scheme}://{parts.hostname or ''}{port}"

@@ -1,0 +1,54 @@
+"""Kombu's Redis transport with two habits mended: a failed acknowledgement costs a place, and a returned message waits.
+
+Kombu 5.7 keeps the place of a message whose acknowledgement met a broken connection. With as many such messages as the
+worker has processes it asks for no message any more, so it does not even notice that the connection is gone: a broker
+that restarts at the moment when a task ends stops the worker for good. The place is given back here; the next request
+for messages meets the broken connection, and Celery connects anew. The message itself comes again after the visibility
+timeout, and finds its shard done.
+
+A message whose process was killed goes to the front of its queue, where kombu puts it behind all others: a shard that
+was nearly done must not wait for a whole queue.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kombu.transport import TRANSPORT_ALIASES, redis, virtual
+
+
+class QoS(redis.QoS):
+    """What a channel has delivered and is not told the end of."""
+
+    def ack(self, delivery_tag: str) -> None:
+        try:
+            self._remove_from_indices(delivery_tag).execute()  # type: ignore[no-untyped-call]
+        finally:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        try:
+            if requeue:
+                # Kombu's "leftmost" is the end of the queue: BRPOP takes from the right.
+                self.restore_by_tag(delivery_tag, leftmost=False)  # type: ignore[no-untyped-call]
+            else:
+                self._remove_from_indices(delivery_tag).execute()  # type: ignore[no-untyped-call]
+        finally:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+
+
+class Channel(redis.Channel):
+    QoS: Any = QoS
+
+
+class Transport(redis.Transport):
+    Channel: Any = Channel
+
+
+def use_transport() -> None:
+    """Connections to redis:// and rediss:// of this process use this transport from now on.
+
+    By their names, and not by Celery's `broker_transport`: with that, kombu skips what it does for rediss://.
+    """
+    name = f"{__name__}:{Transport.__name__}"
+    TRANSPORT_ALIASES.update({"redis": name, "rediss": name})
