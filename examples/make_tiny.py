@@ -34,6 +34,15 @@ _DEFAULT_SECONDS = 200
 _MARKER = "made.json"
 # Counts up when the code changes what is made from the same settings.
 _EDITION = 2
+_CARD = """---
+license: apache-2.0
+library_name: transformers
+---
+
+# {domain}
+
+A tiny language model for fusery's demo, made by examples/make_tiny.py from text of this machine.
+"""
 
 
 def _recipes() -> dict[str, Recipe]:
@@ -111,6 +120,10 @@ def _make_model(out: Path, domain: str, settings: Settings, corpus_digest: str, 
         force,
         lambda folder: _train(folder, corpus, domain, recipe, settings),
     )
+    # Apart from the folder's making: a model that was made before gets it too.
+    card = out / "models" / domain / "README.md"
+    if not card.exists():
+        card.write_text(_CARD.format(domain=domain), encoding="utf-8")
 
 
 def _train(folder: Path, corpus: Path, domain: str, recipe: Recipe, settings: Settings) -> Mapping[str, object]:

@@ -34,7 +34,7 @@ _SECTIONS: Mapping[str, Mapping[str, Any]] = {
         "train": [{"path": "corpus/train.jsonl"}],
         "held_out": [{"path": "corpus/held_out.jsonl"}],
         "max_document_bytes": MAX_DOCUMENT_BYTES,
-        "shard_documents": 8,
+        "shard_bytes": 1250,
     },
     "capture": {"top_k": 8, "batch_bytes": 1000},
     "training": {
@@ -76,6 +76,10 @@ def write_run(
     for name in [*_SECTIONS, *(name for name in sections if name not in _SECTIONS)]:
         given = sections.get(name, {})
         content[name] = {**_SECTIONS.get(name, {}), **given} if isinstance(given, Mapping) else given
+    # Nobody knows the licence of a model that is served elsewhere.
+    served = [str(source["name"]) for source in content["sources"] if "address" in source or ":" in source["model"]]
+    if served:
+        content["registry"] = {"accept_licenses": served} | content["registry"]
     file = folder / "run.yaml"
     file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
     return file

@@ -16,8 +16,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
-    model_serializer,
     model_validator,
 )
 
@@ -133,26 +131,33 @@ class CorpusFile(_Section):
             raise ValueError("domain, domain_column: give one of them; domain holds for every document here")
         return self
 
-    @model_serializer(mode="wrap")
-    def _as_first_published(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Later keys only where they are set: the digests of runs without them stay what they were."""
-        content: dict[str, Any] = handler(self)
-        unset = {"domain_column": "domain", "split": None, "config": None}
-        return {key: value for key, value in content.items() if key not in unset or value != unset[key]}
-
 
 class CorpusSpec(_Section):
     """The documents to fuse on, and the held-out documents to measure on."""
 
     train: tuple[CorpusFile, ...] = Field(min_length=1)
-    held_out: tuple[CorpusFile, ...] = Field(min_length=1)
+    held_out: tuple[CorpusFile, ...] = ()
+    """Documents to measure on, which are never trained on."""
+    held_out_share: float | None = Field(default=None, gt=0, lt=1)
+    """Instead of `held_out`: hold out this share of the documents of `train`, chosen by their text and the seed."""
     max_document_bytes: int = Field(default=4096, ge=16, le=1_000_000)
     """Longer documents are split, at white space where there is any; every source's context must hold one."""
     max_train_documents: int | None = Field(default=None, ge=1)
     """Train on only so many documents (after splitting), chosen by seed; None: all."""
     max_held_out_documents: int | None = Field(default=None, ge=1)
     """Measure on only so many documents, chosen by seed; None: all."""
-    shard_documents: int = Field(default=256, ge=1)
+    shard_bytes: int = Field(default=262_144, ge=1)
+    """Text in one shard, one document at least. A shard is one task of every hop: seconds of a GPU, and what a worker
+    holds in memory. Some megabytes for corpora over 10 GB, so that there are not too many."""
+
+    @model_validator(mode="after")
+    def _something_is_held_out(self) -> CorpusSpec:
+        if bool(self.held_out) == (self.held_out_share is not None):
+            got = "both" if self.held_out else "neither"
+            raise ValueError(
+                f"held_out, held_out_share: give one of them, got {got}; a run is measured on held-out text"
+            )
+        return self
 
 
 class CaptureSpec(_Section):
@@ -224,6 +229,8 @@ class TrainingSpec(_Section):
     clm_weight: float = Field(default=0.9, ge=0, le=1)
     """λ, the weight of the causal-LM loss at positions with evidence; without evidence it is 1."""
     tail: Tail = Tail.TAIL
+    temperature: float = Field(default=1.0, gt=0)
+    """Of the sources' distributions, P^(1/temperature) normalised; over 1 flattens them."""
     epochs: int = Field(default=1, ge=1)
     sequence_length: int = Field(default=2048, ge=8)
     batch_sequences: int = Field(default=128, ge=1)
@@ -240,8 +247,29 @@ class TrainingSpec(_Section):
     beta2: float = Field(default=0.95, ge=0, lt=1)
     max_grad_norm: float = Field(default=1.0, gt=0)
     dtype: Literal["float32", "bfloat16"] = "float32"
+    gradient_checkpointing: bool = False
+    """Compute each layer's activations again in the backward pass: less memory, about a third more time."""
+    lora_rank: int | None = Field(default=None, ge=1)
+    """Train LoRA adapters of this rank and add them to the weights at the end; None: all weights. Needs peft."""
+    lora_alpha: int = Field(default=16, ge=1)
     checkpoint_every_steps: int = Field(default=200, ge=1)
     keep_checkpoints: int = Field(default=2, ge=1)
+    """The newest so many are kept, and the one with the best held-out loss, where that is measured."""
+    evaluate_every_steps: int | None = Field(default=None, ge=1)
+    """Measure the loss on held-out text after so many steps, and at the end; None: never. A divisor of
+    checkpoint_every_steps, so that every checkpoint is measured."""
+    evaluate_documents: int = Field(default=256, ge=1)
+    """At most so many held-out documents are measured then."""
+
+    @model_validator(mode="after")
+    def _checkpoints_are_measured(self) -> TrainingSpec:
+        every = self.evaluate_every_steps
+        if every is not None and self.checkpoint_every_steps % every:
+            raise ValueError(
+                f"evaluate_every_steps: expected a divisor of checkpoint_every_steps ({self.checkpoint_every_steps}), "
+                f"got {every}"
+            )
+        return self
 
 
 class EvaluationSpec(_Section):
@@ -249,7 +277,51 @@ class EvaluationSpec(_Section):
 
     clm_baseline: bool = True
     """Also train the target with CLM alone on the same tokens and steps."""
+    ensemble: bool = True
+    """Also score the fused evidence itself, without training; the sources read the held-out text once more for it."""
+    weight_merging: bool = True
+    """Also score the mean of the target's and the sources' weights, where they have one architecture and tokenizer."""
+    single_source: bool = False
+    """Also fuse each source alone into the target: one more training for each, nothing is captured again."""
+    tasks: tuple[str, ...] = ()
+    """Suites (reasoning, commonsense, code, …) and tasks of lm-evaluation-harness; needs the extra eval."""
+    task_data: str | None = Field(default=None, min_length=1)
+    """A folder (relative to the YAML file) with data of tasks; what it lacks comes from the hub."""
+    task_limit: int | None = Field(default=None, ge=1)
+    """Only so many items of each task; None: all."""
+    task_sources: bool = True
+    """Give the tasks to the sources too, where their weights are at hand."""
+    code_execution: bool = False
+    """Let tasks run the programs that a model writes, shut in: no network, not root, limits of time and memory."""
+    code_samples: int = Field(default=1, ge=1, le=200)
+    """Programs drawn for each item: 1 is the most likely one; more are drawn at temperature 0.2, as in the paper."""
     batch_bytes: int = Field(default=16_384, ge=1, le=60_000)
+
+
+class Baseline(StrEnum):
+    """A model of the run that the fused one is compared with."""
+
+    TARGET_BEFORE = "target_before"
+    CLM = "clm"
+    SOURCES = "sources"
+    """Every source."""
+
+
+class GateSpec(_Section):
+    """What the measures must show before the registered version gets its alias. They decide nothing else: in no digest."""
+
+    better_than: tuple[Baseline, ...] = (Baseline.TARGET_BEFORE, Baseline.CLM)
+    """Models over which the mean of bits per byte must be lower, with a 95 % interval that excludes 0."""
+    least_gain: float = Field(default=0.0, ge=0, lt=1)
+    """By how much: 0.01 asks that the whole interval is below −1 %."""
+    domain_tolerance: float | None = Field(default=0.01, ge=0)
+    """By what share a domain may at most be worse than before the training; None: domains are not looked at."""
+
+    @model_validator(mode="after")
+    def _asks_something(self) -> GateSpec:
+        if not self.better_than and self.domain_tolerance is None:
+            raise ValueError("better_than, domain_tolerance: a gate must ask for something; leave one of them in")
+        return self
 
 
 class RegistrySpec(_Section):
@@ -259,6 +331,9 @@ class RegistrySpec(_Section):
     model_name: str | None = Field(default=None, pattern=r"^[^/:]+$")
     """Name of the registered model; None: the run's name."""
     alias: str = Field(default="candidate", pattern=r"^[a-z][a-z0-9_-]*$")
+    """What points to the newest version that passed the gate; `champion` is given by `fusery promote`."""
+    accept_licenses: tuple[str, ...] = ()
+    """Licences with conditions that you accept, by id (gemma), or the name of a source or `target` for its licence."""
 
 
 class ServicesSpec(_Section):
@@ -266,6 +341,8 @@ class ServicesSpec(_Section):
 
     store: str = "fusery-store"
     """Folder (relative to the YAML file) or fsspec URL of captures, shards and runs."""
+    work: str | None = None
+    """Folder of this machine for checkpoints, logs and MLflow's SQLite; None: the store's, where it is a folder."""
     broker_url: str | None = None
     """redis://… of a broker of your own; keep passwords out of here: use FUSERY_BROKER_URL."""
     tracking_uri: str | None = None
@@ -273,6 +350,9 @@ class ServicesSpec(_Section):
     """Processes of the embedded worker."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of each embedded source server and trainer; None: half of the cores."""
+    max_in_flight: int = Field(default=128, ge=1, le=100_000)
+    """Shards of one hop that are handed to the broker and not done. 128 keep four dozen worker processes busy whose
+    tasks take half a second; more for more processes."""
     parallel_trainers: bool = True
     """Train the fused model and the CLM baseline at the same time."""
 
@@ -291,6 +371,7 @@ class RunConfig(_Section):
     coverage: CoverageSpec = CoverageSpec()
     training: TrainingSpec = TrainingSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
+    gate: GateSpec = GateSpec()
     registry: RegistrySpec = RegistrySpec()
     services: ServicesSpec = ServicesSpec()
 
@@ -310,7 +391,7 @@ class RunConfig(_Section):
 
     def digest(self) -> str:
         """SHA-256 (hex) of what decides the trained model, and not of places, warnings, measuring and registering."""
-        apart: Any = {name: True for name in ("services", "registry", "evaluation", "coverage")}
+        apart: Any = {name: True for name in ("services", "registry", "gate", "evaluation", "coverage")}
         # A server's tokenizer decides bytes, but stands in the run's identity and in every shard's name by itself.
         places = {"address", "tokenizer"}
         content = self.model_dump(mode="json", exclude={**apart, "sources": {"__all__": places}})

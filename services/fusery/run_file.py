@@ -22,14 +22,20 @@ _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 @dataclass(frozen=True, slots=True)
 class RunFile:
-    """A checked run and the file that it comes from; relative paths in it are relative to the file's folder."""
+    """A checked run and the file that it comes from."""
 
     config: RunConfig
     path: Path
+    relative_to: Path | None = None
+    """What relative paths in it are relative to; None: the file's folder. A copy elsewhere keeps the original's."""
+
+    @property
+    def folder(self) -> Path:
+        return self.path.parent if self.relative_to is None else self.relative_to
 
     def resolve(self, path: str) -> str:
-        """`path` made absolute against the file's folder, unless it is a URL."""
-        return path if "://" in path else str((self.path.parent / Path(path).expanduser()).resolve())
+        """`path` made absolute against `folder`, unless it is a URL."""
+        return path if "://" in path else str((self.folder / Path(path).expanduser()).resolve())
 
     def model(self, name: str) -> str:
         """A model's folder, made absolute, where there is one; else `name`, a Hub id, or the name of a server.
@@ -52,8 +58,8 @@ class RunFile:
         return self.resolve(self.config.services.store)
 
 
-def read_run_file(path: Path) -> RunFile:
-    """The run that `path` describes, checked whole.
+def read_run_file(path: Path, folder: Path | None = None) -> RunFile:
+    """The run that `path` describes, checked whole; its relative paths are relative to `folder`, or its own.
 
     Raises:
         ConfigError: one line per mistake, each with file, line and key.
@@ -75,7 +81,8 @@ def read_run_file(path: Path) -> RunFile:
         raise ConfigError(f"{path}: expected a mapping with the keys name, target, sources, corpus, …")
     lines = dict(_lines(root, ()))
     try:
-        return RunFile(RunConfig.model_validate(content), path.resolve())
+        relative_to = None if folder is None else folder.resolve()
+        return RunFile(RunConfig.model_validate(content), path.resolve(), relative_to)
     except ValidationError as error:
         messages = [_message(path, lines, detail) for detail in error.errors(include_url=False)]
         raise ConfigError("\n".join(messages)) from error

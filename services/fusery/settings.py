@@ -14,16 +14,18 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """FUSERY_STORE, FUSERY_BROKER_URL, FUSERY_TRACKING_URI, FUSERY_SOURCE_…, FUSERY_LOG_LEVEL, FUSERY_LOG_FORMAT."""
+    """FUSERY_STORE, FUSERY_WORK, FUSERY_BROKER_URL, FUSERY_TRACKING_URI, FUSERY_SOURCE_…, FUSERY_LOG_…."""
 
     model_config = SettingsConfigDict(env_prefix="FUSERY_", env_ignore_empty=True, frozen=True, extra="ignore")
 
     store: str | None = None
     """Where artefacts live: a folder or an fsspec URL. Overrides `services.store` of the YAML."""
+    work: Path | None = None
+    """Folder of this machine for checkpoints, models, logs and MLflow's SQLite. Overrides `services.work`."""
     broker_url: SecretStr | None = None
     """redis://… of the Celery broker. None: `fusery run` starts an embedded Valkey server."""
     tracking_uri: str | None = None
-    """MLflow tracking URI. None: SQLite in the store."""
+    """MLflow tracking URI. None: SQLite in the work folder."""
     source_token_file: Path | None = None
     """A file with the bearer token of the source servers, for servers and clients alike."""
     source_tls_cert_file: Path | None = None
@@ -73,3 +75,8 @@ def trace_settings() -> TraceSettings:
 def child_environment(**variables: str) -> dict[str, str]:
     """The environment for a child process: this one's, plus `variables`."""
     return {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", **variables}
+
+
+def set_variables(**variables: str) -> None:
+    """Sets variables of this process and its children, for libraries that can be told in no other way."""
+    os.environ.update(variables)

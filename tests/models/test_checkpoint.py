@@ -18,6 +18,7 @@ from fusery.models.checkpoint import (
     context_length,
     inspect_checkpoint,
     is_folder,
+    local_folder,
     weight_files,
 )
 from picomodels import ARCHITECTURES, CONTEXT_LENGTH, TEXTS, TOKENIZERS, pico_byte_tokenizer, pico_model
@@ -175,6 +176,43 @@ def test_a_config_that_transformers_refuses_is_an_error_of_the_model(copy: Path)
     rewrite(copy / "config.json", lambda config: config.update(hidden_size="wide"))
     with pytest.raises(ModelError, match="refuses its config"):
         inspect_checkpoint(str(copy))
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A Hub with the model owner/name: the folder that it gives; what is fetched from it lies beside."""
+    import huggingface_hub
+
+    folder = Path(shutil.copytree(pico_model("llama"), tmp_path / "hub"))
+
+    def snapshot(model: str, allow_patterns: list[str], **_: object) -> str:
+        assert model == "owner/name"
+        for path in folder.iterdir():
+            if any(path.match(pattern) for pattern in allow_patterns):
+                (tmp_path / "cache").mkdir(exist_ok=True)
+                shutil.copy(path, tmp_path / "cache" / path.name)
+        return str(tmp_path / "cache")
+
+    class Api:
+        def list_repo_files(self, model: str, revision: str | None) -> list[str]:
+            return [path.name for path in folder.iterdir()]
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
+    monkeypatch.setattr(huggingface_hub, "HfApi", Api)
+    return folder
+
+
+def test_looking_at_a_model_on_the_hub_fetches_no_weights(hub: Path, tmp_path: Path) -> None:
+    checkpoint = inspect_checkpoint("owner/name")
+    assert checkpoint.tokenizer.fingerprint == inspect_checkpoint(str(hub)).tokenizer.fingerprint
+    assert not list((tmp_path / "cache").glob("*.safetensors"))
+    assert list(local_folder("owner/name").glob("*.safetensors"))
+
+
+def test_a_model_on_the_hub_without_safetensors_is_refused_before_anything_large_is_fetched(hub: Path) -> None:
+    (hub / "model.safetensors").rename(hub / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"owner/name: no safetensors weights in it, only pickled .*pytorch_model.bin"):
+        inspect_checkpoint("owner/name")
 
 
 def test_a_model_without_a_context_limit_gets_a_generous_one() -> None:

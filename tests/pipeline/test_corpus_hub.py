@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from corpusruns import documents_of
 from fusery.errors import ConfigError, CorpusError
 from fusery.formats.shards import CorpusDocument
-from fusery.pipeline.corpus import read_corpora
-from fusery.pipeline.corpus_hub import read_dataset
+from fusery.pipeline.corpus_hub import dataset_state, read_dataset
 from fusery.run_config import CorpusFile, RunConfig
 from fusery.run_file import RunFile, read_run_file
 
@@ -95,13 +95,13 @@ def test_a_dataset_is_one_entry_among_others_and_its_doubles_leave(tmp_path: Pat
     (tmp_path / "held_out.txt").write_text("two")
     (tmp_path / "more.txt").write_text("three")
     run = run_of(tmp_path, {"path": "more.txt"}, {"path": "hf:./data", "config": "prose", "split": "train"})
-    corpora = read_corpora(run)
-    assert [(d.doc_id, d.text) for d in corpora.train.documents] == [
+    train, _, corpora = documents_of(run)
+    assert [(d.doc_id, d.text) for d in train] == [
         ("0-more.txt", "three"),
         ("1-data:1", "one"),
         ("1-data:4", "four"),
     ]
-    assert corpora.removed_duplicates == 2
+    assert (corpora.removed.duplicates, corpora.removed.held_out) == (1, 1)
 
 
 @pytest.mark.parametrize("revision", ["", "@main", f"@{COMMIT}"])
@@ -127,6 +127,21 @@ def test_without_the_hub_a_filled_cache_is_enough(tmp_path: Path, cache: Path, r
     fill_cache(tmp_path, cache)
     found = read(tmp_path, path=f"hf:owner/name{revision}", config="prose", split="train")
     assert [document.text for document in found] == ["one", "two", "three", "four"]
+
+
+def test_a_dataset_is_known_by_its_commit_and_no_hub_is_asked_for_a_pinned_one(tmp_path: Path, cache: Path) -> None:
+    def state(**fields: Any) -> str:
+        run = run_of(tmp_path, {"split": "train", **fields})
+        return dataset_state(run, run.config.corpus.train[0])
+
+    assert state(path=f"hf:owner/other@{COMMIT}") == COMMIT
+    with pytest.raises(CorpusError, match="can't be reached"):
+        state(path="hf:owner/other")
+    fill_cache(tmp_path, cache)
+    assert state(path="hf:owner/name", config="prose") == COMMIT
+    before = state(path="hf:./data")
+    pq.write_table(pa.table({"body": ["a"], "kind": [1]}), tmp_path / "data/test.parquet")
+    assert state(path="hf:./data") != before
 
 
 def test_the_cache_does_not_stand_in_for_another_revision(tmp_path: Path, cache: Path) -> None:

@@ -15,13 +15,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from corpusruns import documents_of, run_of
 from fusery.errors import CorpusError
 from fusery.formats.shards import CorpusDocument
 from fusery.pipeline import corpus_files
-from fusery.pipeline.corpus import read_corpora, split
 from fusery.pipeline.corpus_files import read_path
 from fusery.run_config import CorpusFile, RunConfig
-from fusery.run_file import RunFile
 
 Row = tuple[str, str]
 """Text and domain."""
@@ -57,12 +56,6 @@ def entry(path: str, **fields: Any) -> CorpusFile:
 
 def read(path: Path, label: str = "0", **fields: Any) -> list[CorpusDocument]:
     return list(read_path(path, entry(str(path), **fields), label))
-
-
-def run_of(folder: Path, train: Sequence[dict[str, Any]], **corpus: Any) -> RunFile:
-    fields = {"train": train, "held_out": [{"path": "held_out.jsonl"}], **corpus}
-    config = {"name": "x", "target": {"model": "t"}, "sources": [{"name": "s", "model": "m"}], "corpus": fields}
-    return RunFile(RunConfig.model_validate(config), folder / "run.yaml")
 
 
 @given(documents=rows)
@@ -106,71 +99,19 @@ def test_a_folder_reads_files_of_all_kinds_in_the_order_of_their_paths(documents
     assert found[0].doc_id == "7-folder/0.jsonl:1"
 
 
-def write_old_kinds(folder: Path) -> list[dict[str, Any]]:
-    """Every kind of file that could be read before there were .zst, Parquet and datasets, with odd contents."""
-    domains = [{"domain": "prose"}, {}, {"domain": None}, {"domain": 7}]
-    fields = [{"text": f"Zeile {i}: naïve größe 雪 " * (i % 7 + 1), **domains[i % 4]} for i in range(40)]
-    body = "\n".join(json.dumps(row, ensure_ascii=i % 2 == 0) for i, row in enumerate(fields)) + "\n\n  \n"
-    (folder / "texts/b").mkdir(parents=True)
-    files = {
-        "train.jsonl": body.encode(),
-        "train.jsonl.gz": gzip.compress(body.replace("Zeile", "Linie").encode()),
-        "held_out.jsonl": '{"text": "held out"}\r\n{"text": "Zeile 0: naïve größe 雪 "}\n'.encode(),
-        "texts/b/c.txt": "café\r\nau lait\u2028 and more ".encode() * 30,
-        "texts/a": b"no suffix",
-        "texts/b.txt.gz": gzip.compress(b"packed text") + gzip.compress(b", two members"),
-        "texts/.hidden": b"hidden",
-        "plain.md": b"# Title\n\nBody",
-    }
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    return [
-        {"path": "train.jsonl"},
-        {"path": "train.jsonl.gz", "domain": "x"},
-        {"path": "texts"},
-        {"path": "plain.md", "domain": "y"},
-    ]
-
-
-def test_digests_of_corpora_and_runs_are_those_of_the_first_version(tmp_path: Path) -> None:
-    run = run_of(tmp_path, write_old_kinds(tmp_path), max_document_bytes=64, shard_documents=9)
-    corpora = read_corpora(run)
-    assert corpora.train.digest == "b70824c15b2e8eeeb049d4651212e99cdf7441a28c023eecb607fd43e43096f0"
-    assert corpora.held_out.digest == "3a28e482875a4086c3b887e4032e6c3f17330db297c50f2260bca78c50b81d9b"
-    assert (len(corpora.train.documents), corpora.removed_duplicates) == (159, 36)
-    assert run.config.digest() == "ad62e62bb1b508ee1fbf43fe11527e550f4e613dd61c7646975203b48d005db6"
-
-
 def test_a_domain_column_of_ones_own_is_in_the_runs_digest(tmp_path: Path) -> None:
     one, other = (run_of(tmp_path, [{"path": "a", "domain_column": name}]).config for name in ("domain", "kind"))
     assert one.digest() != other.digest()
     assert RunConfig.model_validate(other.model_dump()) == other
 
 
-def quadratic_split(text: str, limit: int) -> list[str]:
-    """The rule of `split`, said without windows."""
-    pieces = []
-    while text.strip():
-        head = text.encode()[:limit].decode(errors="ignore")
-        cut = max(head.rfind("\n"), head.rfind(" ")) + 1
-        piece = text if head == text else head[:cut] if head[:cut].strip() else head
-        pieces += [piece] if piece.strip() else []
-        text = text[len(piece) :]
-    return pieces
-
-
-@given(text=st.text(st.sampled_from("ab é雪🙂\n \u2028"), max_size=120), limit=st.integers(16, 40))
-def test_splitting_by_windows_gives_the_same_pieces(text: str, limit: int) -> None:
-    assert [piece.text for piece in split(CorpusDocument("d", "x", text), limit)] == quadratic_split(text, limit)
-
-
 def test_duplicates_are_found_across_kinds(tmp_path: Path) -> None:
     write_parquet(tmp_path / "train.parquet", [("a", "x"), ("h", "x"), ("b", "x")])
     (tmp_path / "more.jsonl.zst").write_bytes(zstd(json_lines([("b", "y"), ("c", "y")])))
     (tmp_path / "held_out.jsonl").write_bytes(json_lines([("h", "x")]))
-    corpora = read_corpora(run_of(tmp_path, [{"path": "train.parquet"}, {"path": "more.jsonl.zst"}]))
-    assert [document.text for document in corpora.train.documents] == ["a", "b", "c"]
-    assert corpora.removed_duplicates == 2
+    train, _, corpora = documents_of(run_of(tmp_path, [{"path": "train.parquet"}, {"path": "more.jsonl.zst"}]))
+    assert [document.text for document in train] == ["a", "b", "c"]
+    assert (corpora.removed.duplicates, corpora.removed.held_out) == (1, 1)
 
 
 def test_any_column_can_hold_the_domain(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 
 from fusery.errors import ConfigError, CorpusError, ModelError
-from fusery.pipeline.preflight import check_run, likely_tokens, open_run
+from fusery.pipeline.corpus_scan import Removed, likely_tokens
+from fusery.pipeline.preflight import check_run, open_run
 from picomodels import CONTEXT_LENGTH, pico_byte_tokenizer
 from picorun import HELD_OUT_DOCUMENTS, MAX_DOCUMENT_BYTES, TRAIN_DOCUMENTS, write_run
 from refusals import assert_nothing_was_done, refused
@@ -25,10 +26,10 @@ def rewrite(path: Path, **changes: Any) -> None:
 
 def test_a_good_run_passes_and_its_target_comes_back(tmp_path: Path) -> None:
     run = open_run(write_run(tmp_path, registry={"enabled": True}))
-    assert len(run.corpora.train.documents) == TRAIN_DOCUMENTS
-    assert len(run.corpora.held_out.documents) == HELD_OUT_DOCUMENTS
-    assert run.corpora.held_out.domains == ["prose", "code"]
-    assert run.corpora.removed_duplicates == 0
+    assert run.corpora.train.documents == TRAIN_DOCUMENTS
+    assert run.corpora.held_out.documents == HELD_OUT_DOCUMENTS
+    assert list(run.corpora.held_out.domains) == ["prose", "code"]
+    assert run.corpora.removed == Removed(0, 0, 0, 0)
     target = check_run(run)
     assert target.folder == tmp_path / "models/target"
     assert_nothing_was_done(run.file.path)

@@ -11,7 +11,8 @@ import pytest
 
 from fusery.errors import AddressError, ConfigError, CorpusError, FuseryError
 from fusery.pipeline.local import start_broker
-from fusery.pipeline.preflight import check_broker, check_run, open_run
+from fusery.pipeline.preflight import check_run, open_run
+from fusery.worker.broker import check_broker
 from fusery.pipeline.processes import Supervisor
 from fusery.source.api import Limits
 from picorun import write_run
@@ -125,6 +126,25 @@ def test_a_served_source_passes_if_it_fits_and_needs_no_files_here(tmp_path: Pat
             CorpusError,
             r"document 0-long.txt has \d+ tokens, source far holds at most 512",
         ),
+        (
+            {},
+            Limits(max_documents=3),
+            ConfigError,
+            "run.yaml: capture.batch_bytes is 1000, about 6 documents in one request; the server of source far takes "
+            "at most 3; lower capture.batch_bytes",
+        ),
+        (
+            {},
+            Limits(max_tokens=700),
+            ConfigError,
+            r"evaluation.batch_bytes is 16384, too much for the server of source far: request: \d+ tokens with padding",
+        ),
+        (
+            {"evaluation": {"batch_bytes": 500}},
+            Limits(max_reply_bytes=2000),
+            ConfigError,
+            r"capture.batch_bytes is 1000, too much for the server of source far: document .*: its answer takes \d+",
+        ),
     ],
 )
 def test_a_served_source_that_does_not_fit_is_refused(
@@ -150,13 +170,12 @@ def test_a_missing_or_unreadable_token_is_an_error_of_the_settings(
 def test_a_store_that_can_not_be_written_is_named(tmp_path: Path) -> None:
     file = write_run(tmp_path)
     (tmp_path / "store").write_text("a file in the way")
-    refused(file, ConfigError, f"store {tmp_path}/store: can't be written: .*; set services.store or FUSERY_STORE")
+    refused(file, ConfigError, f"{tmp_path}/store/.*: Not a directory: .*; check services.store, FUSERY_STORE")
 
 
-def test_a_store_that_is_no_folder_is_refused_before_the_hops(tmp_path: Path) -> None:
-    refused(
-        write_run(tmp_path, services={"store": "memory://bucket"}), ConfigError, "'memory://bucket' is not a folder"
-    )
+def test_a_store_that_other_processes_do_not_see_is_refused_before_the_hops(tmp_path: Path) -> None:
+    file = write_run(tmp_path, services={"store": "memory://bucket"})
+    refused(file, ConfigError, "store memory://bucket: every process has a memory of its own")
 
 
 def test_a_store_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ NO_CONTEXT_LIMIT = 1 << 20
 """Context length given to models that have none of their own (state-space models, ALiBi without a limit)."""
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_WEIGHTS, _DESCRIPTION = "*.safetensors", ("*.json", "*.model", "*.txt", "*.jinja")
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "tekken.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
@@ -76,27 +78,51 @@ def local_folder(model: str, revision: str | None = None) -> Path:
         ModelError: the checkpoint can't be had or can't be used.
     """
     check_checkpoint(model, revision)
-    folder = Path(model).expanduser() if is_folder(model) else _download(model, revision)
+    folder = Path(model).expanduser() if is_folder(model) else _download(model, revision, (*_DESCRIPTION, _WEIGHTS))
     if folder != Path(model).expanduser():
         check_checkpoint(str(folder))
     return folder
 
 
-def _download(model: str, revision: str | None) -> Path:
+def _download(model: str, revision: str | None, patterns: Sequence[str]) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
         # Pickles are never fetched, so that nothing below can fall back to them.
         snapshot = snapshot_download(
-            model,
-            revision=revision,
-            allow_patterns=["*.safetensors", "*.json", "*.model", "*.txt", "*.jinja"],
-            ignore_patterns=["*/*", "consolidated*"],
+            model, revision=revision, allow_patterns=list(patterns), ignore_patterns=["*/*", "consolidated*"]
         )
     except (OSError, ValueError) as error:
-        at = f" at revision {revision}" if revision else ""
-        raise ModelError(f"model {model}{at}: can't be had from the Hub: {error}") from error
+        raise _not_had(model, revision, error) from error
     return Path(snapshot)
+
+
+def _not_had(model: str, revision: str | None, error: Exception) -> ModelError:
+    at = f" at revision {revision}" if revision else ""
+    return ModelError(f"model {model}{at}: can't be had from the Hub: {error}")
+
+
+def _described_folder(model: str, revision: str | None) -> Path:
+    """A folder with everything of `model` but, of a Hub id, its weights, which are only looked for."""
+    check_checkpoint(model, revision)
+    if is_folder(model):
+        return Path(model).expanduser()
+    folder = _download(model, revision, _DESCRIPTION)
+    if not any(folder.glob("*.safetensors")):
+        _check_weights_on_hub(model, revision)
+    return folder
+
+
+def _check_weights_on_hub(model: str, revision: str | None) -> None:
+    from huggingface_hub import HfApi
+
+    try:
+        names = HfApi().list_repo_files(model, revision=revision)
+    except Exception as error:  # httpx's own errors are no OSError
+        raise _not_had(model, revision, error) from error
+    if not any(name.endswith(".safetensors") and "/" not in name for name in names):
+        pickled = sorted(name for name in names if name.endswith(_PICKLED))
+        raise ModelError(f"model {model}: no safetensors weights in it{_pickle_hint(pickled)}")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -135,11 +161,11 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / name for name in names]
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
-    raise ModelError(f"model {folder}: no model.safetensors in it{_pickle_hint(folder) or _gguf_hint(folder)}")
-
-
-def _pickle_hint(folder: Path) -> str:
     pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED)
+    raise ModelError(f"model {folder}: no model.safetensors in it{_pickle_hint(pickled) or _gguf_hint(folder)}")
+
+
+def _pickle_hint(pickled: Sequence[str]) -> str:
     if not pickled:
         return ""
     return (
@@ -175,14 +201,14 @@ def _check_safetensors(path: Path) -> None:
 
 
 def inspect_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
-    """Architecture, sizes and tokenizer of `model`, without its weights. Imports transformers (seconds).
+    """Architecture, sizes and tokenizer of `model`; its weights are not downloaded. Imports transformers (seconds).
 
     Raises:
         ModelError: as `check_checkpoint`; or transformers has no causal LM of that type; or no fast tokenizer.
     """
-    from fusery.models.loading import load_tokenizer
+    from fusery.models.loading import read_tokenizer
 
-    folder = local_folder(model, revision)
+    folder = _described_folder(model, revision)
     config, architecture = known_architecture(folder)
     text = config.get_text_config(decoder=True)
     return Checkpoint(
@@ -191,7 +217,7 @@ def inspect_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         model_type=config.model_type,
         vocabulary_size=int(text.vocab_size),
         context_length=context_length(text),
-        tokenizer=load_tokenizer(str(folder)),
+        tokenizer=read_tokenizer(folder, model),
     )
 
 

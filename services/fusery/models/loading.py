@@ -35,7 +35,15 @@ def load_tokenizer(model: str, revision: str | None = None) -> ByteTokenizer:
     Raises:
         ModelError: there is no tokenizer, it has no fast form, or it wants code that comes with the checkpoint.
     """
-    folder = local_folder(model, revision)
+    return read_tokenizer(local_folder(model, revision), model)
+
+
+def read_tokenizer(folder: Path, model: str) -> ByteTokenizer:
+    """As `load_tokenizer`, of a folder that need not have weights; `model` is its name.
+
+    Raises:
+        ModelError: as `load_tokenizer`.
+    """
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except _LOADING_ERRORS as error:

@@ -2,138 +2,197 @@
 
 Splitting, sampling and removal happen once, before any tokenizer is asked, so every source and the target see
 the same documents. A held-out document never stands in the training text too: exact doubles leave it.
+
+What a reading found is kept in the store under a key of what was read. The next command finds it there and reads no
+text; a reading that was broken off leaves shards under their right names, and no such index.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
-from fusery.errors import CorpusError
+from fusery.errors import CorpusError, Corrupt
 from fusery.formats import shards
 from fusery.formats.shards import CorpusDocument
 from fusery.formats.store import Store
-from fusery.pipeline.corpus_files import read_path
-from fusery.pipeline.corpus_hub import read_dataset
-from fusery.run_config import CorpusFile, CorpusSpec
+from fusery.pipeline.corpus_reading import Report, Side, no_report, pieces, reading_key
+from fusery.pipeline.corpus_scan import Removed, Scan, Selection, checks_of, scan
 from fusery.run_file import RunFile
 from fusery.worker.plan import corpus_shard
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """The documents of one part of a run. `digest`: SHA-256 (hex) over ids, domains and texts, in order."""
+    """The documents of one side of a run, which lie in the store. `digest`: SHA-256 (hex) over all shards' documents.
 
-    documents: tuple[CorpusDocument, ...]
-    shard_documents: int
+    `bytes` of text; `domains`: documents by domain, in order of first appearance.
+    """
 
-    @property
-    def digest(self) -> str:
-        content = hashlib.sha256(str(self.shard_documents).encode())
-        for document in self.documents:
-            content.update(json.dumps([document.doc_id, document.domain, document.text]).encode())
-        return content.hexdigest()
+    digest: str
+    shards: int
+    documents: int
+    bytes: int
+    domains: dict[str, int]
 
-    @property
-    def shards(self) -> int:
-        return -(-len(self.documents) // self.shard_documents)
+    def read(self, store: Store) -> Iterator[CorpusDocument]:
+        """The documents in order, one shard in memory at a time.
 
-    @property
-    def domains(self) -> list[str]:
-        """The domains, in order of first appearance."""
-        return list(dict.fromkeys(document.domain for document in self.documents))
-
-    def publish(self, store: Store) -> None:
-        """Writes the shards that the store lacks."""
-        digest = self.digest
+        Raises:
+            Unavailable, Corrupt: a shard is not there, or damaged.
+        """
         for shard in range(self.shards):
-            name = corpus_shard(digest, shard)
-            if store.find(name) is None:
-                rows = self.documents[shard * self.shard_documents : (shard + 1) * self.shard_documents]
-                store.publish(name, shards.write_corpus(rows, {"corpus": digest}), {"documents": len(rows)})
+            yield from shards.read_corpus(store.read(corpus_shard(self.digest, shard)))
+
+    def missing(self, store: Store) -> list[int]:
+        """The shards that the store lacks. One listing."""
+        names = [corpus_shard(self.digest, shard) for shard in range(self.shards)]
+        present = store.listed(names[0].rpartition("/")[0])
+        return [shard for shard, name in enumerate(names) if name not in present]
 
 
 @dataclass(frozen=True, slots=True)
 class Corpora:
+    """Both sides. `key` says what was read; `longest`: some documents with most likely tokens, longest first."""
+
     train: Corpus
     held_out: Corpus
-    removed_duplicates: int
-    """Training documents left out because the same text is held out or stood before."""
+    removed: Removed
+    longest: tuple[CorpusDocument, ...]
+    key: str
+    found: Scan | None = None
+    """What this process found by reading; None: an earlier one did, and left it in the store."""
 
 
-def read_corpora(run: RunFile) -> Corpora:
-    """The training and held-out documents of a run.
+def open_corpora(run: RunFile, store: Store | None, report: Report = no_report) -> Corpora:
+    """The corpora of a run, from the store's index, else by reading all texts once. Writes nothing.
 
     Raises:
         CorpusError: a file is missing or unreadable, or there is no text in it; names file and line or row.
-        ConfigError: a dataset's name, config or split is wrong, or the package that reads it is missing.
+        ConfigError: a dataset's name, config or split is wrong; or the store can't be read.
+        Unavailable: the store does not answer.
     """
-    spec = run.config.corpus
-    held_out, _ = _distinct(_read_part(run, spec.held_out, spec), set())
-    seen = {document.text for document in held_out}
-    train, removed = _distinct(_read_part(run, spec.train, spec), seen)
-    if not train:
-        raise CorpusError("corpus.train: every document is held out too; nothing is left to train on")
-    train = _sample(train, spec.max_train_documents, run.config.seed)
-    held_out = _sample(held_out, spec.max_held_out_documents, run.config.seed)
-    size = spec.shard_documents
-    return Corpora(Corpus(tuple(train), size), Corpus(tuple(held_out), size), removed)
+    key = reading_key(run)
+    known = None if store is None else _known(store, key)
+    return known or _corpora(scan(run, report), key)
 
 
-def _sample(documents: list[CorpusDocument], most: int | None, seed: int) -> list[CorpusDocument]:
-    """At most `most` of the documents, in their order. Held-out ones left out here are not trained on either."""
-    if most is None or most >= len(documents):
-        return documents
-    chosen = random.Random(seed).sample(range(len(documents)), most)
-    return [documents[index] for index in sorted(chosen)]
+def publish_corpora(run: RunFile, corpora: Corpora, store: Store, report: Report = no_report) -> None:
+    """Writes the shards that the store lacks, and the index when all of them are there.
+
+    Raises:
+        CorpusError: the files were changed while they were read.
+    """
+    missing = {side: set(corpus.missing(store)) for side, corpus in _sides(corpora).items()}
+    if any(missing.values()):
+        if corpora.found is None:
+            read_again = _corpora(scan(run, report), corpora.key)
+            if replace(read_again, found=None) != corpora:
+                raise _changed(run)
+            corpora = read_again
+        assert corpora.found is not None, "just read"
+        _write(run, corpora.found, store, missing, report)
+    if corpora.found is not None:
+        store.write_note(_index_name(corpora.key), _to_json(corpora))
 
 
-def _distinct(documents: Sequence[CorpusDocument], seen: set[str]) -> tuple[list[CorpusDocument], int]:
-    """Documents whose text is not in `seen` and did not stand before, and how many were left out."""
-    known, kept = set(seen), []
-    for document in documents:
-        if document.text not in known:
-            known.add(document.text)
-            kept.append(document)
-    return kept, len(documents) - len(kept)
+def _write(run: RunFile, found: Scan, store: Store, missing: dict[Side, set[int]], report: Report) -> None:
+    """The second reading."""
+    writers = {side: _Writer(run, found.sides[side], store, missing[side]) for side in Side}
+    total = sum(writer.shards for writer in writers.values())
+    for side, _, document in pieces(run):
+        if writers[side].add(document):
+            report("corpus", sum(writer.shard for writer in writers.values()), total, "shards")
+    if any(not writer.is_complete for writer in writers.values()):
+        raise _changed(run)
 
 
-def _read_part(run: RunFile, files: Sequence[CorpusFile], spec: CorpusSpec) -> list[CorpusDocument]:
-    documents = []
-    for index, file in enumerate(files):
-        found = [piece for whole in _read_entry(run, file, index) for piece in split(whole, spec.max_document_bytes)]
-        if not found:
-            place = file.path if file.dataset else run.resolve(file.path)
-            raise CorpusError(f"{place}: no text in it; expected documents with text (column {file.text_column!r})")
-        documents.extend(found)
-    return documents
+class _Writer:
+    """Publishes the chosen ones of a side's documents, a shard at a time."""
+
+    def __init__(self, run: RunFile, selection: Selection, store: Store, missing: set[int]) -> None:
+        self._run, self._selection, self._store, self._missing = run, selection, store, missing
+        self._rows: list[CorpusDocument] = []
+        self._place = 0
+        self.shard, self.shards = 0, len(selection.checks)
+
+    def add(self, document: CorpusDocument) -> bool:
+        """True where a shard is complete with it."""
+        if self._place >= len(self._selection.kept):
+            raise _changed(self._run)
+        self._place += 1
+        if not self._selection.kept[self._place - 1]:
+            return False
+        self._rows.append(document)
+        cuts = self._selection.cuts
+        if len(self._rows) < cuts[self.shard + 1] - cuts[self.shard]:
+            return False
+        self._publish()
+        return True
+
+    def _publish(self) -> None:
+        checks = hashlib.sha256(b"".join(part for row in self._rows for part in checks_of(row))).digest()
+        if checks != self._selection.checks[self.shard]:
+            raise _changed(self._run)
+        if self.shard in self._missing:
+            digest = self._selection.digest
+            content = shards.write_corpus(self._rows, {"corpus": digest})
+            self._store.publish(corpus_shard(digest, self.shard), content, {"documents": len(self._rows)})
+        self._rows, self.shard = [], self.shard + 1
+
+    @property
+    def is_complete(self) -> bool:
+        return self._place == len(self._selection.kept) and self.shard == self.shards
 
 
-def _read_entry(run: RunFile, file: CorpusFile, index: int) -> Iterator[CorpusDocument]:
-    if file.dataset is not None:
-        return read_dataset(run, file, index)
-    path = Path(run.resolve(file.path))
-    return read_path(path, file, f"{index}-{path.name}")
+def _changed(run: RunFile) -> CorpusError:
+    return CorpusError(
+        f"{run.path}: files of corpus.train or corpus.held_out were changed while they were read; leave them alone "
+        "and run the same command again"
+    )
 
 
-def split(document: CorpusDocument, max_bytes: int) -> Iterator[CorpusDocument]:
-    """Pieces of at most `max_bytes` UTF-8 bytes, cut after white space where there is any; blank ones are left out."""
-    text, start, number = document.text, 0, 0
-    end = len(text.rstrip())
-    while start < end:
-        # A character has a byte at least: more than the window never fits, and the rest need not be looked at.
-        piece = text[start : start + max_bytes + 1]
-        content = piece.encode()
-        if len(content) > max_bytes:
-            # Cutting bytes may cut a character; dropping the broken end gives whole ones.
-            head = content[:max_bytes].decode(errors="ignore")
-            cut = max(head.rfind("\n"), head.rfind(" ")) + 1
-            piece = head[:cut] if head[:cut].strip() else head
-        if piece.strip():
-            name = document.doc_id if len(piece) == len(text) else f"{document.doc_id}#{number}"
-            yield CorpusDocument(name, document.domain, piece)
-        start, number = start + len(piece), number + 1
+def _sides(corpora: Corpora) -> dict[Side, Corpus]:
+    return {Side.TRAIN: corpora.train, Side.HELD_OUT: corpora.held_out}
+
+
+def _corpora(found: Scan, key: str) -> Corpora:
+    train, held_out = (
+        Corpus(s.digest, len(s.checks), s.documents, s.bytes, s.domains)
+        for s in (found.sides[Side.TRAIN], found.sides[Side.HELD_OUT])
+    )
+    return Corpora(train, held_out, found.removed, found.longest, key, found)
+
+
+def _index_name(key: str) -> str:
+    return f"readings/{key}.json"
+
+
+def _to_json(corpora: Corpora) -> dict[str, Any]:
+    content = asdict(replace(corpora, found=None))
+    for side in ("train", "held_out"):
+        # Notes sort their keys.
+        content[side]["domains"] = list(content[side]["domains"].items())
+    return content
+
+
+def _known(store: Store, key: str) -> Corpora | None:
+    try:
+        note = store.read_note(_index_name(key))
+    except (Corrupt, ValueError):
+        # Reading the files again is always right.
+        return None
+    if note is None:
+        return None
+    train, held_out = (
+        Corpus(**{**note[side], "domains": dict(note[side]["domains"])}) for side in ("train", "held_out")
+    )
+    return Corpora(
+        train=train,
+        held_out=held_out,
+        removed=Removed(**note["removed"]),
+        longest=tuple(CorpusDocument(**fields) for fields in note["longest"]),
+        key=key,
+    )

@@ -12,6 +12,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -25,39 +26,63 @@ from fusery.run_config import CorpusFile
 MAX_LINE_BYTES = 64 * 2**20
 MAX_UNPACKED_TEXT_BYTES = 256 * 2**20
 BATCH_ROWS = 1024
+_METER_ROWS = 64
 
 _KINDS = "JSON lines (.jsonl), Parquet (.parquet) or text, JSON lines and text also as .gz or .zst, or a folder of them"
 _JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
 _NO_DOMAIN = "all"
 
 
-def read_path(path: Path, file: CorpusFile, label: str) -> Iterator[CorpusDocument]:
-    """The documents of a file, or of all files of a folder in the order of their paths. `label` begins their ids.
+@dataclass(slots=True)
+class Meter:
+    """How far an entry has been read: `amount` of `total`, bytes of its files as they lie on disk, or rows."""
+
+    amount: int = 0
+    total: int = 0
+    unit: str = "bytes"
+
+
+def files_of(path: Path) -> list[Path]:
+    """The file itself, or all files of a folder and below in the order of their paths.
+
+    Raises:
+        CorpusError: there is nothing of that name.
+    """
+    if path.is_dir():
+        return sorted(p for p in path.rglob("*") if p.is_file())
+    if path.is_file():
+        return [path]
+    raise CorpusError(f"{path}: no such file; expected {_KINDS}")
+
+
+def read_path(path: Path, file: CorpusFile, label: str, meter: Meter | None = None) -> Iterator[CorpusDocument]:
+    """The documents of a file or a folder, as they come. `label` begins their ids; `meter` follows the reading.
 
     Raises:
         CorpusError: missing, unreadable, or without the column; names file and line or row.
     """
-    if path.is_dir():
-        for inner in sorted(p for p in path.rglob("*") if p.is_file()):
-            yield from _read_file(inner, file, f"{label}/{inner.relative_to(path)}")
-    elif path.is_file():
-        yield from _read_file(path, file, label)
-    else:
-        raise CorpusError(f"{path}: no such file; expected {_KINDS}")
+    meter, files = meter or Meter(), files_of(path)
+    sizes = [inner.stat().st_size for inner in files]
+    meter.total = sum(sizes)
+    done = 0
+    for inner, size in zip(files, sizes, strict=True):
+        yield from _read_file(inner, file, label if inner == path else f"{label}/{inner.relative_to(path)}", meter)
+        done += size
+        meter.amount = done
 
 
-def _read_file(path: Path, file: CorpusFile, label: str) -> Iterator[CorpusDocument]:
+def _read_file(path: Path, file: CorpusFile, label: str, meter: Meter) -> Iterator[CorpusDocument]:
     if path.name.endswith(_JSON_LINES):
-        yield from _read_json_lines(path, file, label)
+        yield from _read_json_lines(path, file, label, meter)
     elif path.suffix == ".parquet":
-        yield from _read_parquet(path, file, label)
+        yield from _read_parquet(path, file, label, meter)
     else:
         yield CorpusDocument(label, file.domain or _NO_DOMAIN, _text_of(path))
 
 
 def _text_of(path: Path) -> str:
     packed = path.suffix in (".gz", ".zst")
-    with _readable(str(path)), _unpacked(path) as stream:
+    with _readable(str(path)), path.open("rb") as raw, _unpacked(path, raw) as stream:
         content = stream.read(MAX_UNPACKED_TEXT_BYTES + 1 if packed else -1)
         if packed and len(content) > MAX_UNPACKED_TEXT_BYTES:
             raise CorpusError(
@@ -79,26 +104,28 @@ def _readable(place: str) -> Iterator[None]:
 
 
 @contextmanager
-def _unpacked(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, decompressed as they are read."""
+def _unpacked(path: Path, raw: BinaryIO) -> Iterator[BinaryIO]:
+    """The bytes of a file that is open as `raw`, decompressed as they are read."""
     if path.suffix == ".gz":
-        with gzip.open(path) as stream:
+        with gzip.open(raw) as stream:
             yield cast(BinaryIO, stream)
     elif path.suffix == ".zst":
         # Arrow's decoder reports a stream that is cut off, and refuses windows over 128 MiB.
-        with path.open("rb") as packed, pa.CompressedInputStream(pa.PythonFile(packed), "zstd") as frames:
+        with pa.CompressedInputStream(pa.PythonFile(raw), "zstd") as frames:
             yield cast(BinaryIO, io.BufferedReader(frames))
     else:
-        with path.open("rb") as stream:
-            yield stream
+        yield raw
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, meter: Meter) -> Iterator[tuple[int, str]]:
     """Number and text of every line that is not blank."""
-    with _readable(str(path)), _unpacked(path) as stream:
+    before = meter.amount
+    with _readable(str(path)), path.open("rb") as raw, _unpacked(path, raw) as stream:
         number = 0
         while line := stream.readline(MAX_LINE_BYTES + 1):
             number += 1
+            if number % _METER_ROWS == 0:
+                meter.amount = before + raw.tell()
             if len(line) > MAX_LINE_BYTES:
                 raise CorpusError(
                     f"{path}:{number}: the line has more than {MAX_LINE_BYTES} bytes; expected one document a line: "
@@ -110,8 +137,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 yield number, text
 
 
-def _read_json_lines(path: Path, file: CorpusFile, label: str) -> Iterator[CorpusDocument]:
-    for number, line in _lines(path):
+def _read_json_lines(path: Path, file: CorpusFile, label: str, meter: Meter) -> Iterator[CorpusDocument]:
+    for number, line in _lines(path, meter):
         try:
             fields = json.loads(line)
             text = fields[file.text_column]
@@ -136,12 +163,15 @@ def _domain(fields: Mapping[str, Any], file: CorpusFile, place: str) -> str:
     return domain
 
 
-def _read_parquet(path: Path, file: CorpusFile, label: str) -> Iterator[CorpusDocument]:
+def _read_parquet(path: Path, file: CorpusFile, label: str, meter: Meter) -> Iterator[CorpusDocument]:
+    before, size = meter.amount, path.stat().st_size
     try:
         with pq.ParquetFile(path) as parquet:
-            columns = chosen_columns(parquet.schema_arrow, file, str(path))
+            columns, rows = chosen_columns(parquet.schema_arrow, file, str(path)), parquet.metadata.num_rows
             batches = parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns)
-            yield from documents_of(batches, file, str(path), label)
+            for number, document in enumerate(documents_of(batches, file, str(path), label), start=1):
+                meter.amount = before + size * number // rows
+                yield document
     except (OSError, pa.ArrowException) as error:
         raise CorpusError(f"{path}: not readable as Parquet: {error}") from error
 

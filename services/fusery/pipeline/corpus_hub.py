@@ -5,7 +5,7 @@ Only builders of plain tables are let through: no code of a dataset is run and n
 
 from __future__ import annotations
 
-import hashlib
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,38 +13,68 @@ from typing import Any
 
 from fusery.errors import ConfigError, CorpusError
 from fusery.formats.shards import CorpusDocument
-from fusery.pipeline.corpus_files import BATCH_ROWS, chosen_columns, documents_of
+from fusery.pipeline.corpus_files import BATCH_ROWS, Meter, chosen_columns, documents_of, files_of
+from fusery.pipeline.file_states import state_of
 from fusery.run_config import CorpusFile
 from fusery.run_file import RunFile
 
+_COMMIT = re.compile("[0-9a-f]{40}")
 _BUILDERS = ("arrow", "csv", "json", "parquet", "text", "cache")
 """`cache`: what one of the others made of a Hub dataset earlier, where the Hub can't be reached now."""
 
 
-def read_dataset(run: RunFile, file: CorpusFile, index: int) -> Iterator[CorpusDocument]:
-    """The documents of one split, in its order. `index` of the entry begins their ids.
+def read_dataset(run: RunFile, file: CorpusFile, index: int, meter: Meter | None = None) -> Iterator[CorpusDocument]:
+    """The documents of one split, in its order. `index` of the entry begins their ids; `meter` counts rows.
 
     Raises:
         ConfigError: `datasets` is not installed, or dataset, config or split are not there.
         CorpusError: the Hub can't be reached, or a row or column is not as expected.
     """
+    where, revision = _place(run, file)
+    builder = _builder(where, revision, file)
+    with _refusals(file):
+        builder.download_and_prepare()
+        rows = builder.as_dataset(split=file.split)
+    columns = chosen_columns(rows.features.arrow_schema, file, file.path)
+    batches = rows.select_columns(columns).with_format("arrow").iter(batch_size=BATCH_ROWS)
+    meter = meter or Meter()
+    meter.total, meter.unit = rows.num_rows, "rows"
+    for number, document in enumerate(documents_of(batches, file, file.path, f"{index}-{Path(where).name}"), start=1):
+        meter.amount = number
+        yield document
+
+
+def dataset_state(run: RunFile, file: CorpusFile) -> str:
+    """What tells the dataset's rows from those of another time: its commit, or its files' sizes and times.
+
+    The Hub is asked only where no whole commit is pinned.
+
+    Raises:
+        ConfigError, CorpusError: as `read_dataset`.
+    """
+    where, revision = _place(run, file)
+    if "://" not in where:
+        return _state(where)
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
+    return str(_builder(where, revision, file).hash)
+
+
+def _place(run: RunFile, file: CorpusFile) -> tuple[str, str | None]:
+    """What `datasets` is asked for, and the revision."""
     place = file.dataset
     assert place is not None, "the caller asks for datasets only"
     where, revision = place
-    if where.startswith((".", "/", "~")):
-        where = run.resolve(where)
-        if not Path(where).is_dir():
-            raise CorpusError(f"{where}: no such folder; expected a folder with the files of a dataset")
-    else:
+    if not where.startswith((".", "/", "~")):
         # With the prefix a folder of this name in the working directory is not taken for it.
-        where = f"hf://datasets/{where}"
-    rows = _load(where, revision, file)
-    columns = chosen_columns(rows.features.arrow_schema, file, file.path)
-    batches = rows.select_columns(columns).with_format("arrow").iter(batch_size=BATCH_ROWS)
-    yield from documents_of(batches, file, file.path, f"{index}-{Path(where).name}")
+        return f"hf://datasets/{where}", revision
+    where = run.resolve(where)
+    if not Path(where).is_dir():
+        raise CorpusError(f"{where}: no such folder; expected a folder with the files of a dataset")
+    return where, revision
 
 
-def _load(where: str, revision: str | None, file: CorpusFile) -> Any:
+def _builder(where: str, revision: str | None, file: CorpusFile) -> Any:
     try:
         import datasets
     except ImportError as error:
@@ -65,18 +95,12 @@ def _load(where: str, revision: str | None, file: CorpusFile) -> Any:
             f"{file.path}: the Hugging Face Hub can't be reached or lacks this revision, and the cache has "
             f"{builder.hash}; load it once with the network, or pin the whole commit {builder.hash}"
         )
-    with _refusals(file):
-        builder.download_and_prepare()
-        return builder.as_dataset(split=file.split)
+    return builder
 
 
 def _state(folder: str) -> str:
     """A name for a folder and its files as they are now, by their sizes and times."""
-    state = hashlib.sha256(folder.encode())
-    for path in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
-        stat = path.stat()
-        state.update(f"\n{path}\0{stat.st_size}\0{stat.st_mtime_ns}".encode())
-    return state.hexdigest()[:16]
+    return state_of(files_of(Path(folder)))[:16]
 
 
 @contextmanager

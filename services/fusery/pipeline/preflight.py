@@ -1,24 +1,27 @@
 """Everything that can be found wrong before any work: models, corpora, addresses, settings that don't fit.
 
-Two looks. `open_run` reads files only and takes a second or two: it is all that a finished run or `status`
-needs. `check_run` asks transformers about the checkpoints and knocks at every address; it comes before work.
+Two looks. `open_run` says which run it is and writes nothing: it is all that a finished run or `status` needs. It
+reads texts and weights only where an earlier command has not left in the store and the work folder what stands in them.
+`check_run` asks transformers about the checkpoints and knocks at every address; it comes before work.
 """
 
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
+import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
-from fusery.core.tokens import ByteTokenizer
-from fusery.errors import AddressError, ConfigError, CorpusError, Mismatch, ModelError, Unavailable
+from fusery.errors import AddressError, ConfigError, Mismatch, ModelError, Unavailable
 from fusery.formats.store import Store
 from fusery.models.checkpoint import Checkpoint, inspect_checkpoint
 from fusery.pipeline.conformance import ServedSource
-from fusery.pipeline.corpus import Corpora, read_corpora
+from fusery.pipeline.corpus import Corpora, open_corpora, publish_corpora
+from fusery.pipeline.corpus_checks import check_documents, check_requests
+from fusery.pipeline.corpus_reading import Report, no_report
+from fusery.pipeline.file_states import FileDigests
 from fusery.registry.tracking import check_tracking, default_tracking_uri
 from fusery.run_config import EngineKind, ModelSpec, RunConfig, SourceSpec, split_engine
 from fusery.run_file import RunFile, read_run_file
@@ -26,22 +29,27 @@ from fusery.settings import settings
 from fusery.source.client import client_from_settings
 from fusery.source.conformance import quick_test, refuse_failed
 from fusery.source.engines import check_engine, load_engine
+from fusery.worker.broker import check_broker
 
 _IDENTITY_FILES = (
     *("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json"),
     *("special_tokens_map.json", "spiece.model", "tekken.json", "vocab.json", "merges.txt"),
 )
-_TOKENISED_DOCUMENTS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run whose input is known: its YAML, corpora and store. `run_id` covers everything that decides the result."""
+    """A run whose input is known: its YAML, corpora and store. `run_id` covers everything that decides the result.
+
+    `work`: the folder of this machine for what is no artefact: checkpoints, models, reports, logs, MLflow's SQLite.
+    """
 
     file: RunFile
     store: Store
     corpora: Corpora
     run_id: str
+    work: Path
+    digests: FileDigests
 
     @property
     def config(self) -> RunConfig:
@@ -54,7 +62,8 @@ class Run:
 
     @property
     def folder(self) -> Path:
-        return self.store.local_path(self.name)
+        """The run's folder of this machine; where the store is a folder and no other is chosen, the same."""
+        return self.work / self.name
 
     @property
     def broker_url(self) -> str | None:
@@ -65,26 +74,47 @@ class Run:
     @property
     def tracking_uri(self) -> str:
         given = settings().tracking_uri or self.config.services.tracking_uri
-        return given or default_tracking_uri(self.store.local_path("mlflow"))
+        return given or default_tracking_uri(self.work / "mlflow")
 
 
-def open_run(path: Path) -> Run:
-    """The run of a YAML file, its corpora read. No network, no import of torch.
+def open_run(path: Path, report: Report = no_report, folder: Path | None = None, asks_store: bool = True) -> Run:
+    """The run of a YAML file. Imports no torch; asks no network but a store's, and a hub for datasets without a commit.
+
+    `report` is told how far texts are read. Relative paths in the YAML are relative to `folder`, or to its own.
 
     Raises:
         ConfigError, ModelError, CorpusError: what is wrong, with its place.
     """
-    file = read_run_file(path)
+    file = read_run_file(path, folder)
     config = file.config
     for spec in (config.target, *config.sources):
         if not _is_remote(spec):
             check_engine(file.model(spec.model), spec.revision, tokenizer_of(file, spec))
-    corpora = read_corpora(file)
     store = Store(settings().store or file.store)
+    work = _work_folder(file, store)
+    corpora = open_corpora(file, store if asks_store else None, report)
+    digests = FileDigests(work)
     identity = [config.digest(), corpora.train.digest, corpora.held_out.digest]
-    identity += [_identity(file, spec) for spec in (config.target, *config.sources)]
+    identity += [_identity(file, spec, digests) for spec in (config.target, *config.sources)]
     digest = hashlib.sha256(json.dumps(identity).encode()).hexdigest()
-    return Run(file, store, corpora, f"{config.name}-{digest[:10]}")
+    return Run(file, store, corpora, f"{config.name}-{digest[:10]}", work, digests)
+
+
+def publish_input(run: Run, report: Report = no_report) -> None:
+    """Puts the corpora into the store, and keeps what was found by reading files, for later commands.
+
+    Raises:
+        CorpusError: files were changed while they were read.
+    """
+    publish_corpora(run.file, run.corpora, run.store, report)
+    run.digests.remember()
+
+
+def _work_folder(file: RunFile, store: Store) -> Path:
+    given = settings().work or file.config.services.work
+    if given is not None:
+        return Path(file.resolve(str(given))) if settings().work is None else Path(given).expanduser().absolute()
+    return store.local_path("runs").parent if store.is_local else Path(file.resolve("fusery-work"))
 
 
 def _is_remote(spec: ModelSpec) -> bool:
@@ -104,7 +134,7 @@ def _is_asked(spec: ModelSpec) -> bool:
     return not _is_remote(spec) and split_engine(spec.model)[0] is not EngineKind.TRANSFORMERS
 
 
-def _identity(file: RunFile, spec: ModelSpec) -> str:
+def _identity(file: RunFile, spec: ModelSpec, digests: FileDigests) -> str:
     """What tells this checkpoint from another one: its bytes where it lies here, else its name and revision."""
     folder = Path(file.model(spec.model)) if not _is_remote(spec) else None
     if folder is None or not folder.is_dir():
@@ -113,8 +143,7 @@ def _identity(file: RunFile, spec: ModelSpec) -> str:
     content = hashlib.sha256()
     for path in sorted(folder.iterdir()):
         if path.name in _IDENTITY_FILES or path.suffix == ".safetensors":
-            with path.open("rb") as stream:
-                content.update(hashlib.file_digest(stream, "sha256").digest())
+            content.update(digests.digest(path))
     return content.hexdigest()
 
 
@@ -137,12 +166,14 @@ def check_run(run: Run) -> Checkpoint:
             _check_asked(run, source)
     target = _inspect("target", run.file, run.config.target)
     _check_sequence_length(run, target)
-    _check_documents(run, "a training sequence", target.tokenizer, run.config.training.sequence_length)
+    check_documents(run.file, run.corpora, "a training sequence", target.tokenizer, run.config.training.sequence_length)
     for source in run.config.sources:
         if source.address is None and not _is_asked(source):
             checkpoint = _inspect(f"source {source.name}", run.file, source)
             _check_k(run, source.name, checkpoint.vocabulary_size)
-            _check_documents(run, f"source {source.name}", checkpoint.tokenizer, checkpoint.context_length)
+            check_documents(
+                run.file, run.corpora, f"source {source.name}", checkpoint.tokenizer, checkpoint.context_length
+            )
     return target
 
 
@@ -174,28 +205,6 @@ def _inspect(role: str, file: RunFile, spec: ModelSpec) -> Checkpoint:
         raise ModelError(f"{role}: {message}{hint}") from error
 
 
-def _check_documents(run: Run, role: str, tokenizer: ByteTokenizer, limit: int) -> None:
-    """The documents with the most tokens, as far as their bytes tell, fit `limit` tokens and are spelled by them."""
-    documents = [*run.corpora.train.documents, *run.corpora.held_out.documents]
-    for document in heapq.nlargest(_TOKENISED_DOCUMENTS, documents, key=lambda document: likely_tokens(document.text)):
-        try:
-            tokens = len(tokenizer.tokenize(document.text).ids_T)
-        except ModelError as error:
-            raise ModelError(f"document {document.doc_id}, {role}: {error}") from error
-        if tokens > limit:
-            raise CorpusError(
-                f"document {document.doc_id} has {tokens} tokens, {role} holds at most {limit}; lower "
-                f"corpus.max_document_bytes (now {run.config.corpus.max_document_bytes})"
-            )
-
-
-def likely_tokens(text: str) -> int:
-    """Orders texts by how many tokens they may have: bytes, non-ASCII ones three times, for they merge less."""
-    if text.isascii():
-        return len(text)
-    return 3 * len(text.encode()) - 2 * len(text.encode("ascii", "ignore"))
-
-
 def _check_k(run: Run, name: str, largest: int) -> None:
     if run.config.capture.top_k > largest:
         raise ConfigError(
@@ -219,7 +228,8 @@ def _check_served(run: Run, source: SourceSpec, address: str) -> None:
     # A large vocabulary takes longer than any other answer.
     with client_from_settings(address, timeout_s=120.0, retry_for_s=5.0) as client:
         served = ServedSource(client)
-        _check_documents(run, f"source {source.name}", served.tokenizer, model.context_length)
+        tokens = check_documents(run.file, run.corpora, f"source {source.name}", served.tokenizer, model.context_length)
+        check_requests(run.file, run.corpora, source.name, model, tokens)
         refuse_failed(quick_test(served), f"{run.file.path}: source {source.name} at {address}")
 
 
@@ -232,55 +242,23 @@ def _check_asked(run: Run, source: SourceSpec) -> None:
         refuse_failed(quick_test(engine), f"{run.file.path}: {role}")
     except (Unavailable, AddressError) as error:
         raise AddressError(f"{run.file.path}: {role}: no inference server answers: {error}") from error
-    _check_documents(run, role, engine.tokenizer, engine.model.context_length)
+    tokens = check_documents(run.file, run.corpora, role, engine.tokenizer, engine.model.context_length)
+    check_requests(run.file, run.corpora, source.name, engine.model, tokens)
 
 
 def _check_store(run: Run) -> None:
-    # Checkpoints and reports need a folder; a bucket is refused here and not after the hops.
-    run.store.local_path(run.name)
+    if run.store.url.startswith("memory:"):
+        raise ConfigError(
+            f"store {run.store.url}: every process has a memory of its own; give a folder or an fsspec URL such as "
+            "s3://bucket/folder"
+        )
+    note = f"{run.name}/write-test-{uuid.uuid4().hex[:8]}.json"
+    run.store.write_note(note, {"run_id": run.run_id})
+    run.store.remove_note(note)
     try:
-        run.store.write_note(f"{run.name}/run.json", {"run_id": run.run_id, "file": run.file.path.name})
+        run.folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=run.folder).close()
     except OSError as error:
         raise ConfigError(
-            f"store {run.store.url}: can't be written: {error}; set services.store or FUSERY_STORE"
+            f"work folder {run.work}: can't be written: {error}; set services.work or FUSERY_WORK to a folder"
         ) from error
-
-
-def check_broker(url: str) -> None:
-    """Nothing, if a Redis-protocol server answers at `url` within 5 s.
-
-    Raises:
-        AddressError: it does not; the message has no password in it.
-    """
-    import redis
-    from redis.backoff import NoBackoff
-    from redis.retry import Retry
-
-    shown = _without_secrets(url)
-    try:
-        # By default it tries four times, with seconds in between.
-        with redis.Redis.from_url(
-            url, socket_connect_timeout=5, socket_timeout=5, retry=Retry(NoBackoff(), 0)
-        ) as asked:
-            asked.ping()
-    except ValueError:
-        # Not `from error`: its text may have the password.
-        raise AddressError(f"broker {shown}: not an address of a Redis server; expected redis://host:port/0") from None
-    except redis.AuthenticationError as error:
-        raise AddressError(
-            f"broker {shown} refuses user name or password; set FUSERY_BROKER_URL to redis://user:password@host:port/0"
-        ) from error
-    except redis.RedisError as error:
-        raise AddressError(
-            f"broker {shown} does not answer: {error}; start it, or leave it out for an embedded one"
-        ) from error
-
-
-def _without_secrets(url: str) -> str:
-    """Scheme, host and port, as far as there are any: passwords stand in every other part, and in odd places."""
-    try:
-        parts = urlsplit(url)
-        port = "" if parts.port is None else f":{parts.port}"
-    except ValueError:
-        return "(unreadable address)"
-    return f"{parts.scheme}://{parts.hostname or ''}{port}"

@@ -1,0 +1,124 @@
+"""A run's documents as a stream: read from the entries of its corpus, given to a side, split, in the files' order.
+
+Everything that decides which documents come and in which order stands in `reading_key`: the same key, the same stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from fusery.errors import CorpusError
+from fusery.formats.shards import CorpusDocument
+from fusery.pipeline.corpus_files import Meter, files_of, read_path
+from fusery.pipeline.corpus_hub import dataset_state, read_dataset
+from fusery.pipeline.corpus_split import split
+from fusery.pipeline.file_states import state_of
+from fusery.run_config import CorpusFile
+from fusery.run_file import RunFile
+from fusery.worker.plan import digest
+
+_READING_VERSION = 1
+"""Raised when the same files would give other documents."""
+
+_REPORT_EVERY_S = 0.3
+
+Report = Callable[[str, int, int, str], None]
+"""Told what is read or written, how much of it, of how much, in which unit."""
+
+
+def no_report(_title: str, _amount: int, _total: int, _unit: str) -> None:
+    """For whoever shows nothing."""
+
+
+class Side(StrEnum):
+    """What a document is for."""
+
+    TRAIN = "train"
+    HELD_OUT = "held out"
+
+
+class Piece(NamedTuple):
+    """A document as all models read it. `begins`: it is the first of what stood in the files as one document."""
+
+    side: Side
+    begins: bool
+    document: CorpusDocument
+
+
+def reading_key(run: RunFile) -> str:
+    """32 hex digits over what is read and how; files are known by path, size and times, datasets by their commit.
+
+    Raises:
+        CorpusError, ConfigError: an entry names nothing that is there.
+    """
+    spec = run.config.corpus
+    states = [_state(run, file) for file in (*spec.train, *spec.held_out)]
+    return digest([_READING_VERSION, spec.model_dump(mode="json"), run.config.seed, states])
+
+
+def _state(run: RunFile, file: CorpusFile) -> str:
+    return state_of(files_of(Path(run.resolve(file.path)))) if file.dataset is None else dataset_state(run, file)
+
+
+def pieces(run: RunFile, report: Report = no_report) -> Iterator[Piece]:
+    """All documents of a run after splitting: first the held-out files', then the training files'.
+
+    Raises:
+        CorpusError: a file is missing or unreadable, or there is no text in it; names file and line or row.
+        ConfigError: a dataset's name, config or split is wrong, or the package that reads it is missing.
+    """
+    spec, telling = run.config.corpus, _Telling(report)
+    sides: tuple[tuple[Side, Sequence[CorpusFile]], ...] = ((Side.HELD_OUT, spec.held_out), (Side.TRAIN, spec.train))
+    for side, files in sides:
+        for index, file in enumerate(files):
+            found = False
+            for document in _documents(run, file, index, telling):
+                chosen = _side(document.text, spec.held_out_share, run.config.seed) if side is Side.TRAIN else side
+                for number, piece in enumerate(split(document, spec.max_document_bytes)):
+                    found = True
+                    yield Piece(chosen, number == 0, piece)
+            if not found:
+                place = file.path if file.dataset else run.resolve(file.path)
+                raise CorpusError(f"{place}: no text in it; expected documents with text (column {file.text_column!r})")
+
+
+def _documents(run: RunFile, file: CorpusFile, index: int, telling: _Telling) -> Iterator[CorpusDocument]:
+    meter = Meter()
+    path = Path(run.resolve(file.path))
+    if file.dataset is None:
+        found = read_path(path, file, f"{index}-{path.name}", meter)
+    else:
+        found = read_dataset(run, file, index, meter)
+    for document in found:
+        yield document
+        telling.tell(f"read {path.name}", meter)
+    telling.tell(f"read {path.name}", meter, at_once=True)
+
+
+def _side(text: str, held_out_share: float | None, seed: int) -> Side:
+    """By the whole text, so that doubles and the pieces of one document fall on one side, wherever they stand."""
+    if held_out_share is None:
+        return Side.TRAIN
+    key = hashlib.sha256(str(seed).encode()).digest()
+    number = hashlib.blake2b(text.encode(), key=key, digest_size=8).digest()
+    return Side.HELD_OUT if int.from_bytes(number) < held_out_share * 2**64 else Side.TRAIN
+
+
+@dataclass(slots=True)
+class _Telling:
+    """Reports a few times a second."""
+
+    report: Report
+    _last: float = field(default_factory=time.monotonic)
+
+    def tell(self, title: str, meter: Meter, at_once: bool = False) -> None:
+        now = time.monotonic()
+        if at_once or now - self._last > _REPORT_EVERY_S:
+            self._last = now
+            self.report(title, meter.amount, meter.total, meter.unit)

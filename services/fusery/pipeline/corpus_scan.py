@@ -1,0 +1,229 @@
+"""The first reading of a corpus: what stands in it, which documents are used, where shards are cut. No text is kept.
+
+In memory lie 33 bytes a document (16 of its text's digest, 8 of its id's and domain's, size, domain, whether it begins
+one), about 130 while doubles are looked for; never a text, but for the few with most tokens. The price is a second
+reading when the shards are written. In return everything that can be wrong with a file is found before anything is
+written, a shard's name is known before its bytes, and memory does not grow with the length of the documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+import random
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+
+from fusery.errors import CorpusError
+from fusery.formats.shards import CorpusDocument
+from fusery.pipeline.corpus_reading import Report, Side, no_report, pieces
+from fusery.run_file import RunFile
+
+TEXT_BYTES, LABEL_BYTES = 16, 8
+_LIKELY_LONGEST, _LIKELY_LONGEST_BYTES = 1024, 8 << 20
+Bools = npt.NDArray[np.bool_]
+Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """Documents left out of the training text: `duplicates` stood before, `held_out` are held out.
+
+    `whole_…`: documents of the files of which no piece was left; the others lost some of their pieces.
+    """
+
+    duplicates: int
+    held_out: int
+    whole_duplicates: int
+    whole_held_out: int
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """Which pieces of one side are used, in the order of reading, and where its shards begin (cuts[-1]: the end)."""
+
+    kept: Bools
+    cuts: Ints
+    checks: list[bytes]
+    """For each shard a digest of its documents, by which the second reading is compared with the first."""
+    documents: int
+    bytes: int
+    domains: dict[str, int]
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Scan:
+    """A corpus as it was read: what is used of each side, what was removed, some documents with most likely tokens."""
+
+    sides: dict[Side, Selection]
+    removed: Removed
+    longest: tuple[CorpusDocument, ...]
+
+
+@dataclass(slots=True)
+class _Pieces:
+    """What is kept of the pieces of one side."""
+
+    texts: bytearray = field(default_factory=bytearray)
+    labels: bytearray = field(default_factory=bytearray)
+    sizes: array[int] = field(default_factory=lambda: array("I"))
+    domains: array[int] = field(default_factory=lambda: array("I"))
+    begins: bytearray = field(default_factory=bytearray)
+    longest: list[tuple[int, int, bytes, CorpusDocument]] = field(default_factory=list)
+    """A heap: likely tokens, −place, digest of the text, document."""
+    _longest_texts: set[bytes] = field(default_factory=set)
+
+    def add(self, document: CorpusDocument, begins: bool, domain: int, longest: int) -> None:
+        text, label = checks_of(document)
+        size = len(document.text.encode())
+        tokens = likely_tokens(document.text)
+        if len(self.longest) < longest or tokens > self.longest[0][0]:
+            self._add_longest((tokens, -len(self.sizes), text, document), longest)
+        self.texts += text
+        self.labels += label
+        self.sizes.append(size)
+        self.domains.append(domain)
+        self.begins.append(begins)
+
+    def _add_longest(self, item: tuple[int, int, bytes, CorpusDocument], longest: int) -> None:
+        if item[2] in self._longest_texts:
+            return
+        self._longest_texts.add(item[2])
+        heapq.heappush(self.longest, item)
+        if len(self.longest) > longest:
+            self._longest_texts.discard(heapq.heappop(self.longest)[2])
+
+    @property
+    def text_digests(self) -> npt.NDArray[np.uint64]:
+        return np.frombuffer(self.texts, np.uint64).reshape(-1, 2)
+
+
+def checks_of(document: CorpusDocument) -> tuple[bytes, bytes]:
+    """Digests of a document's text, and of its id and domain."""
+    text = hashlib.blake2b(document.text.encode(), digest_size=TEXT_BYTES).digest()
+    label = hashlib.blake2b(json.dumps([document.doc_id, document.domain]).encode(), digest_size=LABEL_BYTES).digest()
+    return text, label
+
+
+def likely_tokens(text: str) -> int:
+    """Orders texts by how many tokens they may have: bytes, non-ASCII ones three times, for they merge less."""
+    if text.isascii():
+        return len(text)
+    return 3 * len(text.encode()) - 2 * len(text.encode("ascii", "ignore"))
+
+
+def scan(run: RunFile, report: Report = no_report) -> Scan:
+    """Reads all texts of a run once.
+
+    Raises:
+        CorpusError, ConfigError: as `pieces`; or nothing is left on a side.
+    """
+    spec = run.config.corpus
+    found, domains = {side: _Pieces() for side in Side}, dict[str, int]()
+    longest = max(16, min(_LIKELY_LONGEST, _LIKELY_LONGEST_BYTES // spec.max_document_bytes))
+    for side, begins, document in pieces(run, report):
+        found[side].add(document, begins, domains.setdefault(document.domain, len(domains)), longest)
+    held_out, train = found[Side.HELD_OUT], found[Side.TRAIN]
+    if not len(held_out.sizes):
+        raise CorpusError(
+            f"corpus.held_out_share: {spec.held_out_share} of {sum(train.begins)} documents held none out; raise it, "
+            "or name files under corpus.held_out"
+        )
+    kept_held_out, kept_train, removed = _distinct(held_out, train)
+    if not kept_train.any():
+        raise CorpusError("corpus.train: every document is held out too; nothing is left to train on")
+    kept_train = _sample(kept_train, spec.max_train_documents, run.config.seed)
+    kept_held_out = _sample(kept_held_out, spec.max_held_out_documents, run.config.seed)
+    names = list(domains)
+    sides = {
+        Side.TRAIN: _selection(train, kept_train, names, spec.shard_bytes),
+        Side.HELD_OUT: _selection(held_out, kept_held_out, names, spec.shard_bytes),
+    }
+    candidates = [*_used(train, kept_train), *_used(held_out, kept_held_out)]
+    few = max(4, min(64, (1 << 20) // spec.max_document_bytes))
+    return Scan(sides, removed, tuple(document for _, _, _, document in heapq.nlargest(few, candidates)))
+
+
+def _used(found: _Pieces, kept: Bools) -> Iterator[tuple[int, int, bytes, CorpusDocument]]:
+    return (item for item in found.longest if kept[-item[1]])
+
+
+def _distinct(held_out: _Pieces, train: _Pieces) -> tuple[Bools, Bools, Removed]:
+    """For both sides which pieces stay: each text once, and a held-out one only there."""
+    texts = np.concatenate([held_out.text_digests, train.text_digests])
+    order = np.lexsort((texts[:, 1], texts[:, 0]))
+    begins_group = np.ones(len(order), bool)
+    begins_group[1:] = False
+    for half in range(2):
+        of_order = texts[order, half]
+        begins_group[1:] |= of_order[1:] != of_order[:-1]
+    # The sort is stable: a group begins with the text that was read first, and held-out ones were.
+    group_of = np.cumsum(begins_group) - 1
+    first_is_held_out = (order[begins_group] < len(held_out.sizes))[group_of]
+    kept, is_held_out = np.zeros(len(order), bool), np.zeros(len(order), bool)
+    kept[order[begins_group]] = True
+    is_held_out[order] = first_is_held_out
+    kept_held_out, kept_train = kept[: len(held_out.sizes)], kept[len(held_out.sizes) :]
+    return kept_held_out, kept_train, _removed(train, kept_train, is_held_out[len(held_out.sizes) :])
+
+
+def _removed(train: _Pieces, kept: Bools, is_held_out: Bools) -> Removed:
+    whole_of = np.cumsum(np.frombuffer(train.begins, np.uint8)) - 1
+    pieces_of = np.bincount(whole_of)
+    gone = int((np.bincount(whole_of, ~kept) == pieces_of).sum())
+    held_out = int((np.bincount(whole_of, is_held_out) == pieces_of).sum())
+    return Removed(
+        duplicates=int((~kept & ~is_held_out).sum()),
+        held_out=int(is_held_out.sum()),
+        whole_duplicates=gone - held_out,
+        whole_held_out=held_out,
+    )
+
+
+def _sample(kept: Bools, most: int | None, seed: int) -> Bools:
+    """At most `most` of the kept pieces. Held-out ones left out here are not trained on either."""
+    places = np.flatnonzero(kept)
+    if most is None or most >= len(places):
+        return kept
+    sampled = np.zeros_like(kept)
+    sampled[places[random.Random(seed).sample(range(len(places)), most)]] = True
+    return sampled
+
+
+def _selection(found: _Pieces, kept: Bools, domains: list[str], shard_bytes: int) -> Selection:
+    sizes = np.frombuffer(found.sizes, np.uint32)[kept].astype(np.int64)
+    cuts = cut(sizes, shard_bytes)
+    texts = np.frombuffer(found.texts, np.uint8).reshape(-1, TEXT_BYTES)[kept]
+    labels = np.frombuffer(found.labels, np.uint8).reshape(-1, LABEL_BYTES)[kept]
+    checks = []
+    for start, end in pairwise(cuts.tolist()):
+        rows = np.concatenate([texts[start:end], labels[start:end]], axis=1)
+        checks.append(hashlib.sha256(rows.tobytes()).digest())
+    ids, first, counts = np.unique(np.frombuffer(found.domains, np.uint32)[kept], return_index=True, return_counts=True)
+    by_appearance = np.argsort(first)
+    return Selection(
+        kept=kept,
+        cuts=cuts,
+        checks=checks,
+        documents=len(sizes),
+        bytes=int(sizes.sum()),
+        domains={domains[ids[i]]: int(counts[i]) for i in by_appearance},
+        digest=hashlib.sha256(b"".join(checks)).hexdigest(),
+    )
+
+
+def cut(sizes: Ints, shard_bytes: int) -> Ints:
+    """Where shards begin, and the end: each has at most `shard_bytes`, or one document; int64 [shards + 1]."""
+    ends = np.cumsum(sizes)
+    cuts = [0]
+    while cuts[-1] < len(sizes):
+        before = ends[cuts[-1] - 1] if cuts[-1] else 0
+        cuts.append(max(cuts[-1] + 1, int(np.searchsorted(ends, before + shard_bytes, side="right"))))
+    return np.asarray(cuts, np.int64)
