@@ -141,11 +141,12 @@ def wire_cost(top_k: int = 10, tokens: int = 2048) -> dict[str, float]:
     top = TopK(random.integers(0, 49_152, (tokens, top_k)), np.ascontiguousarray(log_probs))
     ids, ends = random.integers(0, 49_152, tokens), np.arange(1, tokens + 1, dtype=np.int64)
     answer = Distributions("d", ids, ends, top, np.full(tokens, -1.0, np.float32))
-    sent = wire.write_answer(answer, "float16").SerializeToString()
+    document = Document("d", "x" * tokens)
+    sent = wire.write_answer(answer, document, "float16").SerializeToString()
 
     def both() -> None:
-        message = type(wire.write_answer(answer, "float16")).FromString(sent)
-        wire.read_answer(message, Document("d", "x" * tokens), top_k, "float16")
+        message = type(wire.write_answer(answer, document, "float16")).FromString(sent)
+        wire.read_answer(message, document, top_k, "float16")
 
     def median_us(function: Callable[[], None]) -> float:
         times = []

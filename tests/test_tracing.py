@@ -146,8 +146,9 @@ def noting_server() -> Iterator[tuple[str, list[str]]]:
 
         def ComputeDistributions(self, request: Any, context: Any) -> Iterator[pb.ComputeDistributionsResponse]:
             self._note(context)
-            for answer in UniformEngine().compute(wire.read_documents(request), request.top_k):
-                yield wire.write_answer(answer, wire.read_log_probs(request.log_probs))
+            documents = wire.read_documents(request)
+            for of in zip(UniformEngine().compute(documents, request.top_k), documents, strict=True):
+                yield wire.write_answer(*of, wire.read_log_probs(request.log_probs))
 
         def _note(self, context: Any) -> None:
             noted.extend(value for key, value in context.invocation_metadata() if key == tracing.HEADER)
@@ -300,7 +301,8 @@ def _plan(folder: Path, address: str) -> None:
     from fusery.formats import shards
     from fusery.formats.store import Store
     from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
-    from fusery.worker.plan import Plan, PlannedSource, addresses_name, plan_name
+    from fusery.worker.launches import Launch
+    from fusery.worker.plan import Plan, PlannedSource
 
     store, model = Store(str(folder)), UniformEngine().model
     source = PlannedSource(
@@ -320,5 +322,4 @@ def _plan(folder: Path, address: str) -> None:
         fusion=FusionSpec(),
     )
     store.publish(plan.corpus_shard(0), shards.write_corpus([shards.CorpusDocument("d", "x", "a text")], {}))
-    store.write_note(plan_name("r"), plan.model_dump(mode="json"))
-    store.write_note(addresses_name("r"), {"s": address})
+    Launch("l", plan, {"s": address}).write(store)

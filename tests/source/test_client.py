@@ -224,8 +224,10 @@ def lying_server(compute: Answer) -> Iterator[str]:
 
 
 def true_messages(request: Any) -> list[pb.ComputeDistributionsResponse]:
-    answers = UniformEngine().compute(wire.read_documents(request), request.top_k)
-    return [wire.write_answer(answer, wire.read_log_probs(request.log_probs)) for answer in answers]
+    documents = wire.read_documents(request)
+    answers = UniformEngine().compute(documents, request.top_k)
+    log_probs = wire.read_log_probs(request.log_probs)
+    return [wire.write_answer(*of, log_probs) for of in zip(answers, documents, strict=True)]
 
 
 def test_damaged_swapped_and_missing_answers_are_corrupt_and_asked_for_again() -> None:

@@ -145,8 +145,10 @@ def serving(compute: Behaviour) -> Iterator[str]:
 
 
 def answers_to(request: pb.ComputeDistributionsRequest) -> list[pb.ComputeDistributionsResponse]:
-    answers = UniformEngine().compute(wire.read_documents(request), request.top_k)
-    return [wire.write_answer(answer, wire.read_log_probs(request.log_probs)) for answer in answers]
+    documents = wire.read_documents(request)
+    answers = UniformEngine().compute(documents, request.top_k)
+    log_probs = wire.read_log_probs(request.log_probs)
+    return [wire.write_answer(*of, log_probs) for of in zip(answers, documents, strict=True)]
 
 
 def client_of(address: str, **named: Any) -> SourceClient:

@@ -52,7 +52,7 @@ def test_ten_times_the_queue_is_refused_at_once_and_what_was_accepted_is_right()
     waiting = 4
     engine = load_engine(str(pico_model("llama")), device="cpu")
     requests = [wire.write_request(DOCUMENTS[i % 5 : i % 5 + 1], 4, "float32", None) for i in range(10 * waiting)]
-    expected = [wire.write_answer(engine.compute(DOCUMENTS[i : i + 1], 4)[0], "float32") for i in range(5)]
+    expected = [wire.write_answer(engine.compute([one], 4)[0], one, "float32") for one in DOCUMENTS[:5]]
     hold = Hold()
     compute = engine.compute
 

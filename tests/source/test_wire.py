@@ -76,7 +76,7 @@ def test_an_unknown_number_format_is_refused(value: int) -> None:
 def test_an_answer_survives(log_probs: LogProbs) -> None:
     assert wire.read_log_probs({"float16": 1, "float32": 2}[log_probs]) == log_probs
     for document, answer in zip(DOCUMENTS, UniformEngine().compute(DOCUMENTS, 4), strict=True):
-        back = wire.read_answer(wire.write_answer(answer, log_probs), document, 4, log_probs)
+        back = wire.read_answer(wire.write_answer(answer, document, log_probs), document, 4, log_probs)
         assert np.array_equal(back.token_ids_T, answer.token_ids_T)
         assert np.array_equal(back.byte_ends_T, answer.byte_ends_T)
         assert np.array_equal(back.top.ids_RK, answer.top.ids_RK)
@@ -84,7 +84,7 @@ def test_an_answer_survives(log_probs: LogProbs) -> None:
 
 
 def test_an_answer_to_another_question_is_refused() -> None:
-    message = wire.write_answer(UniformEngine().compute(DOCUMENTS[:1], 4)[0], "float16")
+    message = wire.write_answer(UniformEngine().compute(DOCUMENTS[:1], 4)[0], DOCUMENTS[0], "float16")
     asked: list[tuple[Document, int, LogProbs]] = [
         (DOCUMENTS[1], 4, "float16"),
         (DOCUMENTS[0], 5, "float16"),
@@ -95,9 +95,16 @@ def test_an_answer_to_another_question_is_refused() -> None:
             wire.read_answer(message, document, k, log_probs)
 
 
+def test_an_answer_to_a_text_that_was_damaged_on_its_way_is_refused() -> None:
+    message = wire.write_answer(UniformEngine().compute(DOCUMENTS[:1], 4)[0], DOCUMENTS[0], "float16")
+    asked = Document(DOCUMENTS[0].id, "X" + DOCUMENTS[0].text[1:])
+    with pytest.raises(Corrupt, match="CRC-32"):
+        wire.read_answer(message, asked, 4, "float16")
+
+
 def test_an_answer_that_does_not_reach_the_end_of_the_text_is_refused() -> None:
-    message = wire.write_answer(UniformEngine().compute(DOCUMENTS[:1], 4)[0], "float16")
     longer = Document("d0", TEXTS[0] + "more")
+    message = wire.write_answer(UniformEngine().compute(DOCUMENTS[:1], 4)[0], longer, "float16")
     with pytest.raises(Corrupt, match="its last token ends at byte"):
         wire.read_answer(message, longer, 4, "float16")
 

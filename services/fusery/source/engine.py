@@ -20,7 +20,7 @@ from fusery.core.rules import Dtype
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import TopK
 from fusery.errors import InvalidInput, ModelError
-from fusery.models.checkpoint import inspect_checkpoint
+from fusery.models.checkpoint import inspect_checkpoint, local_folder
 from fusery.models.head import SplitModel, split
 from fusery.models.loading import load_model, weights_fingerprint
 from fusery.source.api import Distributions, Document, Limits, ModelDescription, check_request, check_tokens
@@ -190,8 +190,8 @@ def load_engine(
     Raises:
         ModelError: the checkpoint can't be used.
     """
-    checkpoint = inspect_checkpoint(model, revision)
-    folder = str(checkpoint.folder)
+    folder = str(local_folder(model, revision))
+    checkpoint = inspect_checkpoint(folder)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
     network = load_model(folder, None, dtype, attention, place)
     description = ModelDescription(

@@ -90,7 +90,7 @@ def _answer(
     began = time.perf_counter()
     call.wait_s = began - queued
     answers = engine.compute(documents, top_k)
-    messages = [wire.write_answer(answer, log_probs) for answer in answers]
+    messages = [wire.write_answer(*of, log_probs) for of in zip(answers, documents, strict=True)]
     call.compute_s = time.perf_counter() - began
     _count(call, answers)
     return messages

@@ -146,9 +146,9 @@ def read_log_probs(value: int) -> LogProbs:
     raise InvalidInput(f"log_probs: got {value}, expected LOG_PROBS_FLOAT16 (1) or LOG_PROBS_FLOAT32 (2)")
 
 
-def write_answer(answer: Distributions, log_probs: LogProbs) -> pb.ComputeDistributionsResponse:
+def write_answer(answer: Distributions, document: Document, log_probs: LogProbs) -> pb.ComputeDistributionsResponse:
     arrays = Unpacked(answer.token_ids_T, answer.byte_ends_T, answer.top, answer.next_log_probs_T)
-    packed = pack(answer.document_id, arrays, log_probs)
+    packed = pack(answer.document_id, arrays, log_probs, document.text)
     return pb.ComputeDistributionsResponse(
         document_id=answer.document_id,
         tokens=packed.tokens,
@@ -186,7 +186,7 @@ def read_answer(
         message.next_log_probs,
         message.crc32,
     )
-    arrays = unpack(document.id, packed)
+    arrays = unpack(document.id, packed, document.text)
     text_bytes = len(document.text.encode())
     if not packed.tokens or arrays.byte_ends_T[-1] != text_bytes:
         last = int(arrays.byte_ends_T[-1]) if packed.tokens else None
