@@ -49,17 +49,30 @@ def _run_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE.yaml", help="the run's YAML")
 
 
+def _started_run(parser: argparse.ArgumentParser) -> None:
+    _run_file(parser)
+    help_text = "what relative paths in FILE.yaml are relative to, if it is a copy (default: its own folder)"
+    parser.add_argument("--relative-to", type=Path, metavar="FOLDER", help=help_text)
+
+
 def _validate(given: Arguments) -> None:
+    from fusery.pipeline.evaluation_tasks import check_tasks
+    from fusery.pipeline.licences import check_licences
     from fusery.pipeline.preflight import check_run, open_run
 
-    run = open_run(given.file)
+    run = open_run(given.file, asks_store=not given.offline)
     if not given.offline:
         check_run(run)
+        check_tasks(run)
+        check_licences(run)
     train, held_out = run.corpora.train, run.corpora.held_out
     print(f"{given.file}: valid; run {run.run_id}")
     print(f"  {len(run.config.sources)} sources, target {run.config.target.model}")
-    print(f"  {len(train.documents)} training documents in {train.shards} shards, {len(held_out.documents)} held out")
-    print(f"  domains: {', '.join(held_out.domains)}; {run.corpora.removed_duplicates} duplicates left out")
+    removed = run.corpora.removed
+    print(f"  {train.documents} training documents in {train.shards} shards, {held_out.documents} held out")
+    print(f"  domains: {', '.join(held_out.domains)}; {removed.duplicates} duplicates left out")
+    if removed.held_out:
+        print(f"  {removed.held_out} left out of the training documents because their text is held out")
 
 
 def _set_up_validate(parser: argparse.ArgumentParser) -> None:
@@ -68,20 +81,32 @@ def _set_up_validate(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(given: Arguments) -> None:
-    from fusery.pipeline.run import run_to_the_end
+    from fusery.pipeline.registration import accept_step
+    from fusery.pipeline.run import Until, run_to_the_end
 
-    run_to_the_end(given.file)
+    accept_step(given.file, given.accept_license)
+    run_to_the_end(given.file, None if given.until is None else Until(given.until), as_json=given.json)
+
+
+def _set_up_run(parser: argparse.ArgumentParser) -> None:
+    _run_file(parser)
+    steps = ("capture", "align", "fuse", "train", "evaluate")
+    parser.add_argument("--until", choices=steps, help="end after this step (default: all of them)")
+    parser.add_argument("--json", action="store_true", help="progress and result as one JSON object per line")
+    _accepts_licences(parser)
 
 
 def _status(given: Arguments) -> None:
     from fusery.pipeline.status import show_status
 
-    show_status(given.file, as_json=given.json)
+    show_status(given.run, given.store, as_json=given.json, watch=given.watch)
 
 
 def _set_up_status(parser: argparse.ArgumentParser) -> None:
-    _run_file(parser)
-    parser.add_argument("--json", action="store_true", help="for programs")
+    parser.add_argument("run", metavar="FILE.yaml|RUN_ID", help="the run's YAML, or its id in the store")
+    parser.add_argument("--store", metavar="URL", help="where a RUN_ID is looked for (default: FUSERY_STORE)")
+    parser.add_argument("--json", action="store_true", help="for programs; with --watch one object per line")
+    parser.add_argument("--watch", action="store_true", help="show it anew every few seconds, until it is done")
 
 
 def _coverage(given: Arguments) -> None:
@@ -192,38 +217,122 @@ def _set_up_worker(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--hops", default="capture,align,fuse", help="the queues that it serves (default: all)")
 
 
+def _cache(given: Arguments) -> int | None:
+    from fusery.pipeline import cache_show
+
+    if given.act == "verify":
+        return cache_show.show_verified(given.store, as_json=given.json, removes=given.remove)
+    if given.act == "ls":
+        cache_show.show_holdings(given.store, as_json=given.json)
+    else:
+        removal = cache_show.Removal(tuple(given.names), given.unused, given.force, given.yes)
+        cache_show.show_removed(given.store, removal)
+    return None
+
+
+def _set_up_cache(parser: argparse.ArgumentParser) -> None:
+    acts = parser.add_subparsers(dest="act", metavar="ls|verify|rm", required=True)
+    store = "the store's folder or URL, or a run's YAML (default: FUSERY_STORE)"
+    for name, summary in (
+        ("ls", "Show what the store holds, how large it is, and which runs use it."),
+        ("verify", "Read every artefact and check it; exit 1 if one is damaged."),
+    ):
+        act = acts.add_parser(name, help=summary, description=summary)
+        act.add_argument("store", metavar="STORE|FILE.yaml", nargs="?", help=store)
+        act.add_argument("--json", action="store_true", help="for programs")
+        if name == "verify":
+            act.add_argument("--remove", action="store_true", help="take damaged ones away, to be made again")
+    summary = "Remove what is named and no unfinished run uses."
+    act = acts.add_parser("rm", help=summary, description=summary)
+    act.add_argument("names", metavar="NAME", nargs="*", help="as ls shows them; * stands for anything")
+    act.add_argument("--store", metavar="STORE|FILE.yaml", help=store)
+    act.add_argument("--unused", action="store_true", help="all that no run's plan names")
+    act.add_argument("--force", action="store_true", help="also what unfinished runs use")
+    act.add_argument("--yes", action="store_true", help="do not ask")
+
+
 def _train(given: Arguments) -> None:
     from fusery.pipeline.steps import train_step
 
-    train_step(given.file, clm_only=given.clm_only, threads=given.threads)
+    options = {"clm_only": given.clm_only, "only_source": given.only_source}
+    train_step(given.file, threads=given.threads, folder=given.relative_to, **options)
 
 
 def _set_up_train(parser: argparse.ArgumentParser) -> None:
-    _run_file(parser)
-    parser.add_argument("--clm-only", action="store_true", help="the baseline: the same tokens and steps, λ = 1")
+    _started_run(parser)
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--clm-only", action="store_true", help="the baseline: the same tokens and steps, λ = 1")
+    kind.add_argument("--only-source", metavar="NAME", help="the baseline: this source's evidence alone")
     parser.add_argument("--threads", type=_count, help="CPU threads (default: all cores)")
 
 
 def _evaluate(given: Arguments) -> None:
     from fusery.pipeline.steps import evaluate_step
 
-    evaluate_step(given.file, threads=given.threads)
+    data = None if given.task_data is None else str(given.task_data.resolve())
+    tasks = None if given.tasks is None else tuple(given.tasks.split(","))
+    options = {"tasks": tasks, "task_limit": given.task_limit, "task_data": data}
+    changes = {key: value for key, value in options.items() if value is not None}
+    evaluate_step(given.file, threads=given.threads, folder=given.relative_to, changes=changes)
 
 
 def _set_up_evaluate(parser: argparse.ArgumentParser) -> None:
-    _run_file(parser)
+    _started_run(parser)
     parser.add_argument("--threads", type=_count, help="CPU threads (default: all cores)")
+    parser.add_argument("--tasks", metavar="NAMES", help="suites and tasks, such as commonsense,reasoning or arc_easy")
+    parser.add_argument("--task-limit", type=_count, help="only so many items of each task")
+    parser.add_argument("--task-data", type=Path, metavar="FOLDER", help="where tasks have their data, before the hub")
 
 
 def _register(given: Arguments) -> None:
-    from fusery.pipeline.steps import register_step
+    from fusery.pipeline.registration import accept_step, gate_of, register_step
 
-    registered: dict[str, Any] = register_step(given.file)
-    print(json.dumps(registered, indent=2))
+    accept_step(given.file, given.accept_license)
+    registered: dict[str, Any] = register_step(given.file, given.relative_to)
+    print(json.dumps(registered, indent=2), flush=True)
+    # A run that started this command says at its end what the gate said.
+    if given.relative_to is None:
+        gate_of(given.file)
+
+
+def _set_up_register(parser: argparse.ArgumentParser) -> None:
+    _started_run(parser)
+    _accepts_licences(parser)
+
+
+def _accepts_licences(parser: argparse.ArgumentParser) -> None:
+    what = "a licence with conditions that you accept, by id, or the source whose licence it is; may be repeated"
+    parser.add_argument("--accept-license", metavar="ID", action="append", default=[], help=what)
+
+
+def _promote(given: Arguments) -> None:
+    from fusery.pipeline.registration import promote_step, promoted_lines
+
+    for line in promoted_lines(promote_step(given.given, given.version, given.force)):
+        print(line)
+
+
+def _set_up_promote(parser: argparse.ArgumentParser) -> None:
+    what = "the run's YAML, or the name of a registered model (in the MLflow of FUSERY_TRACKING_URI)"
+    parser.add_argument("given", metavar="FILE.yaml|NAME", help=what)
+    parser.add_argument("--version", metavar="N", help="(default: the run's; of a name, the one with alias candidate)")
+    parser.add_argument("--force", metavar="REASON", help="though the gate did not pass it; the reason is kept with it")
+
+
+def _report(given: Arguments) -> None:
+    from fusery.pipeline.report_files import report_step
+
+    print(report_step(given.file, given.out, given.relative_to))
+
+
+def _set_up_report(parser: argparse.ArgumentParser) -> None:
+    _started_run(parser)
+    where = "where the page goes (default: the run's folder, with its pictures)"
+    parser.add_argument("--out", type=Path, metavar="FILE.html", help=where)
 
 
 COMMANDS: list[tuple[str, str, str, Setup, Callable[[Arguments], int | None]]] = [
-    ("run", "Carry a run out to its end, or take it up again.", "fusery run examples/tiny.yaml", _run_file, _run),
+    ("run", "Carry a run out to its end, or take it up again.", "fusery run examples/tiny.yaml", _set_up_run, _run),
     (
         "validate",
         "Check a run's YAML, models, corpora and addresses, without any work.",
@@ -282,6 +391,13 @@ COMMANDS: list[tuple[str, str, str, Setup, Callable[[Arguments], int | None]]] =
         _worker,
     ),
     (
+        "cache",
+        "Show, check and clear what a store holds: captures above all.",
+        "fusery cache ls examples/tiny.yaml",
+        _set_up_cache,
+        _cache,
+    ),
+    (
         "train",
         "Train the target of a run whose shards are there.",
         "fusery train examples/tiny.yaml --clm-only",
@@ -291,7 +407,7 @@ COMMANDS: list[tuple[str, str, str, Setup, Callable[[Arguments], int | None]]] =
     (
         "evaluate",
         "Measure a run's models on held-out text and write evaluation.json.",
-        "fusery evaluate examples/tiny.yaml",
+        "fusery evaluate examples/tiny.yaml --tasks commonsense --task-limit 200",
         _set_up_evaluate,
         _evaluate,
     ),
@@ -299,7 +415,21 @@ COMMANDS: list[tuple[str, str, str, Setup, Callable[[Arguments], int | None]]] =
         "register",
         "Register a run's fused model in MLflow.",
         "fusery register examples/tiny.yaml",
-        _run_file,
+        _set_up_register,
         _register,
+    ),
+    (
+        "report",
+        "Write a run's measures, gains, evidence and provenance as one HTML file.",
+        "fusery report examples/tiny.yaml --out report.html",
+        _set_up_report,
+        _report,
+    ),
+    (
+        "promote",
+        "Give a registered version the alias champion.",
+        "fusery promote examples/tiny.yaml",
+        _set_up_promote,
+        _promote,
     ),
 ]

@@ -308,7 +308,7 @@ class Baseline(StrEnum):
 
 
 class GateSpec(_Section):
-    """What the measures must show before the registered version gets its alias. They decide nothing else: in no digest."""
+    """What the measures must show before a registered version gets its alias. They decide no byte: in no digest."""
 
     better_than: tuple[Baseline, ...] = (Baseline.TARGET_BEFORE, Baseline.CLM)
     """Models over which the mean of bits per byte must be lower, with a 95 % interval that excludes 0."""

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.core.topk import empty
-from fusery.errors import CorpusError, Mismatch, ModelError
+from fusery.errors import CorpusError, InvalidInput, Mismatch, ModelError
 from fusery.evaluation.bits_per_byte import HeldOutDocument, measure
 from fusery.evaluation.scores import Scores
 from fusery.source.api import Distributions, Document
@@ -156,3 +157,33 @@ def test_a_real_model_scores_what_transformers_says_of_it() -> None:
     expected = -log_probs.gather(1, ids[0, 1:, None]).sum().item() / math.log(2)
     assert scores.predicted_bytes == (len(text.encode()),)
     assert scores.bits[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_uniform_model_needs_log2_of_its_vocabulary_for_each_token_windows_or_not(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    from fusery.evaluation.windows import Reading
+    from fusery.source.engine import load_engine
+    from picomodels import TEXTS, build_model
+
+    torch.set_num_threads(1)
+    folder = build_model(tmp_path / "uniform", "llama")
+    weights = load_file(folder / "model.safetensors")
+    # Without a norm every hidden state is 0, and so is every logit.
+    weights["model.norm.weight"] = torch.zeros_like(weights["model.norm.weight"])
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    engine = load_engine(str(folder))
+    text = "".join(TEXTS) * 3
+    tokens = len(engine.tokenizer.tokenize(text).ids_T) - 1
+    documents = documents_of(text)
+    with pytest.raises(InvalidInput, match="the context of uniform holds 256"):
+        measure(engine, documents)
+    cut = measure(engine, documents, reading=Reading(engine.tokenizer, 256))
+    expected = math.log2(engine.model.vocabulary_size) * tokens
+    assert cut.bits[0] == pytest.approx(expected, rel=0.01)
+    assert cut.predicted_bytes == (len(text.encode()),)
+    short = documents_of(TEXTS[0])
+    assert measure(engine, short).bits[0] == pytest.approx(
+        math.log2(engine.model.vocabulary_size) * (len(engine.tokenizer.tokenize(TEXTS[0]).ids_T) - 1), rel=1e-5
+    )

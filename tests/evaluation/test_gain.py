@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusery.errors import CorpusError, Mismatch
-from fusery.evaluation.gain import Gain, paired_gain
+from fusery.evaluation.gain import Gain, domain_gains, intervals, paired_gain
 from fusery.evaluation.scores import Scores
 
 
@@ -113,3 +113,27 @@ def test_scores_of_other_documents_do_not_compare() -> None:
 def test_a_gain_survives_json() -> None:
     gain = paired_gain(scores_of([100.0, 120.0]), scores_of([90.0, 130.0]), seed=0)
     assert Gain.from_json(json.loads(json.dumps(gain.to_json()))) == gain
+
+
+def test_the_gain_of_a_domain_is_that_of_its_documents_alone() -> None:
+    rng = np.random.default_rng(0)
+    domains = ["a"] * 30 + ["b"] * 30
+    before = scores_of(rng.uniform(90, 110, 60).tolist(), domains=domains)
+    after = scores_of([0.9 * bits for bits in before.bits[:30]] + list(before.bits[30:]), domains=domains)
+    gains = domain_gains(before, after, seed=1)
+    assert list(gains) == ["a", "b"]
+    assert gains["a"].relative.value == pytest.approx(-0.1)
+    assert gains["a"].relative.high < 0
+    assert (gains["a"].documents, gains["b"].documents) == (30, 30)
+    assert gains["b"].bits_per_byte.value == gains["b"].bits_per_byte.low == gains["b"].bits_per_byte.high == 0
+    assert gains["a"] == paired_gain(scores_of(list(before.bits[:30])), scores_of(list(after.bits[:30])), seed=1)
+
+
+def test_the_interval_of_a_domain_holds_its_bits_per_byte_and_narrows_with_more_documents() -> None:
+    rng = np.random.default_rng(0)
+    few, many = (intervals(scores_of(rng.normal(100, 10, size).tolist()), seed=0)["all"] for size in (10, 1000))
+    assert few.low < few.value < few.high
+    assert many.low < many.value < many.high
+    assert many.high - many.low < (few.high - few.low) / 4
+    constant = intervals(scores_of([7.0] * 5), seed=0)["all"]
+    assert constant.low == constant.value == constant.high

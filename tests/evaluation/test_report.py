@@ -12,6 +12,7 @@ import pytest
 from fusery.errors import Corrupt, Mismatch
 from fusery.evaluation.report import Report, read, write
 from fusery.evaluation.scores import Scores
+from fusery.evaluation.verdict import Check, Verdict
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "evaluation-json.md"
 
@@ -71,6 +72,14 @@ def test_a_report_of_before_there_were_warnings_has_none(tmp_path: Path) -> None
     del content["warnings"]
     (tmp_path / "evaluation.json").write_text(json.dumps(content), encoding="utf-8")
     assert read(tmp_path / "evaluation.json") == report_of(warnings=())
+
+
+def test_a_judged_report_reads_back_with_its_verdict(tmp_path: Path) -> None:
+    report = report_of(verdict=Verdict((Check("better", True, "why"),), {"least_gain": 0.0}))
+    write(report, tmp_path / "evaluation.json")
+    assert read(tmp_path / "evaluation.json") == report
+    documented = set(re.findall(r"`([a-z_]+)`", DOCS.read_text(encoding="utf-8")))
+    assert keys_of(report.to_json()["verdict"]) <= documented
 
 
 def test_a_source_may_have_the_name_of_a_role() -> None:

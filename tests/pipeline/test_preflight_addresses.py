@@ -12,9 +12,9 @@ import pytest
 from fusery.errors import AddressError, ConfigError, CorpusError, FuseryError
 from fusery.pipeline.local import start_broker
 from fusery.pipeline.preflight import check_run, open_run
-from fusery.worker.broker import check_broker
 from fusery.pipeline.processes import Supervisor
 from fusery.source.api import Limits
+from fusery.worker.broker import check_broker
 from picorun import write_run
 from refusals import refused
 from sourceservers import UniformEngine, running

@@ -3,21 +3,24 @@
 A token's cross-entropy depends on how much text the token covers, so token perplexities of two tokenizers do
 not compare; bits divided by the bytes they predict do. The price: a model without BOS does not predict its
 first token, so that token's bytes are left out of its bits and of its bytes, and it is measured on a few bytes
-less per document than a model with BOS. The end of a document is predicted by nobody.
+less per document than a model with BOS. The end of a document is predicted by nobody. Documents longer than the
+model's context are read in overlapping windows (`windows`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from fusery.core.batches import by_length
 from fusery.errors import CorpusError, Mismatch, ModelError
 from fusery.evaluation.scores import Scores
+from fusery.evaluation.windows import Read, Reading, Window, joined, windows
 from fusery.source.api import Distributions, Document
 
 Progress = Callable[[int, int], None]
@@ -34,56 +37,103 @@ class HeldOutDocument:
 
 
 class Computes(Protocol):
-    """A model in this process, or behind a source server."""
+    """A model in this process."""
 
     def compute(self, documents: Sequence[Document], top_k: int) -> Sequence[Distributions]: ...
 
 
+@runtime_checkable
+class ComputesMany(Protocol):
+    """A model behind a source server, which works on a request while the answer to the one before is on its way."""
+
+    def compute_many(self, requests: Iterable[Sequence[Document]], top_k: int) -> Iterator[Sequence[Distributions]]: ...
+
+
 def measure(
-    model: Computes,
+    model: Computes | ComputesMany,
     documents: Sequence[HeldOutDocument],
     batch_bytes: int = 16_384,
     progress: Progress | None = None,
+    reading: Reading | None = None,
 ) -> Scores:
     """Bits and predicted bytes of each document, in the order given.
 
     Bits are −Σ log2 p over all rows but the last; predicted bytes are those between the first token's end and
-    the last's: all of them after a BOS. Batches depend on the documents and `batch_bytes` alone, since a
-    model's probabilities depend on its batch.
+    the last's: all of them after a BOS. Batches depend on the documents, `reading` and `batch_bytes` alone, since a
+    model's probabilities depend on its batch. Without `reading`, every document must fit the model's context.
 
     Raises:
-        CorpusError: no documents, two with one id, or a domain in which no byte is predicted.
+        CorpusError: no documents, two with one id, a domain in which no byte is predicted, or text that can't be cut.
         Mismatch: the answers are not about the documents asked for.
         ModelError: a probability is not a number or 0.
     """
     _check_ids(documents)
-    bits, predicted_bytes = [0.0] * len(documents), [0] * len(documents)
-    done = 0
-    for rows in by_length([len(document.text.encode()) for document in documents], batch_bytes):
-        asked = [Document(documents[row].doc_id, documents[row].text) for row in rows]
-        answers = model.compute(asked, top_k=1)
-        _check_answers(asked, answers)
-        for row, answer in zip(rows, answers, strict=True):
-            bits[row], predicted_bytes[row] = _bits_and_bytes(answer)
-        done += len(rows)
+    pieces = list(_pieces(documents, reading))
+    reads: list[list[Read]] = [[] for _ in documents]
+    left = Counter(piece.row for piece in pieces)
+    for batch, answers in _answered(model, pieces, batch_bytes):
+        for piece, answer in zip(batch, answers, strict=True):
+            reads[piece.row].append(_checked(answer, piece.start))
+            left[piece.row] -= 1
         if progress is not None:
-            progress(done, len(documents))
-    ids = tuple(document.doc_id for document in documents)
-    return Scores(ids, tuple(document.domain for document in documents), tuple(bits), tuple(predicted_bytes))
+            progress(sum(not count for count in left.values()), len(documents))
+    return _scores(documents, reads)
 
 
-def _bits_and_bytes(answer: Distributions) -> tuple[float, int]:
-    log_probs = np.asarray(answer.next_log_probs_T[:-1], np.float64)
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A document, or a window of it, and where it comes from."""
+
+    row: int
+    start: int
+    asked: Document
+
+
+def _pieces(documents: Sequence[HeldOutDocument], reading: Reading | None) -> Iterator[_Piece]:
+    texts = [document.text for document in documents]
+    cut = [[Window(0, text)] for text in texts] if reading is None else windows(texts, reading)
+    for row, (document, of_document) in enumerate(zip(documents, cut, strict=True)):
+        for window in of_document:
+            # NUL stands in no file's name: no document has the id of another's window.
+            name = document.doc_id if len(of_document) == 1 else f"{document.doc_id}\0{window.start}"
+            yield _Piece(row, window.start, Document(name, window.text))
+
+
+def _answered(
+    model: Computes | ComputesMany, pieces: Sequence[_Piece], batch_bytes: int
+) -> Iterator[tuple[list[_Piece], Sequence[Distributions]]]:
+    lengths = [len(piece.asked.text.encode()) for piece in pieces]
+    batches = [[pieces[index] for index in rows] for rows in by_length(lengths, batch_bytes)]
+    requests = ([piece.asked for piece in batch] for batch in batches)
+    if isinstance(model, ComputesMany):
+        answers = model.compute_many(requests, top_k=1)
+    else:
+        answers = (model.compute(request, top_k=1) for request in requests)
+    for batch, answer in zip(batches, answers, strict=True):
+        _check_answers([piece.asked for piece in batch], answer)
+        yield batch, answer
+
+
+def _checked(answer: Distributions, start: int) -> Read:
+    log_probs = np.asarray(answer.next_log_probs_T[:-1])
     if not np.isfinite(log_probs).all():
         row = int(np.argmin(np.isfinite(log_probs)))
         raise ModelError(
             f"document {answer.document_id}: the log-probability after token {row} is {log_probs[row]}, expected a "
             "finite number; the model's weights or its number format are broken: try dtype float32"
         )
-    ends = answer.byte_ends_T
-    predicted = int(ends[-1]) - int(ends[0]) if len(ends) else 0
-    # `+ 0.0` turns the −0.0 of an empty sum into 0.0.
-    return -float(log_probs.sum()) / math.log(2) + 0.0, predicted
+    return Read(start, answer.byte_ends_T + start, answer.next_log_probs_T)
+
+
+def _scores(documents: Sequence[HeldOutDocument], reads: Sequence[list[Read]]) -> Scores:
+    bits, predicted_bytes = [], []
+    for of_document in reads:
+        log_probs, predicted = joined(sorted(of_document, key=lambda read: read.start))
+        # `+ 0.0` turns the −0.0 of an empty sum into 0.0.
+        bits.append(-float(log_probs.sum(dtype=np.float64)) / math.log(2) + 0.0)
+        predicted_bytes.append(predicted)
+    ids, domains = (document.doc_id for document in documents), (document.domain for document in documents)
+    return Scores(tuple(ids), tuple(domains), tuple(bits), tuple(predicted_bytes))
 
 
 def _check_ids(documents: Sequence[HeldOutDocument]) -> None:

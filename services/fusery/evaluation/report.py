@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from fusery.errors import Corrupt, Mismatch
-from fusery.evaluation.gain import Gain, paired_gain
+from fusery.evaluation.gain import Gain, domain_gains, paired_gain
 from fusery.evaluation.scores import Scores
+from fusery.evaluation.task_scores import TaskScores, task_summary
+from fusery.evaluation.verdict import Verdict
 
 FORMAT = 1
 
@@ -26,10 +28,14 @@ Coverage = Mapping[str, Mapping[str, Mapping[str, Any]]]
 class Report:
     """Scores of all models on the same held-out documents, and how the training data came about.
 
+    `baselines`: further models by their name in tables: ensemble, weight merging, single source NAME. `remarks`: why
+    one of them is not there, or not whole. `tasks`: by the names of `models`, then by task; a model that was given no
+    task is not there.
     `coverage`: of each source and domain the share of target positions with evidence ("positions"), the mean
     probability mass kept there ("kept_mass"), and what became of the rest; None where there is nothing to measure.
     `wins`: of each domain, each source's share of the evidence's weight: under MinCE, of the positions. `warnings`:
-    lines, where coverage is under the run's floors. `training`: settings, as logged.
+    lines, where coverage is under the run's floors. `training`: settings, as logged. `verdict`: what the gate says of
+    all this; None before it has judged.
 
     Raises:
         Mismatch: the models were measured on different documents.
@@ -40,10 +46,14 @@ class Report:
     fused: Scores
     sources: Mapping[str, Scores]
     clm: Scores | None = None
+    baselines: Mapping[str, Scores] = field(default_factory=dict)
+    remarks: Mapping[str, str] = field(default_factory=dict)
+    tasks: Mapping[str, Mapping[str, TaskScores]] = field(default_factory=dict)
     coverage: Coverage = field(default_factory=dict)
     wins: Shares = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     training: Mapping[str, Any] = field(default_factory=dict)
+    verdict: Verdict | None = None
     seed: int = 0
     resamples: int = 2000
 
@@ -60,7 +70,7 @@ class Report:
         """Scores by the name in tables and metrics, in the order of their rows; a source is "source NAME"."""
         clm = {} if self.clm is None else {"CLM": self.clm}
         sources = {f"source {name}": scores for name, scores in self.sources.items()}
-        return {"target before": self.target_before, **sources, **clm, "fused": self.fused}
+        return {"target before": self.target_before, **sources, **self.baselines, **clm, "fused": self.fused}
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -71,19 +81,31 @@ class Report:
         others = {name: scores for name, scores in self.models.items() if name != "fused"}
         return {name: paired_gain(scores, self.fused, self.seed, self.resamples) for name, scores in others.items()}
 
+    def domain_gains(self) -> dict[str, dict[str, Gain]]:
+        """As `gains`, of each domain by itself: by the names of `models`, then by domain."""
+        others = {name: scores for name, scores in self.models.items() if name != "fused"}
+        return {name: domain_gains(scores, self.fused, self.seed, self.resamples) for name, scores in others.items()}
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; the keys are documented in docs/evaluation-json.md."""
         gains = {name: gain.to_json() for name, gain in self.gains().items()}
+        by_domain = {name: {d: g.to_json() for d, g in found.items()} for name, found in self.domain_gains().items()}
+        tasks = {name: [scores.to_json() for scores in found.values()] for name, found in self.tasks.items()}
         return {
             "format": FORMAT,
             "run_id": self.run_id,
             "models": _by_role(self, {name: scores.summary() for name, scores in self.models.items()}),
             "gains": _by_role(self, gains),
+            "domain_gains": _by_role(self, by_domain),
+            "remarks": dict(self.remarks),
+            "tasks": {name: task_summary(self.tasks, name, self.seed) for name in self.tasks},
             "coverage": {source: {d: dict(v) for d, v in domains.items()} for source, domains in self.coverage.items()},
             "wins": {domain: dict(shares) for domain, shares in self.wins.items()},
             "warnings": list(self.warnings),
+            **({} if self.verdict is None else {"verdict": self.verdict.to_json()}),
             "training": dict(self.training),
             "bootstrap": {"seed": self.seed, "resamples": self.resamples},
+            "task_items": tasks,
             "documents": _by_role(self, {name: scores.columns() for name, scores in self.models.items()}),
         }
 
@@ -106,9 +128,16 @@ class Report:
             fused=_scores(documents["fused"]),
             sources={name: _scores(columns) for name, columns in documents["sources"].items()},
             clm=_scores(documents["clm"]) if "clm" in documents else None,
+            baselines={name: _scores(columns) for name, columns in documents["baselines"].items()},
+            remarks=content["remarks"],
+            tasks={
+                name: {row["task"]: TaskScores.from_json(row) for row in rows}
+                for name, rows in content["task_items"].items()
+            },
             coverage=content["coverage"],
             wins=content["wins"],
             warnings=tuple(content.get("warnings", ())),
+            verdict=Verdict.from_json(content["verdict"]) if "verdict" in content else None,
             training=content["training"],
             **content["bootstrap"],
         )
@@ -117,12 +146,13 @@ class Report:
 def write(report: Report, path: Path) -> None:
     """evaluation.json at `path`, whole or not at all."""
     content = report.to_json()
-    documents = content.pop("documents")
+    lines = {
+        key: json.dumps(content.pop(key), ensure_ascii=False, allow_nan=False) for key in ("task_items", "documents")
+    }
     summary = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    columns = json.dumps(documents, ensure_ascii=False, allow_nan=False)
-    open_summary = summary.removesuffix("\n}")
+    columns = "".join(f',\n  "{key}": {line}' for key, line in lines.items())
     beside = path.with_name(path.name + ".tmp")
-    beside.write_text(f'{open_summary},\n  "documents": {columns}\n}}\n', encoding="utf-8")
+    beside.write_text(summary.removesuffix("\n}") + columns + "\n}\n", encoding="utf-8")
     beside.replace(path)
 
 
@@ -143,7 +173,8 @@ def _by_role(report: Report, values: Mapping[str, Any]) -> dict[str, Any]:
     """`values` (by the names of `models`) by role: target_before, sources by name, clm, fused; absent ones left out."""
     named = {"target_before": "target before", "clm": "CLM", "fused": "fused"}
     roles = {role: values[name] for role, name in named.items() if name in values}
-    return {**roles, "sources": {name: values[f"source {name}"] for name in report.sources}}
+    baselines = {name: values[name] for name in report.baselines}
+    return {**roles, "sources": {name: values[f"source {name}"] for name in report.sources}, "baselines": baselines}
 
 
 def _scores(columns: Mapping[str, Any]) -> Scores:

@@ -17,6 +17,8 @@ from rich.text import Text
 from fusery.core.rules import FusionRule
 from fusery.evaluation.gain import Gain
 from fusery.evaluation.report import Report
+from fusery.evaluation.task_scores import difference
+from fusery.evaluation.task_suites import SUITES
 
 _MAX_DOMAIN_COLUMNS = 6
 _FEW_DOCUMENTS = 10
@@ -48,15 +50,21 @@ def render_tables(report: Report) -> list[RenderableType]:
     lines = [Text(line, style="bold" if "CLM" in line else "") for line in gain_lines(report)]
     parts = [*_titled(bits_per_byte_cells(report)), *lines]
     warnings = [Text(f"warning: {line}", style="yellow") for line in report.warnings]
-    return [*parts, *(part for cells in _evidence(report) for part in _titled(cells)), *warnings]
+    remarks = [Text(line) for line in remark_lines(report)]
+    tables = [part for cells in (*task_cells(report), *evidence_cells(report)) for part in _titled(cells)]
+    tasks = [Text(line) for line in task_lines(report)]
+    return [*parts, *remarks, *tables, *tasks, *warnings, *_verdict_texts(report)]
 
 
 def to_markdown(report: Report) -> str:
     """The same as `render_tables`, for a document."""
-    evidence = [_markdown(cells) for cells in _evidence(report)]
-    gains = "\n".join(f"- {line}" for line in gain_lines(report))
+    evidence = [_markdown(cells) for cells in (*task_cells(report), *evidence_cells(report))]
+    lines = [*gain_lines(report), *task_lines(report), *remark_lines(report)]
+    gains = "\n".join(f"- {line}" for line in lines)
     warnings = ["\n".join(f"- warning: {line}" for line in report.warnings)] if report.warnings else []
-    return "\n\n".join([_markdown(bits_per_byte_cells(report)), gains, *evidence, *warnings]) + "\n"
+    head, *reasons = verdict_lines(report) or [""]
+    verdict = [f"**{head}**\n\n" + "\n".join(f"- {line}" for line in reasons)] if head else []
+    return "\n\n".join([*verdict, _markdown(bits_per_byte_cells(report)), gains, *evidence, *warnings]) + "\n"
 
 
 def bits_per_byte_cells(report: Report) -> Cells:
@@ -84,16 +92,70 @@ def gain_lines(report: Report) -> list[str]:
     return [gain_line(name, gains[name]) for name in ordered]
 
 
+def remark_lines(report: Report) -> list[str]:
+    """'weight merging: not measured: …': what is not there, or not whole, and why."""
+    return [f"{name}: {remark}" for name, remark in report.remarks.items()]
+
+
+def task_cells(report: Report) -> list[Cells]:
+    """One table, or none: models in rows; tasks in columns, whole suites as their mean."""
+    if not report.tasks:
+        return []
+    tasks = list(dict.fromkeys(task for found in report.tasks.values() for task in found))
+    whole = {suite: members for suite, members in SUITES.items() if all(task in tasks for task in members)}
+    # A suite of many tasks is one column; of a few, each is shown beside the mean.
+    hidden = {task for members in whole.values() if len(members) > _MAX_DOMAIN_COLUMNS for task in members}
+    columns = {task: (task,) for task in tasks if task not in hidden} | whole
+    rows = []
+    for model in (name for name in report.models if name in report.tasks):
+        found = report.tasks[model]
+        means = [[found[task].mean for task in members if task in found] for members in columns.values()]
+        rows.append((model, *(_shown(sum(mean) / len(mean) if mean else None) for mean in means)))
+    items = max(len(scores.items) for found in report.tasks.values() for scores in found.values())
+    return [
+        _fitted(
+            Cells(f"Tasks, share of at most {items:,} items each (higher is better)", ("model", *columns), tuple(rows))
+        )
+    ]
+
+
+def task_lines(report: Report) -> list[str]:
+    """'fused against CLM in 5 tasks: +1.2 points, 95 % interval [+0.3, +2.0]', for each model but fused."""
+    fused, lines = report.tasks.get("fused", {}), []
+    for model in (name for name in report.models if name in report.tasks and name != "fused"):
+        common = [task for task in report.tasks[model] if task in fused]
+        if common:
+            baseline = [report.tasks[model][task] for task in common]
+            gain = difference(baseline, [fused[task] for task in common], report.seed)
+            value, low, high = (
+                f"{100 * share:+.1f}".replace("-", _MINUS) for share in (gain.value, gain.low, gain.high)
+            )
+            sure = "" if gain.low > 0 or gain.high < 0 else "; the interval holds 0: no difference shown"
+            lines.append(
+                f"fused against {model} in {len(common)} tasks: {value} points, 95 % interval [{low}, {high}]{sure}"
+            )
+    return lines
+
+
+def verdict_lines(report: Report) -> list[str]:
+    """'gate passed' or 'gate failed', and a line for each check; nothing where the gate has not judged."""
+    if report.verdict is None:
+        return []
+    return [f"gate {report.verdict.word}", *report.verdict.reasons]
+
+
 def gain_line(name: str, gain: Gain) -> str:
     """'fused against CLM: −2.6 % bits per byte, 95 % interval [−3.1 %, −2.0 %]'."""
+    return f"fused against {name}: {gain_figures(gain)}"
+
+
+def gain_figures(gain: Gain) -> str:
+    """'−2.6 % bits per byte, 95 % interval [−3.1 %, −2.0 %]', and what weakens it."""
     change = gain.relative
     sure = "" if change.high < 0 or change.low > 0 else "; the interval holds 0: no difference shown"
     if gain.fewest_documents < _FEW_DOCUMENTS:
         sure += f" (too narrow: a domain has only {gain.fewest_documents} documents)"
-    return (
-        f"fused against {name}: {percent(change.value)} bits per byte, "
-        f"95 % interval [{percent(change.low)}, {percent(change.high)}]{sure}"
-    )
+    return f"{percent(change.value)} bits per byte, 95 % interval [{percent(change.low)}, {percent(change.high)}]{sure}"
 
 
 def percent(share: float) -> str:
@@ -104,7 +166,7 @@ def percent(share: float) -> str:
     return sign + rounded
 
 
-def _evidence(report: Report) -> list[Cells]:
+def evidence_cells(report: Report) -> list[Cells]:
     """Tables of coverage and of what each source gave, those there are."""
     coverage = [
         _share_cells("Target positions with evidence", "source", report.coverage, lambda value: value["positions"]),
@@ -137,6 +199,14 @@ def _shown(share: float | None) -> str:
 
 def _fitted(cells: Cells) -> Cells:
     return cells.transposed() if len(cells.headings) > _MAX_DOMAIN_COLUMNS + 2 and cells.rows else cells
+
+
+def _verdict_texts(report: Report) -> list[Text]:
+    if report.verdict is None:
+        return []
+    head, *reasons = verdict_lines(report)
+    style = "bold green" if report.verdict.passed else "bold red"
+    return [Text(f"\n{head}", style=style), *(Text(f"  {line}") for line in reasons)]
 
 
 def _titled(cells: Cells) -> list[RenderableType]:

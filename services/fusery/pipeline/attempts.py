@@ -45,7 +45,7 @@ class _Started:
 
 @dataclass(slots=True)
 class Attempts:
-    """The attempts of the given launches of a run. `launches`: the coordinator's own first, then those that never ended."""
+    """The attempts of some launches of a run. `launches`: the coordinator's own first, then those that never ended."""
 
     store: Store
     run_id: str

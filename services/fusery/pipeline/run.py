@@ -33,9 +33,11 @@ from fusery.pipeline.evaluation_tasks import check_tasks
 from fusery.pipeline.execution import HopsJob, coordinate, new_launch
 from fusery.pipeline.hop_progress import DeadLetter, Progress
 from fusery.pipeline.lease import lease
+from fusery.pipeline.licences import check_licences
 from fusery.pipeline.preflight import Run, check_run, open_run, publish_input
 from fusery.pipeline.progress import Board, Line, hop_lines
 from fusery.pipeline.progress_note import keep_lines, kept_lines
+from fusery.pipeline.registration import check_gate
 from fusery.pipeline.run_children import keep_run_file
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, digest, plan_name, tokenizer_name
 
@@ -63,6 +65,7 @@ def run_to_the_end(path: Path, until: Until | None = None, as_json: bool = False
     Raises:
         InvalidInput: something is wrong with the input; nothing was begun.
         Degraded: some shards failed for good; the rest is done.
+        GateFailed: everything is done, and the fused model is not what the gate asks for.
         StoreFull: the store has no room; what is done is kept.
         Interrupted: it was stopped; the message says how to go on.
     """
@@ -78,6 +81,8 @@ def run_to_the_end(path: Path, until: Until | None = None, as_json: bool = False
     if until is None:
         _show_result(run, board)
     board.say("end", f"took {time.monotonic() - started:.0f} s", seconds=round(time.monotonic() - started, 1))
+    if until is None:
+        check_gate(run)
 
 
 def _open_and_carry_out(path: Path, until: Until | None, board: Board) -> Run:
@@ -113,6 +118,7 @@ def _lead(run: Run, board: Board) -> Iterator[str]:
 def _carry_out(run: Run, launch: str, until: Until | None, board: Board) -> None:
     target = check_run(run)
     check_tasks(run)
+    check_licences(run)
     keep_run_file(run)
     board.say("store", f"store {run.store.url}; stop with Ctrl-C, take up again with: fusery run {run.file.path}")
     plan = _hops(run, target.tokenizer, launch, until, board)
@@ -128,6 +134,8 @@ def _carry_out(run: Run, launch: str, until: Until | None, board: Board) -> None
         return
     if run.config.registry.enabled:
         run_children.register(run, board)
+    else:
+        run_children.report(run, board)
     run.store.write_note(f"{run.name}/manifest.json", steps.manifest(run, plan))
     run.store.write_note(f"{run.name}/complete.json", {"promised": _promised(run)})
 
@@ -280,7 +288,7 @@ def _note(run: Run, name: str) -> dict[str, Any] | None:
 
 def _promised(run: Run) -> str:
     """A digest of what a run makes besides its models: measures, with their warnings, and a registered version."""
-    sections = run.config.model_dump(mode="json", include={"evaluation", "registry", "coverage"})
+    sections = run.config.model_dump(mode="json", include={"evaluation", "registry", "coverage", "gate"})
     return digest([sections, run.tracking_uri if run.config.registry.enabled else None])
 
 
@@ -297,11 +305,12 @@ def _show_result(run: Run, board: Board) -> None:
         board.console.print(part)
     board.console.print()
     if registered is not None:
-        alias = f"models:/{registered['model_name']}@{registered['alias']}"
-        place = registered["tracking_uri"]
-        board.say("registered", f"registered  {alias} (version {registered['version']}) at {place}")
+        name, version, alias = (registered[key] for key in ("model_name", "version", "alias"))
+        shown = f"{name}/{version}, without an alias" if alias is None else f"{name}@{alias} (version {version})"
+        board.say("registered", f"registered  models:/{shown}, at {registered['tracking_uri']}")
     board.say("model", f"model       {model}")
     board.say("evaluation", f"evaluation  {steps.evaluation_path(run)}")
+    board.say("report", f"report      {run.folder / 'report/report.html'}")
 
 
 def _documents(run: Run) -> str:

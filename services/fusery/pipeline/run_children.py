@@ -77,6 +77,11 @@ def register(run: Run, board: Board) -> None:
     _command(run, board, "register")
 
 
+def report(run: Run, board: Board) -> None:
+    """The report's page and pictures, of a run that registers nothing."""
+    _command(run, board, "report")
+
+
 def _train_some(run: Run, board: Board, trainings: Sequence[_Training], threads: int) -> None:
     # Every training reads the same tokens.
     plan = steps.load_plan(run)

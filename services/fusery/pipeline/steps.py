@@ -1,4 +1,4 @@
-"""The steps after the hops: train, measure, report, register. Each writes its result beside the run and is done once.
+"""The steps after the hops: train, measure, judge. Each writes its result beside the run and is done once.
 
 Every result stands under a digest of what it was made from, so a changed input is never answered with an old result.
 """
@@ -6,29 +6,37 @@ Every result stands under a digest of what it was made from, so a changed input 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from fusery import __version__
 from fusery.core.rules import Dtype
+from fusery.core.topk import IntArray
 from fusery.errors import ConfigError
 from fusery.evaluation import report as reports
 from fusery.evaluation.bits_per_byte import HeldOutDocument, measure
+from fusery.evaluation.gate import judge
 from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
-from fusery.formats import shards
-from fusery.formats.shards import FusedDocument
+from fusery.evaluation.windows import Reading
+from fusery.pipeline import evaluation_baselines as baselines
+from fusery.pipeline import evaluation_tasks
 from fusery.pipeline.coverage import coverage_of, shares_of
 from fusery.pipeline.coverage_warnings import warnings_of
+from fusery.pipeline.evaluation_tasks import Results, TaskModel
 from fusery.pipeline.preflight import Run, open_run
+from fusery.registry.follow import Followed
+from fusery.registry.tracking import default_artifact_folder
+from fusery.source.api import ModelDescription
 from fusery.source.client import SourceClient
-from fusery.worker.hops import load_vocabulary_map
+from fusery.trainer.documents import Stored
+from fusery.worker.hops import load_tokenizer, load_vocabulary_map
 from fusery.worker.plan import Hop, Plan, ShardTask, digest, plan_name
 
 FUSED, CLM, TARGET_BEFORE = "fused", "clm", "target_before"
-_EVALUATE_VERSION = 1
+ENSEMBLE, MERGED = "ensemble", "weight merging"
+_EVALUATE_VERSION = 2
 
 
 def load_plan(run: Run) -> Plan:
@@ -39,8 +47,8 @@ def load_plan(run: Run) -> Plan:
     """
     note = run.store.read_note(plan_name(run.run_id))
     if note is None:
-        others = run.folder.parent.glob(f"{run.config.name}-*/plan.json")
-        found = ", ".join(sorted(other.parent.name for other in others))
+        others = (folder.rpartition("/")[2] for folder in run.store.folders("runs"))
+        found = ", ".join(other for other in others if other.startswith(f"{run.config.name}-") and other != run.run_id)
         hint = f"; the store has other runs of this name, of other settings or texts: {found}" if found else ""
         raise ConfigError(f"run {run.run_id} has no plan yet; start it with: fusery run {run.file.path}{hint}")
     return Plan.model_validate(note)
@@ -60,17 +68,28 @@ def is_trained(run: Run, plan: Plan, clm_only: bool) -> bool:
     return (training_folder(run, plan, clm_only) / "result.json").exists()
 
 
-def fused_documents(run: Run, plan: Plan) -> list[FusedDocument]:
-    """All training documents with their evidence, in corpus order."""
-    expect = {"target": plan.target_tokenizer_fingerprint}
-    names = (plan.artefact(ShardTask(Hop.FUSE, "", shard)) for shard in range(plan.corpus_shards))
-    return [document for name in names for document in shards.read_fused(run.store.read(name), expect)]
+def fused_documents(run: Run, plan: Plan) -> Stored:
+    """All training documents with their evidence, in corpus order, read from the store shard by shard."""
+    names = [plan.artefact(ShardTask(Hop.FUSE, "", shard)) for shard in range(plan.corpus_shards)]
+    return Stored(run.store, names, {"target": plan.target_tokenizer_fingerprint})
 
 
-def train_step(path: Path, clm_only: bool, threads: int | None) -> dict[str, Any]:
-    """Trains the target on the run's fused shards, or on their tokens alone; the result as JSON values."""
-    run = open_run(path)
+def train_step(
+    path: Path, clm_only: bool, threads: int | None, folder: Path | None = None, only_source: str | None = None
+) -> dict[str, Any]:
+    """Trains the target on the run's fused shards, on one source's alone, or on their tokens alone; as JSON values.
+
+    Raises:
+        ConfigError: the run has no such source.
+    """
+    run = open_run(path, folder=folder)
     plan = load_plan(run)
+    if only_source is not None:
+        names = [source.name for source in plan.sources]
+        if only_source not in names:
+            raise ConfigError(f"no source {only_source!r} in {run.file.path}; it has {', '.join(names)}")
+        plan = baselines.single_source_plan(plan, only_source)
+        baselines.make_missing(run, plan)
     config = run.config
     # Imports torch: not before a wrong file name is found out.
     from fusery.trainer.job import TrainJob, train
@@ -87,13 +106,42 @@ def train_step(path: Path, clm_only: bool, threads: int | None) -> dict[str, Any
             seed=config.seed,
             clm_only=clm_only,
             threads=threads,
+            held_out=_held_out_tokens(run, plan) if config.training.evaluate_every_steps else (),
+            tracking=_tracking(run, plan, clm_only) if config.registry.enabled else None,
         )
     )
     return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(result).items()}
 
 
+def _held_out_tokens(run: Run, plan: Plan) -> list[IntArray]:
+    """Some of the held-out documents in the target's tokens, the same ones at every start."""
+    chosen = sorted(held_out(run), key=lambda document: digest(document.doc_id))
+    tokenizer = load_tokenizer(run.store, plan.target_tokenizer_fingerprint)
+    texts = [document.text for document in chosen[: run.config.training.evaluate_documents]]
+    return [tokenized.ids_T for tokenized in tokenizer.tokenize_batch(texts)]
+
+
+def _tracking(run: Run, plan: Plan, clm_only: bool) -> Followed:
+    """The training's run in MLflow, beside which the finished model's run will stand."""
+    name = CLM if clm_only else FUSED
+    is_sqlite = run.tracking_uri.startswith("sqlite:")
+    return Followed(
+        tracking_uri=run.tracking_uri,
+        experiment=run.config.name,
+        run_name=f"{run.run_id} {name}",
+        training_id=f"{run.run_id}/{name}-{training_digest(run, plan, clm_only)}",
+        artifact_folder=str(default_artifact_folder(run.work / "mlflow")) if is_sqlite else None,
+        params={key: str(value) for key, value in (settings_of(run) | {"seed": run.config.seed}).items()},
+        datasets={
+            "corpus": plan.corpus_digest,
+            "held-out": run.corpora.held_out.digest,
+            "fused": plan.folder(Hop.FUSE),
+        },
+    )
+
+
 def held_out(run: Run) -> list[HeldOutDocument]:
-    return [HeldOutDocument(d.doc_id, d.domain, d.text) for d in run.corpora.held_out.documents]
+    return [HeldOutDocument(d.doc_id, d.domain, d.text) for d in run.corpora.held_out.read(run.store)]
 
 
 def scores_name(run: Run, model: str, made_from: object) -> str:
@@ -109,11 +157,33 @@ def source_scores_name(run: Run, plan: Plan, source: str) -> str:
 def measure_source(
     run: Run, plan: Plan, source: str, client: SourceClient, progress: Callable[[int, int], None]
 ) -> None:
-    """A source's scores, asked of its server, unless they are there."""
+    """A source's scores and what the ensemble needs of it, asked of its server, unless they are there."""
     name = source_scores_name(run, plan, source)
     if run.store.find(name) is None:
-        scores = measure(client, held_out(run), run.config.evaluation.batch_bytes, progress)
-        run.store.publish(name, json.dumps(scores.to_json(), sort_keys=True).encode())
+        reading = Reading(client.tokenizer(), _window_tokens(client.model()))
+        scores = measure(client, held_out(run), run.config.evaluation.batch_bytes, progress, reading)
+        _keep_scores(run, name, scores)
+    baselines.capture_held_out(run, plan, source, client)
+
+
+def source_measures(run: Run, plan: Plan, source: str) -> list[str]:
+    """The artefacts that `measure_source` makes."""
+    return [source_scores_name(run, plan, source), *baselines.capture_names(run, plan, source)]
+
+
+def _window_tokens(model: ModelDescription) -> int:
+    """A document in one window, where the context holds it; a server takes no larger requests than its limits say."""
+    return min(model.context_length, model.limits.max_tokens)
+
+
+def _keep_scores(run: Run, name: str, scores: Scores) -> None:
+    run.store.publish(name, json.dumps(scores.to_json(), sort_keys=True).encode())
+
+
+def single_sources(run: Run, plan: Plan) -> dict[str, Plan]:
+    """The plans of the fusions of one source alone that the run asks for, by the source's name."""
+    names = [source.name for source in plan.sources] if run.config.evaluation.single_source else []
+    return {name: baselines.single_source_plan(plan, name) for name in names if len(names) > 1}
 
 
 def own_models(run: Run, plan: Plan) -> dict[str, tuple[str, str | None, str]]:
@@ -125,7 +195,17 @@ def own_models(run: Run, plan: Plan) -> dict[str, tuple[str, str | None, str]]:
         if not clm_only or run.config.evaluation.clm_baseline:
             folder = training_folder(run, plan, clm_only)
             models[role] = (str(folder / "model"), None, scores_name(run, role, training_digest(run, plan, clm_only)))
+    for source, alone in single_sources(run, plan).items():
+        folder, made_from = training_folder(run, alone, clm_only=False), training_digest(run, alone, clm_only=False)
+        models[f"single source {source}"] = (str(folder / "model"), None, scores_name(run, f"only-{source}", made_from))
+    if run.config.evaluation.weight_merging and (found := baselines.merging(run, plan)).is_possible:
+        merged = baselines.merged_folder(run, found)
+        models[MERGED] = (str(merged), None, scores_name(run, "merged", str(merged.parent.name)))
     return models
+
+
+def _ensemble_scores_name(run: Run, plan: Plan) -> str:
+    return scores_name(run, ENSEMBLE, baselines.ensemble_made_from(run, plan))
 
 
 def _target_scores_name(run: Run, plan: Plan, target: str) -> str:
@@ -137,105 +217,112 @@ def _target_scores_name(run: Run, plan: Plan, target: str) -> str:
     return scores_name(run, TARGET_BEFORE, run.run_id)
 
 
-def evaluate_step(path: Path, threads: int | None) -> None:
-    """Measures the target before, the CLM baseline and the fused model, and writes evaluation.json."""
-    run = open_run(path)
+def evaluate_step(
+    path: Path, threads: int | None, folder: Path | None = None, changes: Mapping[str, Any] | None = None
+) -> None:
+    """Measures all models that no server answers for, gives them tasks, and writes evaluation.json.
+
+    `changes`: of the YAML's section `evaluation`, for this time.
+    """
+    run = open_run(path, folder=folder)
+    if changes:
+        spec = run.config.evaluation.model_copy(update=dict(changes))
+        config = run.config.model_copy(update={"evaluation": spec})
+        run = replace(run, file=replace(run.file, config=config))
     plan = load_plan(run)
-    missing = {role: model for role, model in own_models(run, plan).items() if run.store.find(model[2]) is None}
-    if missing:
+    tasks = evaluation_tasks.check_tasks(run)
+    if threads is not None:
         import torch
 
+        torch.set_num_threads(threads)
+    _measure_own(run, plan)
+    results, remarks = evaluation_tasks.give_tasks(run, _task_models(run, plan), tasks)
+    reports.write(build_report(run, plan, results, remarks), evaluation_path(run))
+
+
+def _measure_own(run: Run, plan: Plan) -> None:
+    """The scores of the models in this process that are not there yet."""
+    for role, (model, revision, name) in own_models(run, plan).items():
+        if run.store.find(name) is not None:
+            continue
         from fusery.source.engine import load_engine
 
-        if threads is not None:
-            torch.set_num_threads(threads)
-        for model, revision, name in missing.values():
-            scores = measure(load_engine(model, revision), held_out(run), run.config.evaluation.batch_bytes)
-            run.store.publish(name, json.dumps(scores.to_json(), sort_keys=True).encode())
-    reports.write(build_report(run, plan), evaluation_path(run))
+        if role == MERGED:
+            baselines.merge_weights(run, baselines.merging(run, plan))
+        engine = load_engine(model, revision)
+        reading = Reading(engine.tokenizer, _window_tokens(engine.model))
+        batch_bytes = run.config.evaluation.batch_bytes
+        _keep_scores(run, name, measure(engine, held_out(run), batch_bytes, reading=reading))
+    if baselines.wants_ensemble(run) and run.store.find(_ensemble_scores_name(run, plan)) is None:
+        scores = baselines.measure_ensemble(run, plan, held_out(run))
+        _keep_scores(run, _ensemble_scores_name(run, plan), scores)
+
+
+def _task_models(run: Run, plan: Plan) -> dict[str, TaskModel]:
+    """The checkpoints that tasks are given to, by their names in the report."""
+    own = own_models(run, plan)
+    names = {TARGET_BEFORE: "target before", CLM: "CLM"}
+    models = {names.get(role, role): TaskModel(model, rev, name) for role, (model, rev, name) in own.items()}
+    sources = {}
+    for spec, planned in zip(run.config.sources, plan.sources, strict=True):
+        if run.config.evaluation.task_sources and baselines.not_at_hand(spec) is None:
+            place = run.file.model(spec.model)
+            sources[f"source {spec.name}"] = TaskModel(place, spec.revision, planned.model_fingerprint)
+    return {**models, **sources}
 
 
 def evaluation_path(run: Run) -> Path:
     return run.folder / "evaluation.json"
 
 
-def build_report(run: Run, plan: Plan) -> Report:
-    """The report of a run whose models are all measured."""
+def build_report(
+    run: Run, plan: Plan, tasks: Results | None = None, remarks: Mapping[str, str] | None = None
+) -> Report:
+    """The report of a run whose models are all measured, with the verdict of its gate."""
 
     def scores(name: str) -> Scores:
         return Scores.from_json(json.loads(run.store.read(name)))
 
     own = {role: scores(name) for role, (_, _, name) in own_models(run, plan).items()}
-    return Report(
+    further = {role: found for role, found in own.items() if role not in (TARGET_BEFORE, CLM, FUSED)}
+    if baselines.wants_ensemble(run):
+        further = {ENSEMBLE: scores(_ensemble_scores_name(run, plan)), **further}
+    report = Report(
         run_id=run.run_id,
         target_before=own[TARGET_BEFORE],
         fused=own[FUSED],
         clm=own.get(CLM),
         sources={s.name: scores(source_scores_name(run, plan, s.name)) for s in plan.sources},
+        baselines=further,
+        remarks={**_remarks(run, plan), **(remarks or {})},
+        tasks=tasks or {},
         coverage=coverage_of(run.store, plan),
         wins=shares_of(run.store, plan),
         warnings=tuple(warning.text for warning in warnings_of(run.store, plan, run.config.coverage)),
-        training=_settings(run),
+        training=settings_of(run),
         seed=run.config.seed,
     )
+    return replace(report, verdict=judge(report, run.config.gate))
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def _remarks(run: Run, plan: Plan) -> dict[str, str]:
+    """Why a baseline that the run asks for is not there, or not whole."""
+    remarks = {}
+    if run.config.evaluation.ensemble and (reason := baselines.why_no_ensemble(run)) is not None:
+        remarks[ENSEMBLE] = f"not measured: {reason}"
+    if run.config.evaluation.weight_merging:
+        found = baselines.merging(run, plan)
+        if not found.is_possible:
+            remarks[MERGED] = f"not measured: {found.reason}"
+        elif found.left_out:
+            remarks[MERGED] = f"of {' and '.join(found.names)} only: {found.reason}"
+    return remarks
+
+
+def settings_of(run: Run) -> dict[str, Any]:
     """The settings that decide a result, flat."""
     sections = run.config.model_dump(mode="json", include={"capture", "alignment", "fusion", "training"})
     return {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-
-
-def register_step(path: Path) -> dict[str, Any]:
-    """The registered model version, as JSON values."""
-    from fusery.evaluation.tables import to_markdown
-    from fusery.registry.record import FusionRecord
-    from fusery.registry.register import register
-    from fusery.registry.tracking import default_artifact_folder
-
-    run = open_run(path)
-    plan = load_plan(run)
-    if not evaluation_path(run).exists():
-        raise ConfigError(f"run {run.run_id} is not evaluated yet; start it with: fusery run {run.file.path}")
-    report = reports.read(evaluation_path(run))
-    clm = training_folder(run, plan, clm_only=True) / "metrics.jsonl"
-    fused = training_folder(run, plan, clm_only=False)
-    record = FusionRecord(
-        experiment=run.config.name,
-        run_name=run.run_id,
-        run_id=run.run_id,
-        model_name=run.config.registered_name,
-        alias=run.config.registry.alias,
-        model_folder=fused / "model",
-        config_file=run.file.path,
-        evaluation=report.to_json(),
-        report_markdown=to_markdown(report),
-        metrics_files={FUSED: fused / "metrics.jsonl", CLM: clm if clm.exists() else None},
-        params=_settings(run) | {"seed": run.config.seed},
-        lineage=_lineage(run, plan),
-    )
-    is_sqlite = run.tracking_uri.startswith("sqlite:")
-    folder = default_artifact_folder(run.store.local_path("mlflow")) if is_sqlite else None
-    run.store.local_path("mlflow").mkdir(parents=True, exist_ok=True)
-    registered = asdict(register(record, run.tracking_uri, folder)) | {"tracking_uri": run.tracking_uri}
-    run.store.write_note(f"{run.name}/registered.json", registered)
-    return registered
-
-
-def _lineage(run: Run, plan: Plan) -> dict[str, str]:
-    sources = {
-        f"source.{s.name}": f"{spec.model}@{spec.revision or 'unpinned'} {s.model_fingerprint}"
-        for s, spec in zip(plan.sources, run.config.sources, strict=True)
-    }
-    return {
-        "target": f"{run.config.target.model}@{run.config.target.revision or 'unpinned'}",
-        "target_tokenizer": plan.target_tokenizer_fingerprint,
-        "corpus": plan.corpus_digest,
-        "held_out": run.corpora.held_out.digest,
-        "manifest": digest(manifest(run, plan)),
-        "fusery": __version__,
-        **sources,
-    }
 
 
 def manifest(run: Run, plan: Plan) -> dict[str, str]:

@@ -1,0 +1,237 @@
+"""Plots of a run as PNG: what the trainings did, and what came of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusery.evaluation.gain import Gain, Interval, domain_gains, intervals
+from fusery.evaluation.report import Report
+from fusery.evaluation.scores import Scores
+from fusery.evaluation.tables import percent
+from fusery.registry.training_metrics import Step, series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
+
+_SMOOTHED_POINTS = 60
+_BARS_IN_A_ROW = 36
+_MOST_CHANGE = 0.2
+"""Where the colours of the gains end: a source that knows nothing of a domain would leave all others pale."""
+_LABELS = {"clm": "CLM"}
+_DPI = 120
+# Okabe and Ito's colours, which people with colour blindness can tell apart.
+_COLOURS = ("#9a9a9a", "#E69F00", "#56B4E9", "#CC79A7", "#D55E00", "#F0E442", "#0072B2")
+_CLM, _FUSED = "#000000", "#009E73"
+
+
+def plot_training(runs: Mapping[str, Sequence[Step]], path: Path) -> Path:
+    """CLM part and fusion part of the loss against the step, a line for each training; `path`, written."""
+    figure = _figure(9.0, 3.8)
+    panels = (("clm_nats", "CLM loss"), ("fusion_nats", "fusion loss"))
+    left, right = figure.subplots(1, 2)
+    for axes, (metric, title) in zip((left, right), panels, strict=True):
+        drawn = [
+            _plot_series(axes, _LABELS.get(name, name), *series(list(steps), metric)) for name, steps in runs.items()
+        ]
+        axes.set_title(title)
+        axes.set_xlabel("optimizer step")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_ylabel("nats per position")
+        axes.grid(alpha=0.3)
+        if any(drawn):
+            axes.legend(frameon=False)
+        else:
+            axes.text(0.5, 0.5, "not logged", ha="center", va="center", transform=axes.transAxes)
+    figure.suptitle("Training loss")
+    return _save(figure, path)
+
+
+def plot_bits_per_byte(report: Report, path: Path) -> Path:
+    """Bits per byte of every model with 95 % intervals, by domain, the mean last; a few groups in a row; `path`."""
+    values = {name: _intervals(report, scores) for name, scores in report.models.items()}
+    groups = list(values["fused"])
+    in_a_row = max(1, _BARS_IN_A_ROW // (len(values) + 1))
+    rows = [groups[start : start + in_a_row] for start in range(0, len(groups), in_a_row)]
+    figure = _figure(2.6 + 0.26 * min(in_a_row, len(groups)) * (len(values) + 1), 1.0 + 3.0 * len(rows))
+    panels = figure.subplots(len(rows), 1, sharey=True, squeeze=False)[:, 0]
+    for axes, row in zip(panels, rows, strict=True):
+        _plot_groups(axes, row, values, len(rows[0]))
+    panels[0].legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    figure.suptitle("Bits per byte on held-out documents")
+    return _save(figure, path)
+
+
+def plot_gains(report: Report, path: Path) -> Path:
+    """Change of bits per byte from every other model to fused, by domain; faded where the interval holds 0; `path`."""
+    others = {name: scores for name, scores in report.models.items() if name != "fused"}
+    means = report.gains()
+    cells = {
+        name: [*domain_gains(scores, report.fused, report.seed, report.resamples).values(), means[name]]
+        for name, scores in others.items()
+    }
+    values = [[gain.relative.value for gain in row] for row in cells.values()]
+    texts = [[_gain_text(gain) for gain in row] for row in cells.values()]
+    columns = [*report.domains, "mean"]
+    figure = _figure(2.8 + 1.15 * len(columns), 1.5 + 0.55 * len(cells))
+    axes = figure.subplots()
+    most = min(max((abs(value) for row in values for value in row), default=0.0) or 0.01, _MOST_CHANGE)
+    image = _heatmap(axes, values, texts, (list(cells), columns), _change_colours(), (-most, most))
+    bar = figure.colorbar(image, ax=axes, format=lambda share, _: percent(share))
+    bar.set_label("blue: fused is better")
+    axes.set_title("Bits per byte, fused against …")
+    return _save(figure, path)
+
+
+def plot_wins(report: Report, path: Path) -> Path:
+    """Of each domain, the share of the evidence that comes from each source, as one bar; `path`, written."""
+    domains, sources = _domains(report, report.wins), list(report.sources)
+    figure = _figure(8.0, 1.6 + 0.45 * len(domains))
+    axes = figure.subplots()
+    lefts = [0.0] * len(domains)
+    for index, source in enumerate(sources):
+        shares = [report.wins[domain].get(source, 0.0) for domain in domains]
+        bars = axes.barh(
+            range(len(domains)), shares, left=lefts, label=_shortened(source), color=_colour("", index + 1)
+        )
+        axes.bar_label(bars, [f"{share:.0%}" if share >= 0.05 else "" for share in shares], label_type="center")
+        lefts = [left + share for left, share in zip(lefts, shares, strict=True)]
+    axes.set_yticks(range(len(domains)), [_shortened(domain) for domain in domains])
+    axes.invert_yaxis()
+    axes.set_xlim(0, 1)
+    axes.xaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0), title="source")
+    axes.set_title("Whose evidence the fused text holds")
+    return _save(figure, path)
+
+
+def plot_coverage(report: Report, path: Path) -> Path:
+    """Of each source and domain, target positions with evidence, and the mass kept there; `path`, written."""
+    sources = list(report.coverage)
+    domains = _domains(report, [domain for of_source in report.coverage.values() for domain in of_source])
+    figure = _figure(3.4 + 1.9 * len(domains), 1.5 + 0.5 * len(sources))
+    panels = figure.subplots(1, 2, squeeze=False)[0]
+    titles = {"positions": "positions with evidence", "kept_mass": "mass kept at them"}
+    for axes, (key, title) in zip(panels, titles.items(), strict=True):
+        shares = [[report.coverage[source].get(domain, {}).get(key) for domain in domains] for source in sources]
+        values = [[math.nan if share is None else share for share in row] for row in shares]
+        texts = [["–" if share is None else f"{share:.1%}" for share in row] for row in shares]
+        _heatmap(axes, values, texts, (sources, domains), "Greens", (0.0, 1.25))
+        axes.set_title(title)
+        axes.set_xlabel("domain")
+    panels[0].set_ylabel("source")
+    panels[1].set_yticks([])
+    return _save(figure, path)
+
+
+def _domains(report: Report, named: Iterable[str]) -> list[str]:
+    """Those in `named`, in the order of the other pictures; domains without held-out text come last."""
+    known = set(named)
+    return [*(domain for domain in report.domains if domain in known), *sorted(known - set(report.domains))]
+
+
+def _intervals(report: Report, scores: Scores) -> dict[str, Interval]:
+    """By domain; the mean, last, without an interval of its own: models are compared by their gains."""
+    mean = scores.mean_bits_per_byte
+    return {**intervals(scores, report.seed, report.resamples), "mean": Interval(mean, mean, mean)}
+
+
+def _gain_text(gain: Gain) -> str:
+    change = gain.relative
+    return percent(change.value) + ("" if change.high < 0 or change.low > 0 else "\n(may be 0)")
+
+
+def _change_colours() -> Colormap:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("change", ["#0072B2", "#ffffff", "#D55E00"])
+
+
+def _heatmap(
+    axes: Axes,
+    values: Sequence[Sequence[float]],
+    texts: Sequence[Sequence[str]],
+    names: tuple[Sequence[str], Sequence[str]],
+    colours: Colormap | str,
+    limits: tuple[float, float],
+) -> AxesImage:
+    """Cells with their text; `names` of rows and columns."""
+    image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
+    middle, half = (limits[0] + limits[1]) / 2, (limits[1] - limits[0]) / 2
+    for row, cells in enumerate(texts):
+        for column, text in enumerate(cells):
+            value = values[row][column]
+            is_dark = value - middle > 0.3 * half if isinstance(colours, str) else abs(value - middle) > 0.75 * half
+            colour = "#ffffff" if is_dark else "#000000"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
+    rows, columns = names
+    axes.set_yticks(range(len(rows)), [_shortened(name) for name in rows])
+    axes.set_xticks(range(len(columns)), [_shortened(name) for name in columns])
+    axes.tick_params(length=0)
+    return image
+
+
+def _plot_groups(axes: Axes, groups: Sequence[str], values: Mapping[str, Mapping[str, Interval]], slots: int) -> None:
+    """Bars of `groups`; a row that is not full leaves room, so that bars are as wide as in the others."""
+    width = 0.84 / len(values)
+    for index, (name, of_model) in enumerate(values.items()):
+        places = [place + (index - (len(values) - 1) / 2) * width for place in range(len(groups))]
+        found = [of_model[group] for group in groups]
+        heights = [interval.value for interval in found]
+        reach = [[i.value - i.low for i in found], [i.high - i.value for i in found]]
+        style = {"ecolor": "#555555", "elinewidth": 0.8, "capsize": 1.5}
+        label, colour = _shortened(name, 24), _colour(name, index)
+        bars = axes.bar(places, heights, width, yerr=reach, label=label, color=colour, error_kw=style)
+        axes.bar_label(bars, fmt="%.2f", fontsize=6, rotation=90, padding=2)
+    axes.set_xticks(range(len(groups)), [_shortened(group) for group in groups])
+    axes.set_xlim(-0.6, slots - 0.4)
+    axes.set_ylabel("bits per byte (lower is better)")
+    axes.margins(y=0.15)
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_axisbelow(True)
+
+
+def _plot_series(axes: Axes, name: str, steps: list[int], values: list[float]) -> bool:
+    """Every step thin, a running mean thick; whether there was anything to draw."""
+    if not steps:
+        return False
+    colour = _FUSED if name == "fused" else _CLM
+    style = "-" if name == "fused" else "--"
+    window = max(1, len(values) // _SMOOTHED_POINTS)
+    label = name if window == 1 else f"{name} (mean of {window} steps)"
+    if window > 1:
+        axes.plot(steps, values, color=colour, alpha=0.2, linewidth=0.8)
+    means = [sum(values[i : i + window]) / window for i in range(len(values) - window + 1)]
+    marker = "o" if len(values) == 1 else ""
+    axes.plot(steps[window - 1 :], means, style, marker=marker, color=colour, linewidth=1.6, label=label)
+    return True
+
+
+def _colour(name: str, index: int) -> str:
+    return {"CLM": _CLM, "fused": _FUSED}.get(name, _COLOURS[index % len(_COLOURS)])
+
+
+def _shortened(name: str, most: int = 16) -> str:
+    # "$" starts mathematics in matplotlib's texts.
+    short = name if len(name) <= most else name[: most - 1] + "…"
+    return short.replace("$", "\\$")
+
+
+def _figure(width: float, height: float) -> Figure:
+    """A figure outside pyplot's global state, so that plots can be drawn in any thread, without a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, dpi=_DPI)
+    return path

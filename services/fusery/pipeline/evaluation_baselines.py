@@ -1,0 +1,177 @@
+"""Baselines: the ensemble of the sources, the mean of weights, and the plan of a fusion of one source alone.
+
+The ensemble needs the sources' distributions over the held-out text. They are captured while the servers are up, by the
+same code and under the same kind of names as the training text's, so the next run with these sources finds them too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusery.core.rules import Fallback, Positions
+from fusery.evaluation.bits_per_byte import HeldOutDocument
+from fusery.evaluation.scores import Scores
+from fusery.formats import shards
+from fusery.models.checkpoint import local_folder
+from fusery.pipeline.preflight import Run
+from fusery.run_config import EngineKind, SourceSpec, split_engine
+from fusery.source.client import SourceClient
+from fusery.worker import hops
+from fusery.worker.plan import Hop, Plan, ShardTask, digest
+
+
+def single_source_plan(plan: Plan, source: str) -> Plan:
+    """The plan of the same run with one of its sources alone; captures and alignment are the run's own."""
+    return _changed(plan, sources=[plan.source(source).model_dump()])
+
+
+def held_out_plan(run: Run, plan: Plan) -> Plan:
+    """The plan whose documents are the held-out ones.
+
+    Without fallbacks: they put the text itself where a source has no evidence, which a measure must not see.
+    """
+    held_out = run.corpora.held_out
+    sources = [source.model_copy(update={"captured_top_k": None}).model_dump() for source in plan.sources]
+    alignment = plan.alignment.model_copy(update={"fallback": Fallback.NONE}).model_dump(mode="json")
+    return _changed(
+        plan, corpus_digest=held_out.digest, corpus_shards=held_out.shards, sources=sources, alignment=alignment
+    )
+
+
+def _changed(plan: Plan, **fields: object) -> Plan:
+    # Not model_copy: it would keep what the plan has worked out from the old fields.
+    return Plan.model_validate(plan.model_dump(mode="json") | fields)
+
+
+def why_no_ensemble(run: Run) -> str | None:
+    """Why this run has no ensemble; None: it has one."""
+    if run.config.alignment.positions is Positions.REFERENCE:
+        return "positions: reference says of most rows what the current token is, not what follows it"
+    return None
+
+
+def wants_ensemble(run: Run) -> bool:
+    return run.config.evaluation.ensemble and why_no_ensemble(run) is None
+
+
+def capture_names(run: Run, plan: Plan, source: str) -> list[str]:
+    """The artefacts with a source's distributions over the held-out text; none where no ensemble is wanted."""
+    if not wants_ensemble(run):
+        return []
+    held_out = held_out_plan(run, plan)
+    return [held_out.artefact(ShardTask(Hop.CAPTURE, source, shard)) for shard in range(held_out.corpus_shards)]
+
+
+def capture_held_out(run: Run, plan: Plan, source: str, client: SourceClient) -> None:
+    """Captures what is missing of the held-out text, asked of the source's server."""
+    held_out = held_out_plan(run, plan)
+    for shard, name in enumerate(capture_names(run, plan, source)):
+        if run.store.find(name) is None:
+            hops.capture(run.store, held_out, ShardTask(Hop.CAPTURE, source, shard), client)
+
+
+def ensemble_made_from(run: Run, plan: Plan) -> list[str]:
+    return [held_out_plan(run, plan).folder(Hop.FUSE), run.run_id]
+
+
+def measure_ensemble(run: Run, plan: Plan, documents: Sequence[HeldOutDocument]) -> Scores:
+    """The scores of the fused evidence on the held-out `documents`; aligns and fuses what is not yet."""
+    from fusery.evaluation.ensemble import ensemble_bits
+    from fusery.models.head import split
+    from fusery.models.loading import load_model
+
+    held_out = held_out_plan(run, plan)
+    make_missing(run, held_out)
+    expect = {"target": plan.target_tokenizer_fingerprint}
+    names = [held_out.artefact(ShardTask(Hop.FUSE, "", shard)) for shard in range(held_out.corpus_shards)]
+    fused = [document for name in names for document in shards.read_fused(run.store.read(name), expect)]
+    cells = [hops.load_vocabulary_map(run.store, held_out, source).cell_of_target_V for source in held_out.sources]
+    model = load_model(run.file.model(run.config.target.model), run.config.target.revision, device=_device())
+    bits = ensemble_bits(split(model), fused, cells)
+    tokenizer = hops.load_tokenizer(run.store, plan.target_tokenizer_fingerprint)
+    texts = tokenizer.tokenize_batch([document.text for document in documents])
+    predicted = tuple(int(text.byte_ends_T[-1]) - int(text.byte_ends_T[0]) for text in texts)
+    ids, domains = (document.doc_id for document in documents), (document.domain for document in documents)
+    return Scores(tuple(ids), tuple(domains), tuple(bits), predicted)
+
+
+def make_missing(run: Run, plan: Plan) -> None:
+    """Aligns and fuses, in this process, what the store lacks of a plan whose captures are there."""
+    for shard in range(plan.corpus_shards):
+        fused = ShardTask(Hop.FUSE, "", shard)
+        if run.store.find(plan.artefact(fused)) is not None:
+            continue
+        for need in plan.needs(fused):
+            if run.store.find(plan.artefact(need)) is None:
+                hops.align_shard(run.store, plan, need)
+        hops.fuse_shard(run.store, plan, fused)
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@dataclass(frozen=True, slots=True)
+class Merging:
+    """What weight merging would take the mean of: names and folders, the target first; `left_out`: who not, and why."""
+
+    names: tuple[str, ...]
+    folders: tuple[Path, ...]
+    left_out: tuple[str, ...]
+
+    @property
+    def is_possible(self) -> bool:
+        return len(self.names) > 1
+
+    @property
+    def reason(self) -> str:
+        """For the report: who was left out."""
+        return "; ".join(self.left_out) or "the sources are the target itself"
+
+
+def merging(run: Run, plan: Plan) -> Merging:
+    """The target and every source that fits it; reads headers only."""
+    from fusery.evaluation.merging import Member, why_not
+
+    target = run.config.target
+    folder = local_folder(run.file.model(target.model), target.revision)
+    first = Member("the target", folder, plan.target_tokenizer_fingerprint)
+    members, left_out = [first], []
+    for spec, planned in zip(run.config.sources, plan.sources, strict=True):
+        reason = not_at_hand(spec)
+        if reason is None:
+            place = local_folder(run.file.model(spec.model), spec.revision)
+            member = Member(f"source {spec.name}", place, planned.tokenizer_fingerprint)
+            if place in [other.folder for other in members]:
+                continue
+            reason = why_not(first, member)
+        if reason is None:
+            members.append(member)
+        else:
+            left_out.append(reason)
+    return Merging(tuple(m.name for m in members), tuple(m.folder for m in members), tuple(left_out))
+
+
+def not_at_hand(source: SourceSpec) -> str | None:
+    """Why the weights of a source can't be used here; None: they can."""
+    if split_engine(source.model)[0] is not EngineKind.TRANSFORMERS:
+        return f"source {source.name} is an inference server; its weights are not here"
+    if source.address is not None:
+        return f"source {source.name} is served at {source.address}; its weights are not here"
+    return None
+
+
+def merged_folder(run: Run, found: Merging) -> Path:
+    return run.folder / f"merged-{digest([run.run_id, list(found.names)])[:8]}" / "model"
+
+
+def merge_weights(run: Run, found: Merging) -> None:
+    """Writes the merged checkpoint, unless it is there."""
+    from fusery.evaluation.merging import Member, merge
+
+    pairs = zip(found.names, found.folders, strict=True)
+    merge([Member(name, folder, "") for name, folder in pairs], merged_folder(run, found))

@@ -1,0 +1,83 @@
+"""Task suites of a run: which models get which tasks, and their results, each kept under what it was made from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusery.errors import Unavailable
+from fusery.evaluation.task_library import TaskRunner, TaskSettings, data_digest, load_task
+from fusery.evaluation.task_library import check_tasks as check_names
+from fusery.evaluation.task_scores import TaskScores
+from fusery.pipeline.preflight import Run
+from fusery.worker.plan import digest
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TaskModel:
+    """A checkpoint that tasks are given to. `made_from`: what decides its weights."""
+
+    model: str
+    revision: str | None
+    made_from: str
+
+
+Results = dict[str, dict[str, TaskScores]]
+"""By the model's name in the report, then by task."""
+
+
+def check_tasks(run: Run) -> tuple[str, ...]:
+    """The single tasks that the run asks for; none where it asks for none.
+
+    Raises:
+        ConfigError: one is unknown, or needs what is not here.
+    """
+    if not run.config.evaluation.tasks:
+        return ()
+    return check_names(run.config.evaluation.tasks, _settings(run))
+
+
+def give_tasks(run: Run, models: Mapping[str, TaskModel], tasks: Sequence[str]) -> tuple[Results, dict[str, str]]:
+    """Scores of all models in all tasks, and for each task without data the reason; what is in the store is done."""
+    if not tasks:
+        return {}, {}
+    settings = _settings(run)
+    names = {(model, task): _name(run, model, models[model], task) for model in models for task in tasks}
+    remarks: dict[str, str] = {}
+    for task in tasks:
+        if any(run.store.find(names[model, task]) is None for model in models):
+            try:
+                load_task(task, settings)
+            except Unavailable as error:
+                remarks[f"task {task}"] = f"not measured: {error}"
+    results: Results = {}
+    for model, place in models.items():
+        runner = None
+        for task in (task for task in tasks if f"task {task}" not in remarks):
+            name = names[model, task]
+            if run.store.find(name) is None:
+                runner = runner or TaskRunner(place.model, place.revision, settings)
+                log.info("%s: %s", model, task)
+                scores = runner.scores(task)
+                run.store.publish(name, json.dumps(scores.to_json(), sort_keys=True).encode())
+            found = TaskScores.from_json(json.loads(run.store.read(name)))
+            results.setdefault(model, {})[task] = found
+    return results, remarks
+
+
+def _settings(run: Run) -> TaskSettings:
+    spec = run.config.evaluation
+    data = None if spec.task_data is None else Path(run.file.resolve(spec.task_data))
+    return TaskSettings(data, spec.task_limit, spec.code_execution, spec.code_samples)
+
+
+def _name(run: Run, model: str, place: TaskModel, task: str) -> str:
+    parts = [place.made_from, task, data_digest(task, _settings(run))]
+    slug = re.sub(r"[^a-z0-9_-]+", "-", f"{model}-{task}".lower())
+    return f"{run.name}/tasks/{slug}-{digest(parts)[:8]}.json"

@@ -1,0 +1,131 @@
+"""What a run's fused model comes from, as short texts by name: for tags, the card and the report."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from fusery import __version__
+from fusery.pipeline import steps
+from fusery.pipeline.licences import RunLicences
+from fusery.pipeline.preflight import Run
+from fusery.registry.record import ModelLicence, Origin
+from fusery.run_config import ModelSpec
+from fusery.worker.plan import Plan, digest
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "mlflow")
+_GIT_S = 10
+
+
+def lineage(run: Run, plan: Plan, licences: RunLicences) -> dict[str, str]:
+    """Models with revisions, fingerprints, licences; digests of corpora and manifest; rules, versions, git commit."""
+    commit = git_commit(run.file.folder)
+    accepted = ", ".join(f"{id} ({when})" for id, when in licences.accepted.items())
+    return {
+        "target": _model(run, run.config.target),
+        **_target_weights(run),
+        "target_tokenizer": plan.target_tokenizer_fingerprint,
+        **_sources(run, plan),
+        **{f"licence.{model.role}": f"{model.id} ({model.found_in})" for model in licences.models},
+        "licence": " ".join(part for part in licences.of_result if part),
+        **({"licences_accepted": accepted} if accepted else {}),
+        "corpus": plan.corpus_digest,
+        "held_out": run.corpora.held_out.digest,
+        **_rules(plan),
+        "clm_weight": f"{run.config.training.clm_weight:g}",
+        "manifest": digest(steps.manifest(run, plan)),
+        "config": run.config.digest(),
+        "versions": versions(),
+        **({} if commit is None else {"git_commit": commit}),
+    }
+
+
+def _model(run: Run, spec: ModelSpec) -> str:
+    """With the revision of a model on the Hub; a folder has none, its fingerprint tells."""
+    if spec.revision is None and _is_here(run, spec):
+        return spec.model
+    return f"{spec.model}@{spec.revision or 'unpinned'}"
+
+
+def _target_weights(run: Run) -> dict[str, str]:
+    """A digest of the target's weights, where they lie on this machine; sources have their fingerprints."""
+    folder = Path(run.file.resolve(run.config.target.model))
+    parts = [[path.name, run.digests.digest(path).hex()] for path in sorted(folder.glob("*.safetensors"))]
+    return {"target_weights": digest(parts)} if parts else {}
+
+
+def _sources(run: Run, plan: Plan) -> dict[str, str]:
+    values = {}
+    for planned, spec in zip(plan.sources, run.config.sources, strict=True):
+        values[f"source.{planned.name}"] = f"{_model(run, spec)} {planned.model_fingerprint}"
+        values[f"source_tokenizer.{planned.name}"] = planned.tokenizer_fingerprint
+    return values
+
+
+def _rules(plan: Plan) -> dict[str, str]:
+    """The rules of alignment and fusion, each as one text, and k."""
+    sections = {"alignment": plan.alignment, "fusion": plan.fusion}
+    texts = {
+        name: ", ".join(f"{key} {value}" for key, value in section.model_dump(mode="json").items())
+        for name, section in sections.items()
+    }
+    return {**texts, "top_k": str(plan.capture.top_k)}
+
+
+def versions() -> str:
+    """'fusery 0.1.0, python 3.11.7, torch 2.13.0, …': what is installed here."""
+    found = [("fusery", __version__), ("python", platform.python_version())]
+    for name in _PACKAGES:
+        try:
+            found.append((name, version(name)))
+        except PackageNotFoundError:
+            continue
+    return ", ".join(f"{name} {number}" for name, number in found)
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit that `folder` is at, and whether files were changed since; None where there is no git."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if not commit:
+        return None
+    changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit} with changes" if changed else commit
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=_GIT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def origin(run: Run, licences: RunLicences) -> Origin:
+    """For the card: a model of this machine goes by its folder's name, which says nothing of the machine."""
+    specs = [run.config.target, *run.config.sources]
+    models = dict.fromkeys(Path(spec.model).name if _is_here(run, spec) else spec.model for spec in specs)
+    datasets = dict.fromkeys(file.dataset[0] for file in run.config.corpus.train if file.dataset is not None)
+    licence, name = licences.of_result
+    asked = {condition.model.role: condition for condition in licences.conditions}
+    rows = tuple(
+        ModelLicence(
+            role=model.shown,
+            model=model.model,
+            licence=model.id,
+            found_in=model.found_in,
+            asks=asked[model.role].says if model.role in asked else "",
+            accepted=licences.accepted.get(model.id) or licences.accepted.get(model.role),
+        )
+        for model in licences.models
+    )
+    return Origin(
+        tuple(models), tuple(name for name in datasets if not name.startswith((".", "/", "~"))), licence, name, rows
+    )
+
+
+def _is_here(run: Run, spec: ModelSpec) -> bool:
+    return Path(run.file.resolve(spec.model)).is_dir()

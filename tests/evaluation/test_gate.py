@@ -1,0 +1,119 @@
+"""The gate: what it asks by default, what the YAML may ask, and what its verdict says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fusery.evaluation.gate import judge
+from fusery.evaluation.report import Report
+from fusery.evaluation.scores import Scores
+from fusery.evaluation.tables import render_tables, to_markdown, verdict_lines
+from fusery.evaluation.verdict import Check, Verdict
+from fusery.run_config import GateSpec
+
+DOCUMENTS = 12
+DOMAINS = ("code", "prose")
+
+
+def scores_of(code: float, prose: float, noise: float = 0.0) -> Scores:
+    """Bits per byte of two domains; each second document is `noise` above, the others as much below."""
+    ids = tuple(f"d{i}" for i in range(2 * DOCUMENTS))
+    domains = tuple(DOMAINS[i % 2] for i in range(2 * DOCUMENTS))
+    bits = tuple((prose if i % 2 else code) * 100 + (noise if i % 4 < 2 else -noise) for i in range(2 * DOCUMENTS))
+    return Scores(ids, domains, bits, (100,) * (2 * DOCUMENTS))
+
+
+def report_of(fused: Scores, **changes: Any) -> Report:
+    content: dict[str, Any] = {
+        "run_id": "tiny-0123456789",
+        "target_before": scores_of(2.0, 2.0),
+        "clm": scores_of(1.8, 1.8),
+        "sources": {"coder": scores_of(1.0, 3.0)},
+        "fused": fused,
+        "resamples": 200,
+    }
+    return Report(**(content | changes))
+
+
+def failed(verdict: Verdict) -> list[str]:
+    return [check.name for check in verdict.checks if not check.passed]
+
+
+def test_a_model_better_than_before_and_than_clm_in_every_domain_passes() -> None:
+    verdict = judge(report_of(scores_of(1.7, 1.7)), GateSpec())
+    assert verdict.passed
+    assert [check.name for check in verdict.checks] == [
+        "fewer bits per byte than target before",
+        "fewer bits per byte than CLM",
+        "no domain worse than before by over 1.0%",
+    ]
+    assert verdict.rule["better_than"] == ["target_before", "clm"]
+
+
+def test_a_gain_over_clm_that_chance_explains_fails() -> None:
+    verdict = judge(report_of(scores_of(1.79, 1.79, noise=20.0)), GateSpec())
+    assert failed(verdict) == ["fewer bits per byte than CLM"]
+    assert "the interval holds 0" in verdict.reasons[0]
+
+
+def test_a_domain_that_got_worse_fails_though_the_mean_is_better() -> None:
+    verdict = judge(report_of(scores_of(2.03, 1.0)), GateSpec())
+    assert failed(verdict) == ["no domain worse than before by over 1.0%"]
+    assert verdict.reasons[0] == "not held: no domain worse than before by over 1.0% (code +1.5 %)"
+
+
+@pytest.mark.parametrize(("tolerance", "passes"), [(0.02, True), (0.0, False), (None, True)])
+def test_the_tolerance_for_a_domain_is_the_rules(tolerance: float | None, passes: bool) -> None:
+    report = report_of(scores_of(2.03, 1.0))
+    assert judge(report, GateSpec(domain_tolerance=tolerance)).passed is passes
+
+
+def test_without_a_clm_baseline_the_default_has_no_proof() -> None:
+    verdict = judge(report_of(scores_of(1.0, 1.0), clm=None), GateSpec())
+    assert failed(verdict) == ["fewer bits per byte than CLM"]
+    assert "CLM was not measured" in verdict.reasons[0]
+    assert judge(report_of(scores_of(1.0, 1.0), clm=None), GateSpec.model_validate({"better_than": []})).passed
+
+
+def test_every_source_may_be_asked_for() -> None:
+    rule = GateSpec.model_validate({"better_than": ["sources"]})
+    assert judge(report_of(scores_of(1.7, 1.7)), rule).passed
+    assert failed(judge(report_of(scores_of(1.9, 2.5)), rule))[0] == "fewer bits per byte than source coder"
+
+
+def test_a_least_gain_is_asked_of_the_whole_interval() -> None:
+    report = report_of(scores_of(1.7, 1.7))
+    assert judge(report, GateSpec(least_gain=0.05)).passed
+    verdict = judge(report, GateSpec(least_gain=0.1))
+    assert failed(verdict) == ["fewer bits per byte than CLM, by 10.0% at least"]
+
+
+def test_a_gate_that_asks_nothing_is_refused() -> None:
+    with pytest.raises(ValidationError, match="a gate must ask for something"):
+        GateSpec.model_validate({"better_than": [], "domain_tolerance": None})
+
+
+def test_a_verdict_without_checks_is_no_proof() -> None:
+    assert not Verdict(()).passed
+
+
+@given(st.lists(st.booleans()))
+def test_a_verdict_reads_back_equal_and_passes_only_if_every_check_holds(held: list[bool]) -> None:
+    verdict = Verdict(tuple(Check(f"c{i}", passed, "why") for i, passed in enumerate(held)), {"least_gain": 0.0})
+    assert Verdict.from_json(verdict.to_json()) == verdict
+    assert verdict.to_json()["passed"] is (bool(held) and all(held))
+    assert [line.startswith("not held") for line in verdict.reasons] == sorted((not x for x in held), reverse=True)
+
+
+def test_tables_and_markdown_say_the_verdict_with_its_reasons() -> None:
+    report = report_of(scores_of(1.7, 1.7))
+    assert verdict_lines(report) == []
+    judged = report_of(scores_of(1.7, 1.7), verdict=judge(report, GateSpec()))
+    assert verdict_lines(judged)[0] == "gate passed"
+    assert to_markdown(judged).startswith("**gate passed**\n\n- held: fewer bits per byte than target before (")
+    assert [str(part).strip() for part in render_tables(judged)][-4] == "gate passed"
