@@ -169,6 +169,7 @@ def build_model(
     transformers.utils.logging.disable_progress_bar()
     model.save_pretrained(folder)
     transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **_SPECIAL[kind]).save_pretrained(folder)
+    (folder / "README.md").write_text("---\nlicense: apache-2.0\n---\n", encoding="utf-8")
     return folder
 
 

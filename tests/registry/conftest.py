@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from fusery.registry.record import FusionRecord
+from fusery.registry.record import FusionRecord, ModelLicence, Origin
 
 
 def evaluation() -> dict[str, Any]:
@@ -31,7 +31,28 @@ def evaluation() -> dict[str, Any]:
         "coverage": {"coder": {"code": shares, "pro$e [x]": nothing}},
         "wins": {"code": {"coder": 1.0}},
         "warnings": ["source coder, domain code: evidence at 50.0%", "source coder, domain pro$e: none"],
+        "verdict": verdict(True),
     }
+
+
+def verdict(passed: bool) -> dict[str, Any]:
+    check = {"name": "fewer bits per byte than CLM", "passed": passed, "reason": "−4.3 % bits per byte"}
+    return {"passed": passed, "checks": [check], "rule": {"better_than": ["clm"]}}
+
+
+def origin() -> Origin:
+    licences = (
+        ModelLicence("target", "models/docs", "apache-2.0", "README.md", "", None),
+        ModelLicence("source coder", "owner/coder", "gemma", "its card on the Hub", "goes on under its terms", "today"),
+    )
+    return Origin(("docs", "owner/coder"), ("owner/texts",), "gemma", None, licences)
+
+
+def report_folder(folder: Path) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "report.html").write_text("<!doctype html><title>report</title>", encoding="utf-8")
+    (folder / "gains.png").write_bytes(b"\x89PNG")
+    return folder
 
 
 def metrics_file(path: Path, steps: int) -> Path:
@@ -65,6 +86,9 @@ def make_record() -> Callable[..., FusionRecord]:
             },
             "params": {"training.clm_weight": 0.9, "training.epochs": 1, "long": "x" * 7000, "none": None},
             "lineage": {"fusery.sources": "coder=3fa9", "fusery.corpus": "b01c"},
+            "origin": origin(),
+            "register_command": f"fusery register {folder / 'run.yaml'}",
+            "report_folder": report_folder(folder / "report"),
             "input_example": "def fuse(",
         }
         return FusionRecord(**(content | changes))

@@ -68,11 +68,24 @@ def test_the_card_has_a_header_the_report_the_lineage_and_the_way_to_use_it(
     card = model_card(make_record(tmp_path, model_folder, lineage={"rule": "a|b\nc"}))
     header = yaml.safe_load(card.split("---")[1])
     assert header["pipeline_tag"] == "text-generation"
+    assert header["base_model"] == ["docs", "owner/coder"]
+    assert (header["license"], header["datasets"]) == ("gemma", ["owner/texts"])
+    assert "gate-passed" in header["tags"]
+    assert "````yaml\nname: tiny\n````" in card
+    assert "- source coder, `owner/coder`: gemma (its card on the Hub); goes on under its terms; accepted today" in card
     assert "| fused | **2.2** |" in card
     assert "| rule | a\\|b c |" in card
     assert '("models:/tiny@candidate")' in card
     assert 'generate("def fuse(", max_new_tokens=50)' in card
     assert str(tmp_path) not in card
+
+
+def test_the_card_of_a_model_that_failed_names_no_alias(make_record: Make, tmp_path: Path, model_folder: Path) -> None:
+    evaluation = dict(make_record(tmp_path, model_folder).evaluation)
+    del evaluation["verdict"]
+    card = model_card(make_record(tmp_path, model_folder, evaluation=evaluation))
+    assert '("models:/tiny/VERSION")' in card
+    assert "gate-failed" in card
 
 
 def test_the_description_tells_what_the_version_gained(make_record: Make, tmp_path: Path, model_folder: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from fusery.errors import AddressError, InvalidInput, Unavailable
 from fusery.registry import register as register_module
+from fusery.registry.promote import Promoted, Promotion, promote, version_of_run
 from fusery.registry.record import FusionRecord, Registered
 from fusery.registry.register import register
 from fusery.registry.session import session
@@ -143,12 +144,48 @@ def test_without_warnings_there_is_no_tag(registration: Registration) -> None:
     assert "fusery.coverage_warnings" not in register_module._tags(record)
 
 
-def test_report_config_card_metrics_and_plots_are_artifacts(registration: Registration, tmp_path: Path) -> None:
+def test_the_table_of_the_evaluation_can_be_looked_at_in_mlflow(registration: Registration) -> None:
+    info = registration.run.info
+    table = registration.client.load_table(info.experiment_id, "evaluation_table.json", [info.run_id])
+    assert list(table.columns) == ["model", "domain", "bits_per_byte"]
+    assert table[table.model == "fused"].bits_per_byte.tolist() == [2.1, 2.3, 2.2]
+
+
+def test_the_downloaded_folder_is_a_plain_model_for_transformers(registration: Registration, tmp_path: Path) -> None:
+    import mlflow
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    assert registration.client is not None
+    folder = mlflow.artifacts.download_artifacts("models:/tiny@candidate", dst_path=str(tmp_path))
+    original = registration.record.model_folder
+    for place in (Path(folder), Path(folder) / "model"):
+        model = AutoModelForCausalLM.from_pretrained(place).state_dict()
+        wanted = AutoModelForCausalLM.from_pretrained(original).state_dict()
+        assert all(torch.equal(model[name], tensor) for name, tensor in wanted.items())
+        text = "def fuse(sources, naïve 東京"
+        ids = AutoTokenizer.from_pretrained(original)(text)["input_ids"]
+        assert AutoTokenizer.from_pretrained(place)(text)["input_ids"] == ids
+        assert (place / "README.md").read_text().startswith("---\nlibrary_name: transformers\n")
+
+
+def test_a_version_says_its_verdict_in_tags_and_metrics(registration: Registration) -> None:
+    version = registration.client.get_model_version_by_alias("tiny", "candidate")
+    assert version.tags["fusery.gate"] == "passed"
+    assert version.tags["fusery.gate_reasons"] == "Gate passed."
+    assert version.tags["fusery.architecture"] == "LlamaForCausalLM"
+    assert version.tags["coverage"] == "coder 25.0% of positions"
+    assert registration.run.data.metrics["gate/passed"] == 1.0
+
+
+def test_report_config_card_metrics_and_pictures_are_artifacts(registration: Registration, tmp_path: Path) -> None:
     folder = Path(registration.client.download_artifacts(registration.registered.run_id, "", str(tmp_path)))
     files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
-    plots = {"plots/training.png", "plots/bits_per_byte.png"}
-    assert files == plots | {
+    assert files == {
+        "report/report.html",
+        "report/gains.png",
         "evaluation.json",
+        "evaluation_table.json",
         "config.yaml",
         "model_card.md",
         "metrics-fused.jsonl",
@@ -156,7 +193,6 @@ def test_report_config_card_metrics_and_plots_are_artifacts(registration: Regist
     }
     assert json.loads((folder / "evaluation.json").read_text()) == registration.record.evaluation
     assert (folder / "config.yaml").read_text() == "name: tiny\n"
-    assert all((folder / plot).stat().st_size > 10_000 for plot in plots)
 
 
 def test_the_stored_model_is_safetensors_with_requirements_and_an_honest_licence(registration: Registration) -> None:
@@ -166,6 +202,7 @@ def test_the_stored_model_is_safetensors_with_requirements_and_an_honest_licence
     assert not suffixes & {".bin", ".pt", ".pkl", ".pickle", ".py"}
     assert "huggingface.co" not in (folder / "LICENSE.txt").read_text()
     assert (folder / "model_card.md").read_text().strip().startswith("#")
+    assert "source coder, `owner/coder`: gemma" in (folder / "LICENSE.txt").read_text()
     requirements = (folder / "requirements.txt").read_text()
     assert "torch==" in requirements
     assert "+cpu" not in requirements
@@ -201,7 +238,8 @@ def test_a_registration_that_was_cut_off_is_made_whole_by_the_next_call(
 
     with monkeypatch.context() as broken:
         broken.setattr(register_module, "_log_model", gone)
-        kept = f"the model is kept at {registration.record.model_folder}; run the same command again"
+        command = f"fusery register {registration.record.config_file}"
+        kept = f"the model is kept at {registration.record.model_folder}; register it with: {command}"
         with pytest.raises(Unavailable, match="connection reset") as error:
             registration.register(run_id="other-1", model_name="other")
         assert str(error.value).endswith(kept)
@@ -218,6 +256,85 @@ def test_a_second_run_is_the_next_version_and_takes_the_alias(registration: Regi
     second = registration.register(run_id="other-2", model_name="other", metrics_files={"fused": None, "clm": None})
     assert second.model_uri == "models:/other/2"
     assert int(registration.client.get_model_version_by_alias("other", "candidate").version) == 2
+
+
+def test_a_failed_gate_registers_with_its_reasons_and_without_an_alias(registration: Registration) -> None:
+    failed = registration.register(run_id="gate-1", model_name="gated", **measured(registration, passed=False))
+    assert (failed.version, failed.alias, failed.alias_uri) == ("1", None, None)
+    assert registration.client.get_registered_model("gated").aliases == {}
+    tags = registration.client.get_model_version("gated", "1").tags
+    assert tags["fusery.gate"] == "failed"
+    assert tags["fusery.gate_reasons"].startswith("Gate failed. Not held: fewer bits per byte than CLM: −4.3 %")
+
+    passed = registration.register(run_id="gate-1", model_name="gated", **measured(registration, passed=True))
+    assert (passed.version, passed.alias, passed.created) == ("1", "candidate", False)
+    version = registration.client.get_model_version_by_alias("gated", "candidate")
+    assert (version.tags["fusery.gate"], "Gate passed." in version.description) == ("passed", True)
+
+    again = registration.register(run_id="gate-1", model_name="gated", **measured(registration, passed=False))
+    assert again.alias is None
+    assert registration.client.get_registered_model("gated").aliases == {}
+
+
+def test_measures_without_a_verdict_are_no_proof(registration: Registration) -> None:
+    evaluation = {key: value for key, value in registration.record.evaluation.items() if key != "verdict"}
+    assert not replace(registration.record, evaluation=evaluation).passed
+
+
+def test_a_name_with_models_of_another_architecture_is_refused(registration: Registration) -> None:
+    other = pico_model("gpt2")
+    with pytest.raises(InvalidInput, match=r"version 1 is a LlamaForCausalLM, this run's model is a GPT2LMHeadModel"):
+        registration.register(run_id="gpt2-1", model_folder=other)
+    assert len(registration.client.search_model_versions("name = 'tiny'")) == 1
+
+
+def test_a_passed_candidate_becomes_champion_and_the_same_call_changes_nothing(registration: Registration) -> None:
+    assert promote(Promotion("tiny"), registration.uri) == Promoted("tiny", "1", None, "passed")
+    version = registration.client.get_model_version_by_alias("tiny", "champion")
+    promoted_at = version.tags["fusery.promoted_at"]
+    promote(Promotion("tiny", "1"), registration.uri)
+    version = registration.client.get_model_version_by_alias("tiny", "champion")
+    assert version.tags["fusery.promoted_at"] == promoted_at
+
+
+def test_a_version_that_failed_is_promoted_only_with_a_reason_which_is_kept(registration: Registration) -> None:
+    registration.register(run_id="forced-0", model_name="forced")
+    promote(Promotion("forced"), registration.uri)
+    registration.register(run_id="forced-1", model_name="forced", **measured(registration, passed=False))
+    with pytest.raises(InvalidInput, match=r"forced version 2: Gate failed\. Not held: .* --force"):
+        promote(Promotion("forced", "2"), registration.uri)
+    with pytest.raises(InvalidInput, match="the reason is empty"):
+        promote(Promotion("forced", "2", force=" "), registration.uri)
+    forced = promote(Promotion("forced", "2", force="for the demo"), registration.uri)
+    assert forced == Promoted("forced", "2", "1", "failed")
+    version = registration.client.get_model_version_by_alias("forced", "champion")
+    assert version.tags["fusery.promoted_because"] == "for the demo"
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (Promotion("absent"), "absent: no such registered model; there are: "),
+        (Promotion("tiny", "99"), "tiny: no version '99'"),
+        (Promotion("tiny", candidate_alias="tested"), "no version has the alias 'tested'"),
+    ],
+)
+def test_what_is_not_there_cannot_be_promoted(asked: Promotion, message: str, registration: Registration) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        promote(asked, registration.uri)
+
+
+def test_the_version_of_a_run_is_found_by_its_id(registration: Registration) -> None:
+    assert version_of_run("tiny", "tiny-0123456789", registration.uri) == "1"
+    with pytest.raises(InvalidInput, match="run other is not registered as tiny"):
+        version_of_run("tiny", "other", registration.uri)
+
+
+def measured(registration: Registration, passed: bool) -> dict[str, Any]:
+    """A record's evaluation with another verdict."""
+    evaluation = dict(registration.record.evaluation)
+    checks = [{**check, "passed": passed} for check in evaluation["verdict"]["checks"]]
+    return {"evaluation": evaluation | {"verdict": {**evaluation["verdict"], "passed": passed, "checks": checks}}}
 
 
 def test_a_registration_prints_nothing_and_leaves_the_tracking_uri_alone(
@@ -263,7 +380,7 @@ def test_a_server_that_is_gone_is_unavailable_and_worth_a_retry(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with pytest.raises(Unavailable, match="run the same command again") as error:
+    with pytest.raises(Unavailable, match=r"register it with: fusery register .*run\.yaml") as error:
         register(registration.record, f"http://mia:secret@127.0.0.1:{port}")
     assert error.value.retryable
     assert "secret" not in str(error.value)

@@ -1,41 +1,80 @@
-"""The model card: what a fused model is, how good, and where it comes from. Markdown with a YAML header."""
+"""The model card in the form of Hugging Face: what a fused model is, how good, and where it comes from."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from typing import Any
 
-from fusery.registry.record import FusionRecord, Param
+import yaml
 
-LICENCE_NOTE = (
-    "The weights are those of the target after further training on distributions of the sources: the licences\n"
-    "of the target, of the sources and of the corpus decide what may be done with them. They are named in\n"
-    "model_card.md; fusery does not know them and adds no terms of its own.\n"
-)
+from fusery.registry.record import FusionRecord, ModelLicence, Origin, Param
 
 
 def model_card(record: FusionRecord) -> str:
-    """The card of `record`'s model."""
-    header = "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- knowledge-fusion\n---"
+    """The card of `record`'s model: a YAML header for the Hub, then Markdown."""
+    header = yaml.safe_dump(_header(record), sort_keys=False, allow_unicode=True).strip()
     parts = [
-        header,
+        f"---\n{header}\n---",
         f"# {record.model_name}",
         "A causal language model made by knowledge fusion: the target's continual training on text, with the fused "
         "next-token distributions of the sources as additional supervision.",
         "## Evaluation",
         record.report_markdown.strip(),
+        "## Licence",
+        licence_note(record.origin),
         "## Lineage",
         _table(record.lineage),
         "## Settings",
+        f"The run's YAML:\n\n````yaml\n{record.config_file.read_text(encoding='utf-8').strip()}\n````",
         _table(record.params),
         "## Use",
-        f"```python\nimport mlflow\n\ngenerate = mlflow.transformers.load_model"
-        f'("models:/{record.model_name}@{record.alias}")\n'
-        f"generate({json.dumps(record.input_example)}, max_new_tokens=50)\n```",
-        "## Licence",
-        LICENCE_NOTE.strip(),
+        _use(record),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _header(record: FusionRecord) -> dict[str, Any]:
+    origin = record.origin
+    return {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "base_model": list(origin.base_models),
+        "base_model_relation": "finetune",
+        **({"datasets": list(origin.datasets)} if origin.datasets else {}),
+        "license": origin.licence,
+        **({"license_name": origin.licence_name} if origin.licence_name else {}),
+        "tags": ["knowledge-fusion", "fusery", f"gate-{'passed' if record.passed else 'failed'}"],
+    }
+
+
+def _use(record: FusionRecord) -> str:
+    which = f"{record.model_name}@{record.alias}" if record.passed else f"{record.model_name}/VERSION"
+    return (
+        f"```python\nimport mlflow\n\n"
+        f'generate = mlflow.transformers.load_model("models:/{which}")\n'
+        f"generate({json.dumps(record.input_example)}, max_new_tokens=50)\n```\n\n"
+        f"Without MLflow's loader:\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        f'folder = mlflow.artifacts.download_artifacts("models:/{which}")\n'
+        "model = AutoModelForCausalLM.from_pretrained(folder)\n"
+        "tokenizer = AutoTokenizer.from_pretrained(folder)\n```"
+    )
+
+
+def licence_note(origin: Origin) -> str:
+    """Which licences the model comes from and what they ask; what fusery read there, and no legal advice."""
+    lines = [f"- {_licence_line(model)}" for model in origin.models]
+    return (
+        "The weights are those of the target after further training on distributions of the sources, so the licences "
+        "of the target, the sources and the corpus decide what may be done with them. fusery adds no terms of its own. "
+        "What it read (no legal advice):\n\n" + "\n".join(lines)
+    )
+
+
+def _licence_line(model: ModelLicence) -> str:
+    asks = f"; {model.asks}" if model.asks else ""
+    accepted = f"; accepted {model.accepted}" if model.accepted else ""
+    return f"{model.role}, `{model.model}`: {model.licence} ({model.found_in}){asks}{accepted}"
 
 
 def description(record: FusionRecord) -> str:
@@ -48,7 +87,18 @@ def description(record: FusionRecord) -> str:
         change = gains["clm"]["relative"]
         value, low, high = (_percent(change[key]) for key in ("value", "low", "high"))
         text += f"\nAgainst plain continual training: {value} bits per byte, 95 % interval [{low}, {high}]."
-    return text
+    return f"{text}\n{gate_text(record.evaluation)}"
+
+
+def gate_text(evaluation: Mapping[str, Any]) -> str:
+    """'Gate passed.', or 'Gate failed:' and what does not hold."""
+    verdict = evaluation.get("verdict")
+    if verdict is None:
+        return "Gate failed: it has not judged."
+    if verdict["passed"]:
+        return "Gate passed."
+    lost = [f"{check['name']}: {check['reason']}" for check in verdict["checks"] if not check["passed"]]
+    return f"Gate failed. Not held: {'; '.join(lost)}."
 
 
 def _table(values: Mapping[str, Param]) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,13 +20,38 @@ _NEEDED = ("config.json", "tokenizer.json")
 
 
 @dataclass(frozen=True, slots=True)
+class ModelLicence:
+    """A model that the fused one comes from, its licence's id, where that is stated, and what it asks."""
+
+    role: str
+    model: str
+    licence: str
+    found_in: str
+    asks: str
+    accepted: str | None
+    """When its conditions were accepted; None: nobody had to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """For the card: the models (target first) and datasets that it comes from, and the licences that bind it."""
+
+    base_models: tuple[str, ...]
+    datasets: tuple[str, ...]
+    licence: str
+    licence_name: str | None
+    models: tuple[ModelLicence, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class FusionRecord:
     """A finished run: settings, proof, and the folder of the fused model (a plain Hugging Face folder).
 
     `run_id` is fusery's own and decides whether the run is registered already. `evaluation` is the content of
-    evaluation.json, `report_markdown` the same for people. `metrics_files`: the trainer's metrics of "fused" and
-    "clm"; None where there was no such training. `lineage`: what the model comes from, as short texts by name
-    (sources, fingerprints, corpus digest, rules, manifest digest, versions).
+    evaluation.json, `report_markdown` the same for people, `report_folder` that of the HTML report and its pictures.
+    `metrics_files`: the trainer's metrics of "fused" and "clm"; None where there was no such training. `lineage`: what
+    the model comes from, as short texts by name (sources, fingerprints, corpus and manifest digest, rules, versions).
+    `alias` is what a version that passed the gate gets; `register_command` the command that calls this.
 
     Raises:
         InvalidInput: a file is missing, or the alias is one that MLflow keeps for itself.
@@ -43,6 +70,9 @@ class FusionRecord:
     metrics_files: Mapping[str, Path | None]
     params: Mapping[str, Param]
     lineage: Mapping[str, str]
+    origin: Origin
+    register_command: str
+    report_folder: Path | None = None
     input_example: str = "The "
 
     def __post_init__(self) -> None:
@@ -53,27 +83,47 @@ class FusionRecord:
         if self.alias == "latest" or re.fullmatch(r"[vV]\d+", self.alias):
             raise InvalidInput(f"registry.alias {self.alias!r}: MLflow keeps 'latest' and 'v1' for itself; use another")
 
+    @property
+    def passed(self) -> bool:
+        """Whether the gate passed. Without a verdict there is no proof."""
+        return bool(self.evaluation.get("verdict", {}).get("passed", False))
+
+    @property
+    def architecture(self) -> str:
+        """The model's class in transformers."""
+        return str(_config(self.model_folder).get("architectures", ["unknown"])[0])
+
+    @property
+    def measures_digest(self) -> str:
+        """What tells these measures from others of the same model."""
+        return hashlib.sha256(json.dumps(self.evaluation, sort_keys=True).encode()).hexdigest()[:32]
+
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A version in MLflow's model registry; `model_uri` loads exactly it, `alias_uri` what the alias points to."""
+    """A version in MLflow's model registry. `model_uri` loads exactly it; `alias`: None if the gate did not pass."""
 
     model_name: str
     version: str
     run_id: str
     model_uri: str
-    alias: str
+    alias: str | None
     created: bool
-    """False: the run had been registered before, and nothing was logged."""
+    """False: the run had been registered before."""
 
     @property
-    def alias_uri(self) -> str:
-        return f"models:/{self.model_name}@{self.alias}"
+    def alias_uri(self) -> str | None:
+        return None if self.alias is None else f"models:/{self.model_name}@{self.alias}"
 
 
 def requirements() -> list[str]:
     """What a place that loads the model must install: the installed versions, without local labels ("+cpu")."""
     return [f"{name}=={version(name).partition('+')[0]}" for name in ("torch", "transformers", "safetensors")]
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return content
 
 
 def _check_model_folder(folder: Path) -> None:

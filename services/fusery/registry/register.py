@@ -1,8 +1,9 @@
-"""Registers a fused model in MLflow with its proof: one run, one model version, one alias.
+"""Registers a fused model in MLflow with its proof: one run, one model version, an alias if the gate passed.
 
-A run is registered once. The version carries fusery's run id, and a last tag says that nothing is missing; so
-the same call after a crash finishes what was begun, and after success changes nothing. MLflow has no
-transaction: a run that was cut off stays in MLflow, marked KILLED, and a new one is logged from the start.
+A run is registered once. The version carries fusery's run id, and a last tag says that nothing is missing and of which
+measures; so the same call after a crash finishes what was begun, after success changes nothing, and after the run was
+measured or judged anew brings the version up to date. MLflow has no transaction: a run that was cut off stays in
+MLflow, marked KILLED, and a new one is logged from the start.
 """
 
 from __future__ import annotations
@@ -19,10 +20,12 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fusery.registry.model_card import LICENCE_NOTE, description, model_card
-from fusery.registry.plots import models_of, plot_bits_per_byte, plot_training
+from fusery.errors import InvalidInput
+from fusery.registry.measures import coverage_line, evaluation_table, final_metrics
+from fusery.registry.model_card import description, gate_text, licence_note, model_card
 from fusery.registry.record import FusionRecord, Registered, requirements
 from fusery.registry.session import session
+from fusery.registry.stored_model import write_top_files
 from fusery.registry.training_metrics import Step, read_steps
 
 if TYPE_CHECKING:
@@ -35,6 +38,9 @@ _log = logging.getLogger(__name__)
 Item = TypeVar("Item")
 RUN_TAG = "fusery.run_id"
 COVERAGE_TAG = "fusery.coverage_warnings"
+GATE_TAG, REASONS_TAG = "fusery.gate", "fusery.gate_reasons"
+ARCHITECTURE_TAG = "fusery.architecture"
+_TABLE = "evaluation_table.json"
 _COMPLETE_TAG = "fusery.complete"
 _MAX_PARAM_CHARACTERS = 6000
 _MAX_TAG_CHARACTERS = 5000
@@ -43,25 +49,32 @@ _METRICS_IN_A_BATCH = 1000
 
 
 def register(record: FusionRecord, tracking_uri: str, artifact_folder: Path | None = None) -> Registered:
-    """The model version of `record`'s run, logged now unless it is there; its alias points to it.
+    """The model version of `record`'s run, logged now unless it is there; the alias points to it if the gate passed.
 
     `artifact_folder`: where a new experiment keeps its files; for SQLite. A server decides that itself: None.
 
     Raises:
         Unavailable: MLflow fails or is gone; nothing is lost, call again.
-        AddressError, InvalidInput: MLflow refuses the credentials, or a name or value.
+        AddressError, InvalidInput: MLflow refuses the credentials, or a name or value; or the name is that of a model
+            of another architecture.
     """
-    kept = f"the model is kept at {record.model_folder}; run the same command again"
+    kept = f"the model is kept at {record.model_folder}; register it with: {record.register_command}"
     steps = {name: read_steps(path) for name, path in record.metrics_files.items() if path is not None}
     with session(tracking_uri, kept) as client:
         found = _version_of_run(client, record)
+        if found is None:
+            _check_architecture(client, record, kept)
         version = found or _log_run(client, record, steps, artifact_folder)
-        _complete(client, record, version)
+        if version.tags.get(_COMPLETE_TAG) != record.measures_digest:
+            if found is not None:
+                _log_measures_again(client, record, found)
+            _complete(client, record, version)
     created = found is None
     _log.info("registered %s version %s%s", record.model_name, version.version, "" if created else " (before)")
     number = str(version.version)
     uri = f"models:/{record.model_name}/{number}"
-    return Registered(record.model_name, number, str(version.run_id), uri, record.alias, created)
+    alias = record.alias if record.passed else None
+    return Registered(record.model_name, number, str(version.run_id), uri, alias, created)
 
 
 def _version_of_run(client: MlflowClient, record: FusionRecord) -> ModelVersion | None:
@@ -70,13 +83,39 @@ def _version_of_run(client: MlflowClient, record: FusionRecord) -> ModelVersion 
     return found[0] if found else None
 
 
+def _check_architecture(client: MlflowClient, record: FusionRecord, kept: str) -> None:
+    """Whoever loads a name by its alias expects the same kind of model behind it tomorrow."""
+    name = record.model_name.replace("'", "''")
+    versions = client.search_model_versions(f"name = '{name}'", max_results=1, order_by=["version_number DESC"])
+    before = versions[0].tags.get(ARCHITECTURE_TAG) if versions else None
+    if before not in (None, record.architecture):
+        raise InvalidInput(
+            f"registry.model_name {record.model_name!r}: version {versions[0].version} is a {before}, this run's model "
+            f"is a {record.architecture}; choose another registry.model_name. Nothing was registered, {kept}"
+        )
+
+
 def _complete(client: MlflowClient, record: FusionRecord, version: ModelVersion) -> None:
     """Alias and last tag; once complete, an alias that people have moved since stays where they put it."""
-    if _COMPLETE_TAG in version.tags:
-        return
     number = str(version.version)
-    client.set_registered_model_alias(record.model_name, record.alias, number)
-    client.set_model_version_tag(record.model_name, number, _COMPLETE_TAG, "true")
+    if record.passed:
+        client.set_registered_model_alias(record.model_name, record.alias, number)
+    elif str(client.get_registered_model(record.model_name).aliases.get(record.alias)) == number:
+        client.delete_registered_model_alias(record.model_name, record.alias)
+    client.set_model_version_tag(record.model_name, number, _COMPLETE_TAG, record.measures_digest)
+
+
+def _log_measures_again(client: MlflowClient, record: FusionRecord, version: ModelVersion) -> None:
+    """Brings metrics, files, card, description and tags of a version up to measures that it does not have."""
+    number, run_id = str(version.version), str(version.run_id)
+    _log_metrics(client, run_id, _measures(record))
+    _log_files(client, run_id, record)
+    if version.model_id:
+        _log_top_files(client, version.model_id, record)
+    for key, value in _tags(record).items():
+        client.set_model_version_tag(record.model_name, number, key, value)
+        client.set_tag(run_id, key, value)
+    client.update_model_version(record.model_name, number, description(record))
 
 
 def _log_run(
@@ -88,7 +127,7 @@ def _log_run(
     run_id = client.create_run(experiment_id, run_name=record.run_name, tags=tags).info.run_id
     try:
         _log_numbers(client, run_id, record, steps)
-        _log_files(client, run_id, record, steps)
+        _log_files(client, run_id, record)
         model_id, model_uri = _log_model(client, run_id, record)
         version = _create_version(client, record, run_id, model_id, model_uri)
     except BaseException:
@@ -120,9 +159,12 @@ def _log_numbers(client: MlflowClient, run_id: str, record: FusionRecord, steps:
     params = _short({_name(key): str(value) for key, value in record.params.items()}, _MAX_PARAM_CHARACTERS)
     for batch in _batches([Param(key, value) for key, value in params.items()], _PARAMS_IN_A_BATCH):
         client.log_batch(run_id, params=batch)
-    metrics = [*_step_metrics(steps), *_final_metrics(record.evaluation, time.time())]
-    for metric_batch in _batches(metrics, _METRICS_IN_A_BATCH):
-        client.log_batch(run_id, metrics=metric_batch)
+    _log_metrics(client, run_id, [*_step_metrics(steps), *_measures(record)])
+
+
+def _log_metrics(client: MlflowClient, run_id: str, metrics: Sequence[Metric]) -> None:
+    for batch in _batches(metrics, _METRICS_IN_A_BATCH):
+        client.log_batch(run_id, metrics=batch)
 
 
 def _step_metrics(steps: Mapping[str, Sequence[Step]]) -> Iterator[Metric]:
@@ -135,45 +177,22 @@ def _step_metrics(steps: Mapping[str, Sequence[Step]]) -> Iterator[Metric]:
                 yield Metric(_name(f"train/{training}/{name}"), value, int(step.time_s * 1000), step.step)
 
 
-def _final_metrics(evaluation: Mapping[str, Any], now_s: float) -> Iterator[Metric]:
-    """Metrics "bits_per_byte/<model>/<domain>", ".../mean", "gain/<baseline>" and those of coverage, at step 0."""
+def _measures(record: FusionRecord) -> list[Metric]:
+    """What was measured at the end, at step 0."""
     from mlflow.entities import Metric
 
-    values: dict[str, float] = {}
-    for model, scores in models_of(evaluation).items():
-        domains = {domain: score["bits_per_byte"] for domain, score in scores["domains"].items()}
-        for group, value in {**domains, "mean": scores["mean_bits_per_byte"]}.items():
-            values[f"bits_per_byte/{model}/{group}"] = value
-    gains = evaluation["gains"]
-    for baseline in ("target_before", "clm"):
-        if baseline in gains:
-            values[f"gain/{baseline}"] = gains[baseline]["relative"]["value"]
-    values |= _coverage_metrics(evaluation)
-    for name, value in values.items():
-        yield Metric(_name(name), value, int(now_s * 1000), 0)
+    now_ms = int(time.time() * 1000)
+    return [Metric(_name(name), value, now_ms, 0) for name, value in final_metrics(record.evaluation).items()]
 
 
-def _coverage_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics "coverage/<source>/<domain>/<share>" and "evidence_share/<source>/<domain>"; unmeasured ones left out."""
-    values: dict[str, float] = {}
-    for source, domains in evaluation["coverage"].items():
-        for domain, shares in domains.items():
-            plain = {key: value for key, value in shares.items() if isinstance(value, int | float)}
-            deciles = {f"kept_mass_p{n}0": value for n, value in enumerate(shares.get("kept_mass_deciles") or (), 1)}
-            values |= {f"coverage/{source}/{domain}/{key}": value for key, value in (plain | deciles).items()}
-    for domain, of_source in evaluation["wins"].items():
-        values |= {f"evidence_share/{source}/{domain}": share for source, share in of_source.items()}
-    return values
-
-
-def _log_files(client: MlflowClient, run_id: str, record: FusionRecord, steps: Mapping[str, Sequence[Step]]) -> None:
-    """Plots, evaluation.json, the config, the metrics files and the model card, as artifacts of the run."""
+def _log_files(client: MlflowClient, run_id: str, record: FusionRecord) -> None:
+    """The report with its pictures, evaluation.json and its table, the config, the metrics files and the model card."""
     with tempfile.TemporaryDirectory(prefix="fusery-") as folder:
-        plots = Path(folder) / "plots"
-        plots.mkdir()
-        plot_bits_per_byte(record.evaluation, plots / "bits_per_byte.png")
-        if steps:
-            plot_training(steps, plots / "training.png")
+        if record.report_folder is not None:
+            shutil.copytree(record.report_folder, Path(folder) / "report")
+        columns = evaluation_table(record.evaluation)
+        table = {"columns": list(columns), "data": list(zip(*columns.values(), strict=True))}
+        (Path(folder) / _TABLE).write_text(json.dumps(table, ensure_ascii=False), encoding="utf-8")
         evaluation = json.dumps(record.evaluation, ensure_ascii=False, indent=1)
         (Path(folder) / "evaluation.json").write_text(evaluation, encoding="utf-8")
         (Path(folder) / "model_card.md").write_text(model_card(record), encoding="utf-8")
@@ -182,6 +201,8 @@ def _log_files(client: MlflowClient, run_id: str, record: FusionRecord, steps: M
             if path is not None:
                 shutil.copyfile(path, Path(folder) / f"metrics-{training}.jsonl")
         client.log_artifacts(run_id, folder)
+    # By this tag MLflow's page and load_table know that the file is a table.
+    client.set_tag(run_id, "mlflow.loggedArtifacts", json.dumps([{"path": _TABLE, "type": "table"}]))
 
 
 def _log_model(client: MlflowClient, run_id: str, record: FusionRecord) -> tuple[str, str]:
@@ -200,12 +221,14 @@ def _log_model(client: MlflowClient, run_id: str, record: FusionRecord) -> tuple
             input_example=record.input_example,
             model_card=ModelCard(model_card(record)),
         )
-    with tempfile.TemporaryDirectory(prefix="fusery-") as folder:
-        # In place of MLflow's own, which sends people to a page on the hub that does not exist.
-        licence = Path(folder) / "LICENSE.txt"
-        licence.write_text(LICENCE_NOTE, encoding="utf-8")
-        client.log_model_artifact(info.model_id, str(licence))
+    _log_top_files(client, info.model_id, record)
     return info.model_id, info.model_uri
+
+
+def _log_top_files(client: MlflowClient, model_id: str, record: FusionRecord) -> None:
+    with tempfile.TemporaryDirectory(prefix="fusery-") as folder:
+        write_top_files(record.model_folder, Path(folder), model_card(record), licence_note(record.origin))
+        client.log_model_artifacts(model_id, folder)
 
 
 @contextmanager
@@ -240,10 +263,19 @@ def _create_version(
 
 
 def _tags(record: FusionRecord) -> dict[str, str]:
-    """Tags of run and version: fusery's run id, the lineage, and a warning of low coverage, a line each, if any."""
+    """Tags of run and version: fusery's run id, the lineage, the verdict, and a warning of low coverage, if any."""
     warnings = record.evaluation.get("warnings", ())
-    coverage = {COVERAGE_TAG: "\n".join(warnings)} if warnings else {}
-    return {RUN_TAG: record.run_id, **_short({**record.lineage, **coverage}, _MAX_TAG_CHARACTERS)}
+    texts = {
+        **record.lineage,
+        "coverage": coverage_line(record.evaluation),
+        GATE_TAG: "passed" if record.passed else "failed",
+        REASONS_TAG: gate_text(record.evaluation),
+        ARCHITECTURE_TAG: record.architecture,
+        **({COVERAGE_TAG: "\n".join(warnings)} if warnings else {}),
+    }
+    commit = record.lineage.get("git_commit")
+    source = {"mlflow.source.git.commit": commit.partition(" ")[0]} if commit else {}
+    return {RUN_TAG: record.run_id, **source, **_short(texts, _MAX_TAG_CHARACTERS)}
 
 
 def _short(values: Mapping[str, str], most: int) -> dict[str, str]:

@@ -26,7 +26,7 @@ class Step:
 def read_steps(path: Path) -> list[Step]:
     """The steps in `path`, ascending, each once. Lines without a step are left out, and so is what is no number.
 
-    The file has no clock times: a step's is that of the file's last change, less the training time since.
+    A line without `time_s` has the time of the file's last change, less the training time since.
 
     Raises:
         Corrupt: a line that is not the last is no JSON object.
@@ -45,7 +45,7 @@ def read_steps(path: Path) -> list[Step]:
     end_s = path.stat().st_mtime
     total_s = max((numbers.get("elapsed_s", 0.0) for numbers in numbers_of.values()), default=0.0)
     return [
-        Step(step, end_s - (total_s - numbers.get("elapsed_s", total_s)), numbers)
+        Step(step, numbers.pop("time_s", end_s - (total_s - numbers.get("elapsed_s", total_s))), numbers)
         for step, numbers in sorted(numbers_of.items())
     ]
 
