@@ -16,6 +16,7 @@ import picomodels
 from fusery.core.fusion import Evidence
 from fusery.core.topk import PAD, TopK
 from fusery.run_config import TrainingSpec
+from fusery.trainer.documents import InMemory
 from fusery.trainer.job import TrainJob
 
 SOURCES = 2
@@ -81,7 +82,7 @@ def pico_job(output: Path, architecture: str = "llama", *, documents: int = 24, 
     fields: dict[str, Any] = {
         "target": str(picomodels.pico_model(architecture)),
         "output": output,
-        "documents": pico_documents(kind, documents),
+        "documents": InMemory(pico_documents(kind, documents)),
         "partitions": pico_partitions(picomodels.pico_tokenizer(kind).get_vocab_size()),
         "training": TrainingSpec(**spec),
         "config_digest": "0" * 64,

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from fusery.core.cells import Partitions
 from fusery.core.loss import IGNORED, LossMeans, SparseEvidence, loss_of_hidden, loss_of_logits
-from fusery.core.objective import Objective
+from fusery.core.objective import Objective, tempered
 from fusery.core.rules import Tail
 from fusery.core.topk import PAD
 
@@ -319,6 +319,44 @@ def test_weighted_copies_of_one_evidence_are_that_evidence(seed: int, copies: in
         torch.testing.assert_close(again, loss)
         for got, want in zip(gradients(again, case), gradients(loss, case), strict=True):
             torch.testing.assert_close(got, want)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, clm_weight=st.floats(0, 1), temperature=st.sampled_from([0.5, 1.0, 2.0]), k=st.integers(1, 6))
+def test_with_renormalise_and_evidence_at_every_row_the_loss_is_the_papers(
+    seed: int, clm_weight: float, temperature: float, k: int
+) -> None:
+    """λ · cross-entropy of the labels + (1 − λ) · cross-entropy of a softmax over the k kept logits, dense."""
+    rng = np.random.default_rng(seed)
+    rows, vocabulary = 7, 11
+    logits = torch.as_tensor(rng.normal(size=(rows, vocabulary)) * 2).requires_grad_()
+    labels = torch.as_tensor(rng.integers(0, vocabulary, rows))
+    source_log_probs = torch.log_softmax(torch.as_tensor(rng.normal(size=(rows, vocabulary)) * 2), 1)
+    top = source_log_probs.topk(k, dim=1)
+    target = torch.zeros(rows, vocabulary, dtype=torch.float64)
+    target.scatter_(1, top.indices, torch.softmax(top.values / temperature, 1))
+    expected = clm_weight * cross_entropy(logits, labels) + (1 - clm_weight) * cross_entropy(logits, target)
+    numbers = torch.arange(rows)
+    ones = torch.ones(rows, dtype=torch.float64)
+    evidence = SparseEvidence(numbers, torch.zeros_like(numbers), ones, top.indices, top.values)
+    cells, objective = Partitions.of([np.arange(vocabulary)]), Objective(clm_weight, Tail.RENORMALISE, temperature)
+    loss, _ = loss_of_logits(logits, labels, evidence, cells, objective)
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-11)
+    (got,), (want,) = torch.autograd.grad(loss, logits), torch.autograd.grad(expected, logits)
+    torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-10)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=SEEDS, temperature=st.floats(0.2, 5.0))
+def test_a_temperature_keeps_the_order_and_counts_the_tail_as_one_outcome(seed: int, temperature: float) -> None:
+    rng = np.random.default_rng(seed)
+    mass = torch.as_tensor(rng.dirichlet(np.ones(6), 3))
+    kept = tempered(mass[:, :5], temperature)
+    whole = mass.pow(1 / temperature)
+    torch.testing.assert_close(kept, (whole / whole.sum(1, keepdim=True))[:, :5])
+    assert torch.equal(kept.argsort(1), mass[:, :5].argsort(1))
+    assert torch.equal(tempered(mass, 1.0), mass)
+    assert tempered(torch.zeros(1, 4), temperature).sum() == 0
 
 
 @pytest.mark.parametrize("tail", TAILS)

@@ -61,10 +61,12 @@ def write_run(folder: Path, models: Path, **sections: Any) -> Path:
             "train": [{"path": "train.jsonl"}],
             "held_out": [{"path": "held_out.jsonl"}],
             "max_document_bytes": 200,
-            "shard_documents": 2,
+            "shard_bytes": 200,
         },
         "capture": {"top_k": 8},
         "training": {"clm_weight": 0.5, "sequence_length": 256, "batch_sequences": 2, "learning_rate": 1e-3},
+        # Random models of a few thousand weights need not gain.
+        "gate": {"better_than": [], "domain_tolerance": 9},
         "services": {"store": "store", "threads": 1},
         **sections,
     }
@@ -96,7 +98,9 @@ def weights_digest(path: Path) -> str:
 
 def test_a_run_ends_in_an_evaluation_of_all_models(finished: Path) -> None:
     content = json.loads(steps.evaluation_path(open_run(finished)).read_text())
-    assert set(content["models"]) == {"target_before", "clm", "fused", "sources"}
+    assert set(content["models"]) == {"target_before", "clm", "fused", "sources", "baselines"}
+    assert set(content["models"]["baselines"]) == {"ensemble"}
+    assert "source mpt is 'mpt'" in content["remarks"]["weight merging"]
     assert set(content["models"]["sources"]) == {"llama", "mpt"}
     assert set(content["models"]["fused"]["domains"]) == {"prose", "code"}
     # The target is one of the sources: measured through the service and in process it must be the same.
@@ -178,7 +182,7 @@ def _wait_for_captures(path: Path, process: subprocess.Popen[str], at_least: int
         known = run.store.read_note(f"{run.name}/plan.json")
         if known is not None:
             plan = Plan.model_validate(known)
-            done = sum(len(run.store.names(plan.folder(Hop.CAPTURE, source.name))) for source in plan.sources)
+            done = sum(len(run.store.listed(plan.folder(Hop.CAPTURE, source.name))) for source in plan.sources)
             if done >= at_least:
                 return
         time.sleep(0.02)

@@ -7,6 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +137,21 @@ def test_a_request_holds_whole_steps() -> None:
     assert [[step.step for step in batch] for batch in _batches(iter(steps))] == [[0, 1], [2, 3], [4]]
     large = [Step(0, 0.0, {f"m{i}": 1.0 for i in range(1000)})]
     assert list(_batches(iter(large))) == [large]
+
+
+@pytest.mark.timeout(900)
+def test_two_trainings_that_start_together_make_one_database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusery.registry.follow.FLUSH_S", 400)
+    plan = followed(tmp_path)
+    folders = {name: tmp_path / name for name in ("fused", "clm")}
+    for folder in folders.values():
+        folder.mkdir()
+        write_steps(folder, 3)
+    with (
+        Follower(folders["fused"], plan, None),
+        Follower(folders["clm"], replace(plan, training_id="tiny-0/clm"), None),
+    ):
+        pass
+    logs = "".join((folder / "tracking.log").read_text() for folder in folders.values())
+    assert all(is_followed(folder) for folder in folders.values()), logs
+    assert {run.data.tags[TRAINING_TAG] for run in runs_of(plan.tracking_uri)} == {"tiny-0/fused", "tiny-0/clm"}

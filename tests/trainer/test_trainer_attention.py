@@ -17,7 +17,8 @@ from fusery.models.head import SplitModel, split
 from fusery.models.loading import load_model
 from fusery.trainer import attention
 from fusery.trainer.attention import Packing, hidden_states, prove_packing, rows_for
-from fusery.trainer.data import build, pack
+from fusery.trainer.data import build
+from fusery.trainer.order import pack
 from trainingdata import pico_documents, pico_partitions
 
 
@@ -36,7 +37,7 @@ def load(architecture: str) -> SplitModel:
 def loss_of(model: SplitModel, packing: Packing) -> tuple[float, list[torch.Tensor]]:
     """Loss and gradients of one fused batch of several sequences under a packing."""
     documents = pico_documents("byte_level", 12)
-    sequences = pack([len(d.token_ids_N) for d in documents], 60, 0, 0)
+    sequences = pack(range(12), [len(d.token_ids_N) for d in documents], 60)
     batch = build(rows_for(sequences, packing), documents, with_evidence=True)
     hidden = hidden_states(model, batch, packing).flatten(0, 1)
     common = (batch.labels_BT.flatten(), batch.evidence, Partitions.of(pico_partitions(300)), Objective(0.5, Tail.TAIL))

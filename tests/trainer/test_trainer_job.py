@@ -25,6 +25,7 @@ import picomodels
 from fusery.errors import Interrupted, Mismatch, TooLarge
 from fusery.trainer import loop
 from fusery.trainer.attention import Packing
+from fusery.trainer.documents import InMemory
 from fusery.trainer.job import TERMINATED_EXIT_CODE, Terminated, TrainJob, train
 from fusery.trainer.loop import Diverged
 from fusery.trainer.metrics import StepMetrics
@@ -53,6 +54,11 @@ def weights_of(job: TrainJob) -> dict[str, torch.Tensor]:
     return load_file(job.output / "model" / "model.safetensors")
 
 
+def without_evidence(job: TrainJob) -> InMemory:
+    documents = (job.documents[i] for i in range(len(job.documents.layout.lengths_D)))
+    return InMemory([Document(d.doc_id, d.token_ids_N, no_evidence()) for d in documents])
+
+
 def killed_at(job: TrainJob, step: int) -> TrainJob:
     def kill(metrics: StepMetrics) -> None:
         if metrics.step == step:
@@ -62,7 +68,10 @@ def killed_at(job: TrainJob, step: int) -> TrainJob:
 
 
 def without_times(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [{key: line[key] for key in line if key not in ("elapsed_s", "tokens_per_s")} for line in lines]
+    return [
+        {key: line[key] for key in line if key not in ("elapsed_s", "tokens_per_s", "time_s", "peak_memory_mb")}
+        for line in lines
+    ]
 
 
 @pytest.mark.parametrize("architecture", picomodels.ARCHITECTURES)
@@ -194,7 +203,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> Non
 
 def test_clm_only_ignores_evidence_but_reads_the_same_tokens(tmp_path: Path) -> None:
     job = pico_job(tmp_path / "with", clm_only=True)
-    bare = [Document(d.doc_id, d.token_ids_N, no_evidence()) for d in job.documents]
+    bare = without_evidence(job)
     with_evidence, without = train(job), train(replace(job, output=tmp_path / "without", documents=bare))
     assert with_evidence.weights_digest == without.weights_digest
     lines = metrics_of(job)
@@ -206,7 +215,7 @@ def test_clm_only_ignores_evidence_but_reads_the_same_tokens(tmp_path: Path) -> 
 
 def test_fusion_without_any_evidence_is_clm(tmp_path: Path) -> None:
     job = pico_job(tmp_path / "fused")
-    bare = replace(job, documents=[Document(d.doc_id, d.token_ids_N, no_evidence()) for d in job.documents])
+    bare = replace(job, documents=without_evidence(job))
     clm = replace(bare, output=tmp_path / "clm", clm_only=True)
     assert train(bare).weights_digest == train(clm).weights_digest
 

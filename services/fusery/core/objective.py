@@ -21,10 +21,11 @@ from fusery.core.topk import PAD
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """λ and what becomes of the mass outside the kept entries."""
+    """λ, what becomes of the mass outside the kept entries, and the temperature of the sources' distributions."""
 
     clm_weight: float
     tail: Tail
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,6 +66,19 @@ class _Support:
     pull_M: torch.Tensor
 
 
+def tempered(mass_RK: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The kept mass [R, K] of P^(1/temperature), normalised; the tail counts as one outcome more.
+
+    With `renormalise` the tail's share cancels: that is the paper's softmax over the kept logits at a temperature.
+    """
+    if temperature == 1.0:
+        return mass_RK
+    raised_RK = mass_RK.pow(1 / temperature)
+    tail_R = (1 - mass_RK.sum(1)).clamp(min=0).pow(1 / temperature)
+    # A row that keeps nothing and has no tail stays one that keeps nothing.
+    return raised_RK / (raised_RK.sum(1) + tail_R).clamp(min=torch.finfo(mass_RK.dtype).tiny)[:, None]
+
+
 def chunk_loss_and_gradient(
     logits_nV: torch.Tensor,
     targets: ChunkTargets,
@@ -81,28 +95,26 @@ def chunk_loss_and_gradient(
     clm_weight = torch.ones_like(lse)
     clm_weight[targets.rows_R] = objective.clm_weight
     fusion, normaliser = torch.zeros_like(lse), clm_weight.clone()
-    pulls: list[tuple[torch.Tensor, torch.Tensor]] = []
-    off_support: torch.Tensor | None = None
+    tails: list[torch.Tensor] = []
+    supports: list[_Support] = []
     for part in targets.rounds():
         weights = part.weights_R.to(q.dtype)
         share = (1 - objective.clm_weight) * weights
         support = _support(logits_nV, lse, part, share, partitions, objective.tail)
         nats, kept = -(support.mass_RK * support.log_q_RK).sum(1), support.mass_RK.sum(1)
         if objective.tail is Tail.TAIL:
-            off, tail_nats, tail_mass = _tail(q, part.rows_R, support, 1 - kept, share)
-            off_support = off if off_support is None else off_support.add_(off)
+            factor_n, tail_nats, tail_mass = _tail(q, part.rows_R, support, 1 - kept, share)
+            tails.append(factor_n)
             nats, kept = nats + tail_nats, kept + tail_mass
         fusion[part.rows_R] += weights * nats
         normaliser[part.rows_R] += share * kept
-        pulls.append((support.places_M, support.pull_M))
+        supports.append(support)
         _add_evidence_sums(sums, weights, part.mass_RK, support)
     _add_sums(sums, clm, clm_weight, fusion, targets)
-    grad = q.mul_(normaliser[:, None])
-    if off_support is not None:
-        grad -= off_support
-    for places, pull in pulls:
+    grad = _weighted(q, normaliser, tails, [support.places_M for support in supports])
+    for support in supports:
         # Places are distinct, so this needs no atomic additions: the same bits on every run.
-        grad.view(-1)[places] -= pull
+        grad.view(-1)[support.places_M] -= support.pull_M
     grad.scatter_(1, labels, grad.gather(1, labels) - clm_weight[:, None])
     return grad
 
@@ -136,20 +148,46 @@ def _support(
 def _tail(
     q_nV: torch.Tensor, rows_R: torch.Tensor, support: _Support, tail_mass_R: torch.Tensor, share_R: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Gradient of the tail off the support [n, V], its nats [R] and the mass [R] that it adds to the normaliser.
+    """What takes from q off the support, per row [n]; the tail's nats [R] and the mass [R] it adds to the normaliser.
 
     q_T is summed over what is off the support, not 1 − Σ Q_c, which would be rounding noise where the target is sure.
     Where q_T is below the smallest number, or nothing is off the support, the tail is left out.
     """
-    off = q_nV.clone()
-    off.view(-1)[support.places_M] = 0
-    q_tail_R = off.sum(1)[rows_R]
-    least = torch.finfo(q_nV.dtype).tiny
+    flat = q_nV.view(-1)
+    # Taken out and put back: a copy of the chunk would be the largest thing in memory.
+    on_support_M = flat[support.places_M]
+    flat[support.places_M] = 0
+    q_tail_R = q_nV.sum(1)[rows_R]
+    flat[support.places_M] = on_support_M
+    # Shares of hundreds of sources still add up to a finite factor.
+    least = torch.finfo(q_nV.dtype).tiny * 2**10
     mass_R = torch.where(q_tail_R >= least, tail_mass_R.clamp(min=0), 0)
     q_tail_R = q_tail_R.clamp(min=least)
-    factor_n = torch.zeros_like(off[:, 0])
+    factor_n = torch.zeros_like(q_nV[:, 0])
     factor_n[rows_R] = share_R * mass_R / q_tail_R
-    return off.mul_(factor_n[:, None]), -mass_R * q_tail_R.log(), mass_R
+    return factor_n, -mass_R * q_tail_R.log(), mass_R
+
+
+def _weighted(
+    q_nV: torch.Tensor, normaliser_n: torch.Tensor, tails: list[torch.Tensor], places: list[torch.Tensor]
+) -> torch.Tensor:
+    """q times the row's normaliser, less every tail's factor where the place is off that tail's support; in q's memory.
+
+    The factor of a tail can be 1e30. On the support it never enters the sum, so nothing cancels there.
+    """
+    if not tails:
+        return q_nV.mul_(normaliser_n[:, None])
+    width, flat = q_nV.shape[1], q_nV.view(-1)
+    places_U, number = (places[0], None) if len(places) == 1 else torch.unique(torch.cat(places), return_inverse=True)
+    rows_U = places_U // width
+    weight_U = normaliser_n[rows_U]
+    if number is not None:
+        for factor_n, own in zip(tails, number.split([len(of_round) for of_round in places]), strict=True):
+            weight_U -= factor_n[rows_U].index_fill_(0, own, 0)
+    on_support_U = flat[places_U] * weight_U
+    q_nV.mul_((normaliser_n - torch.stack(tails).sum(0))[:, None])
+    flat[places_U] = on_support_U
+    return q_nV
 
 
 def _add_evidence_sums(sums: torch.Tensor, weights_R: torch.Tensor, mass_RK: torch.Tensor, support: _Support) -> None:

@@ -6,6 +6,7 @@ nowhere else. What it prints and logs (table migrations, licence hints) goes to 
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
@@ -49,20 +50,35 @@ def session(tracking_uri: str, on_failure: str) -> Iterator[MlflowClient]:
         warnings.simplefilter("ignore")
         import mlflow
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         before = mlflow.get_tracking_uri()
         try:
             with _quiet():
-                if tracking_uri.startswith(SQLITE):
-                    Path(tracking_uri.removeprefix(SQLITE)).parent.mkdir(parents=True, exist_ok=True)
                 mlflow.set_tracking_uri(tracking_uri)
-                yield mlflow.MlflowClient(tracking_uri)
+                with _alone(tracking_uri):
+                    client = mlflow.MlflowClient(tracking_uri)
+                yield client
         except MlflowException as error:
             raise _translated(error, on_failure) from error
-        except OSError as error:
+        except (OSError, SQLAlchemyError) as error:
             raise Unavailable(f"MLflow: {_without_secrets(str(error))}; {on_failure}") from error
         finally:
             mlflow.set_tracking_uri(before)
+
+
+@contextmanager
+def _alone(tracking_uri: str) -> Iterator[None]:
+    """One process at a time makes or migrates the tables of an SQLite file: two at once leave it half made."""
+    if not tracking_uri.startswith(SQLITE):
+        yield
+        return
+    path = Path(tracking_uri.removeprefix(SQLITE))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f"{path.name}.lock").open("w") as lock:
+        # Given back by the kernel however the process ends.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _translated(error: MlflowException, on_failure: str) -> FuseryError:

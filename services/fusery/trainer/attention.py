@@ -17,7 +17,8 @@ from typing import Any
 import torch
 
 from fusery.models.head import SplitModel
-from fusery.trainer.data import Batch, Packed
+from fusery.trainer.data import Batch
+from fusery.trainer.order import Packed
 
 log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ state: each step seeds them from (seed, step).
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -25,7 +26,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fusery.errors import Corrupt, Mismatch
+from fusery.errors import Corrupt, Mismatch, StoreFull
+from fusery.trainer.sharding import like, whole
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,10 @@ _MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """How far a training is: steps done, epoch of the last, skipped steps (in all; the last in a row), tokens, time."""
+    """How far a training is: steps done, epoch of the last, skipped steps (in all; the last in a row), tokens, time.
+
+    `best_step` of the checkpoints has the least held-out loss, `best_nats`; `tracking_run`: the run's id in MLflow.
+    """
 
     step: int = 0
     epoch: int = 0
@@ -44,6 +49,9 @@ class Cursor:
     skipped_in_a_row: int = 0
     tokens: int = 0
     elapsed_s: float = 0.0
+    best_step: int | None = None
+    best_nats: float | None = None
+    tracking_run: str | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,11 +63,30 @@ class Checkpoint:
 def save(
     folder: Path, cursor: Cursor, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any], keep: int
 ) -> Path:
-    """The folder of a new checkpoint in `folder`; older ones than the newest `keep` are removed."""
+    """The folder of a new checkpoint in `folder`; the newest `keep` and the best stay, others are removed.
+
+    Raises:
+        StoreFull: there is no room for it; those before it are kept.
+    """
     final = folder / f"step-{cursor.step:08d}"
     draft = final.with_suffix(".tmp")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
+    try:
+        _fill(draft, cursor, tensors, config)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        if _is_for_want_of_room(error):
+            raise StoreFull(str(draft), _bytes_of(tensors), shutil.disk_usage(folder).free) from error
+        raise
+    publish(draft, final)
+    _prune(folder, keep, cursor.best_step)
+    return final
+
+
+def _fill(draft: Path, cursor: Cursor, tensors: Mapping[str, torch.Tensor], config: Mapping[str, Any]) -> None:
+    if _bytes_of(tensors) > shutil.disk_usage(draft).free:
+        raise OSError(errno.ENOSPC, "less room than the tensors take")
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, draft / TENSORS)
     state = {
         "format_version": FORMAT_VERSION,
@@ -69,9 +96,16 @@ def save(
     }
     _write_json(draft / STATE, state)
     _write_json(draft / COMPLETE, {name: file_digest(draft / name) for name in (TENSORS, STATE)})
-    publish(draft, final)
-    _prune(folder, keep)
-    return final
+
+
+def _bytes_of(tensors: Mapping[str, torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def _is_for_want_of_room(error: Exception) -> bool:
+    # safetensors writes in Rust and gives the system's words in place of its number.
+    is_number = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return is_number or os.strerror(errno.ENOSPC) in str(error)
 
 
 def publish(draft: Path, final: Path) -> None:
@@ -104,12 +138,14 @@ def newest(folder: Path, config: Mapping[str, Any]) -> Checkpoint | None:
 
 
 def training_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Parameters and their moments by name, on the CPU; a tied parameter stands once."""
+    """Trained parameters and their moments by name, whole and on the CPU; a tied parameter stands once."""
     tensors = {}
     for name, parameter in model.named_parameters():
-        tensors[f"parameter.{name}"] = parameter.detach().cpu()
+        if not parameter.requires_grad:
+            continue
+        tensors[f"parameter.{name}"] = whole(parameter.detach()).cpu()
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}.{name}"] = value.detach().cpu()
+            tensors[f"{key}.{name}"] = whole(value.detach()).cpu()
     return tensors
 
 
@@ -118,12 +154,14 @@ def restore(checkpoint: Checkpoint, model: torch.nn.Module, optimizer: torch.opt
     tensors = checkpoint.tensors
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(tensors[f"parameter.{name}"])
+            if not parameter.requires_grad:
+                continue
+            parameter.copy_(like(tensors[f"parameter.{name}"], parameter))
             moments = {key: tensors[f"{key}.{name}"] for key in _MOMENTS if f"{key}.{name}" in tensors}
             if moments:
                 # AdamW keeps its step count on the CPU whatever the parameter's device.
                 optimizer.state[parameter] = {
-                    key: value.clone() if key == "step" else value.to(parameter.device, copy=True)
+                    key: value.clone() if key == "step" else like(value, parameter).clone()
                     for key, value in moments.items()
                 }
 
@@ -155,8 +193,9 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if path.suffix != ".tmp")
 
 
-def _prune(folder: Path, keep: int) -> None:
-    for path in [*_folders(folder)[:-keep], *folder.glob("step-*.tmp")]:
+def _prune(folder: Path, keep: int, best_step: int | None) -> None:
+    old = [path for path in _folders(folder)[:-keep] if path.name != f"step-{best_step or 0:08d}"]
+    for path in [*old, *folder.glob("step-*.tmp")]:
         shutil.rmtree(path)
 
 

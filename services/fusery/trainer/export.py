@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from fusery.models.checkpoint import local_folder
@@ -53,14 +55,14 @@ class ModelCard:
         )
 
 
-def export(model: PreTrainedModel, card: ModelCard, folder: Path) -> str:
-    """SHA-256 (hex) over the weight files of the model, whole in `folder` or not there at all.
+def export(model: PreTrainedModel, state: Mapping[str, Tensor], card: ModelCard, folder: Path) -> str:
+    """SHA-256 (hex) over the weight files of the model with weights `state`, whole in `folder` or not there at all.
 
     The tokenizer's files are copied, not saved again: another version of a library would write other bytes.
     """
     draft = folder.with_suffix(".tmp")
     shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(draft)
+    model.save_pretrained(draft, state_dict=dict(state))
     source = local_folder(card.target, card.revision)
     for path in sorted({path for pattern in _TOKENIZER_FILES for path in source.glob(pattern) if path.is_file()}):
         shutil.copyfile(path, draft / path.name)

@@ -5,20 +5,20 @@
       metrics.jsonl   one line per step
       result.json     written last: what stands here is done
       checkpoints/    to resume from
+      tracking.json   the run in MLflow, if there is one
 
 Started again with the same configuration, a job goes on where it stopped, or returns at once if it is done.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -33,13 +33,19 @@ from fusery.errors import Interrupted, InvalidInput, Mismatch
 from fusery.models.checkpoint import context_length
 from fusery.models.head import split
 from fusery.models.loading import load_model
+from fusery.registry.follow import Followed, Follower, is_followed
 from fusery.run_config import TrainingSpec
+from fusery.trainer import adapters, checkpoint
 from fusery.trainer.attention import prove_packing, vocabulary_size
 from fusery.trainer.checkpoint import Cursor
-from fusery.trainer.data import Plan, TrainingDocument, check_documents
+from fusery.trainer.documents import Limits, TrainingDocuments
 from fusery.trainer.export import ModelCard, export
+from fusery.trainer.held_out import HeldOut
+from fusery.trainer.lease import Lease
 from fusery.trainer.loop import Training, run
 from fusery.trainer.metrics import StepMetrics
+from fusery.trainer.order import Plan
+from fusery.trainer.sharding import is_wanted, whole_state
 
 log = logging.getLogger(__name__)
 
@@ -58,11 +64,12 @@ class TrainJob:
     """One training. `partitions`: cell_of_target [V] of each source, in the order that the evidence counts them.
 
     `clm_only`: the baseline, λ = 1 on the same tokens in the same steps. `threads`: None leaves torch's choice.
+    `held_out`: token ids of documents to measure on now and then. `tracking`: where MLflow's records go.
     """
 
     target: str
     output: Path
-    documents: Sequence[TrainingDocument]
+    documents: TrainingDocuments
     partitions: Sequence[IntArray]
     training: TrainingSpec
     config_digest: str
@@ -70,6 +77,8 @@ class TrainJob:
     seed: int = 0
     clm_only: bool = False
     threads: int | None = None
+    held_out: Sequence[IntArray] = ()
+    tracking: Followed | None = None
     on_step: Callable[[StepMetrics], None] | None = None
 
 
@@ -93,19 +102,28 @@ def train(job: TrainJob) -> TrainResult:
         InvalidInput: the target, the documents or the partitions can't be trained on, or the training diverged.
         Mismatch: the output folder belongs to another configuration.
         Interrupted: asked to stop (SIGINT; SIGTERM raises its subclass `Terminated`); a checkpoint is written.
+        Occupied: another trainer works in the output folder.
+        StoreFull: there is no room for a checkpoint.
     """
     done = _finished(job)
     if done is not None:
+        _follow_to_the_end(job)
         return done
     job.output.mkdir(parents=True, exist_ok=True)
     accelerator = _accelerator()
-    with _threads(job.threads), _Signals() as signals:
-        training = _prepared(job)
-        cursor = run(training, accelerator, signals)
-        if cursor.step < training.plan.steps:
-            signals.raise_for(cursor, training.plan.steps)
-        if accelerator.is_main_process:
-            _publish(job, training, cursor)
+    is_main = accelerator.is_main_process
+    with _threads(job.threads), _Signals() as signals, Lease(job.output) if is_main else nullcontext() as lease:
+        training, adapted = _prepared(job, is_split=is_wanted(accelerator))
+        with _followed(job, training) if is_main else nullcontext() as follower:
+            training = replace(training, lease=lease, tracking_run=_run_of(follower))
+            cursor = run(training, accelerator, signals)
+            if cursor.step < training.plan.steps:
+                signals.raise_for(cursor, training.plan.steps)
+            if adapted is not None:
+                adapters.merge(adapted)
+            state = whole_state(training.model.model) if is_main or is_wanted(accelerator) else {}
+            if is_main:
+                _publish(job, training, cursor, state)
         accelerator.wait_for_everyone()
     result = _finished(job)
     if result is None:
@@ -113,8 +131,8 @@ def train(job: TrainJob) -> TrainResult:
     return result
 
 
-def _prepared(job: TrainJob) -> Training:
-    """Everything checked and proved before the first step."""
+def _prepared(job: TrainJob, *, is_split: bool) -> tuple[Training, Any]:
+    """Everything checked and proved before the first step; and what the adapters are, if there are any."""
     model = split(load_model(job.target, job.revision))
     config = model.model.config.get_text_config(decoder=True)
     capacity = min(job.training.sequence_length, context_length(config))
@@ -125,11 +143,19 @@ def _prepared(job: TrainJob) -> Training:
             f"a partition has cells of token {partitions.vocabulary - 1}, the target has {vocabulary} tokens; "
             "build the vocabulary maps again for this target"
         )
-    lengths = check_documents(job.documents, capacity, vocabulary, len(job.partitions))
-    packing = prove_packing(model, capacity, max(lengths))
-    plan = Plan.of(lengths, capacity, job.training.batch_sequences, job.training.epochs, job.seed)
-    log.info("%d documents, %d steps, documents kept apart by %s", len(lengths), plan.steps, packing.value)
-    return Training(
+    layout = job.documents.layout
+    job.documents.check(Limits(capacity, vocabulary, len(job.partitions)))
+    packing = prove_packing(model, capacity, int(layout.lengths_D.max()))
+    plan = Plan.of(layout, capacity, job.training.batch_sequences, job.training.epochs, job.seed)
+    job.documents.hold(plan.window_shards)
+    log.info("%d documents, %d steps, documents kept apart by %s", len(layout.lengths_D), plan.steps, packing.value)
+    if job.training.gradient_checkpointing:
+        model.model.activation_checkpointing_enable({"use_reentrant": False})
+    spec, rank = job.training, job.training.lora_rank
+    if rank is not None and is_split:
+        raise InvalidInput("training.lora_rank: not together with FSDP; adapters are small, use plain torchrun")
+    adapted = None if rank is None else adapters.add(model.model, rank, spec.lora_alpha, job.seed)
+    training = Training(
         model=model,
         documents=job.documents,
         partitions=partitions,
@@ -140,8 +166,28 @@ def _prepared(job: TrainJob) -> Training:
         clm_only=job.clm_only,
         config=_configuration(job),
         folder=job.output,
+        held_out=HeldOut.of(job.held_out if spec.evaluate_every_steps else (), capacity),
         on_step=job.on_step,
     )
+    return training, adapted
+
+
+def _followed(job: TrainJob, training: Training) -> Follower | nullcontext[None]:
+    if job.tracking is None:
+        return nullcontext()
+    newest = checkpoint.newest(training.checkpoints, training.config)
+    return Follower(job.output, job.tracking, None if newest is None else newest.cursor.tracking_run)
+
+
+def _run_of(follower: Follower | None) -> Callable[[], str | None]:
+    return (lambda: None) if follower is None else follower.run_id
+
+
+def _follow_to_the_end(job: TrainJob) -> None:
+    """Sends MLflow what it did not get while the training went on."""
+    if job.tracking is not None and not is_followed(job.output):
+        with Follower(job.output, job.tracking, None):
+            pass
 
 
 def _configuration(job: TrainJob) -> dict[str, Any]:
@@ -149,27 +195,23 @@ def _configuration(job: TrainJob) -> dict[str, Any]:
 
     Without the target's place, so that a run can be moved; the digest covers what the target is.
     """
-    tokens = hashlib.sha256()
-    for document in job.documents:
-        tokens.update(f"{document.doc_id}\n{len(document.token_ids_N)}\n".encode())
-        tokens.update(document.token_ids_N.astype("<i8").tobytes())
     values = {
         "config_digest": job.config_digest,
         "seed": job.seed,
         "clm_only": job.clm_only,
-        "documents": tokens.hexdigest(),
+        "documents": job.documents.digest,
         **{f"training.{key}": value for key, value in job.training.model_dump(mode="json").items()},
     }
     checked: dict[str, Any] = json.loads(json.dumps(values))
     return checked
 
 
-def _publish(job: TrainJob, training: Training, cursor: Cursor) -> None:
+def _publish(job: TrainJob, training: Training, cursor: Cursor, state: Mapping[str, torch.Tensor]) -> None:
     spec = training.spec
     card = ModelCard(
         job.target, job.revision, job.clm_only, spec.clm_weight, spec.tail.value, cursor.tokens, cursor.step
     )
-    digest = export(training.model.model, card, job.output / "model")
+    digest = export(training.model.model, state, card, job.output / "model")
     content = {
         "config_digest": job.config_digest,
         "clm_only": job.clm_only,
@@ -207,11 +249,11 @@ def _finished(job: TrainJob) -> TrainResult | None:
 def _accelerator() -> Accelerator:
     """One process or data-parallel ones; precision is the run's own affair (autocast), not of accelerate's files."""
     accelerator = Accelerator(mixed_precision="no")
-    known = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU)
+    known = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP)
     if accelerator.distributed_type not in known:
         raise InvalidInput(
-            f"accelerate is configured for {accelerator.distributed_type}, whose processes hold parts of the weights; "
-            "the trainer runs as one process or with torchrun (data parallel)"
+            f"accelerate is configured for {accelerator.distributed_type}; the trainer runs as one process, or with "
+            "torchrun or accelerate launch: data parallel, or FSDP 2"
         )
     return accelerator
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
+import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -23,14 +24,19 @@ from fusery.core.cells import Partitions
 from fusery.core.loss import LossMeans, LossSums, loss_of_hidden, loss_of_logits
 from fusery.core.objective import Objective
 from fusery.errors import InvalidInput
-from fusery.models.head import SplitModel
+from fusery.models.head import Head, SplitModel
 from fusery.run_config import TrainingSpec
 from fusery.trainer import checkpoint
 from fusery.trainer.attention import Packing, hidden_states, rows_for
 from fusery.trainer.checkpoint import Cursor
-from fusery.trainer.data import Batch, Packed, Plan, TrainingDocument, build
-from fusery.trainer.metrics import MetricsLog, StepMetrics
+from fusery.trainer.data import Batch, build
+from fusery.trainer.documents import TrainingDocuments
+from fusery.trainer.held_out import HeldOut, measure
+from fusery.trainer.lease import Lease
+from fusery.trainer.metrics import Alarms, MetricsLog, StepMetrics
+from fusery.trainer.order import Packed, Plan
 from fusery.trainer.schedule import learning_rate, optimizer_for, peak_learning_rate
+from fusery.trainer.sharding import is_wanted, set_gradient_sync, shard, whole
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +60,7 @@ class Training:
     """Everything that the loop needs and that stays the same from step to step."""
 
     model: SplitModel
-    documents: Sequence[TrainingDocument]
+    documents: TrainingDocuments
     partitions: Partitions
     plan: Plan
     packing: Packing
@@ -63,6 +69,9 @@ class Training:
     clm_only: bool
     config: Mapping[str, Any]
     folder: Path
+    held_out: HeldOut
+    lease: Lease | None = None
+    tracking_run: Callable[[], str | None] = lambda: None
     on_step: Callable[[StepMetrics], None] | None = None
 
     @property
@@ -80,15 +89,23 @@ class ObjectiveModule(torch.nn.Module):
         self._packing = training.packing
         self._partitions = training.partitions.to(device)
         weight = 1.0 if training.clm_only else training.spec.clm_weight
-        self._objective = Objective(weight, training.spec.tail)
+        self._objective = Objective(weight, training.spec.tail, training.spec.temperature)
 
     def forward(self, batch: Batch, denominator: float) -> tuple[torch.Tensor, torch.Tensor]:
         """Loss (scalar) and its sums, as `core.loss` gives them."""
         hidden = hidden_states(self._split, batch, self._packing).flatten(0, 1)
         common = (batch.labels_BT.flatten(), batch.evidence, self._partitions, self._objective, denominator)
-        head = self._split.head
+        head = self._head()
         loss, sums = loss_of_logits(hidden, *common) if head is None else loss_of_hidden(hidden, head, *common)
         return loss, sums.values
+
+    def _head(self) -> Head | None:
+        """The head with the weights as they are now: split ones are put together for the forward pass only."""
+        head = self._split.head
+        if head is None:
+            return None
+        projection: Any = self.target.get_output_embeddings()  # type: ignore[no-untyped-call]
+        return replace(head, weight_VD=projection.weight, bias_V=projection.bias)
 
 
 def run(training: Training, accelerator: Accelerator, stop: StopRequest) -> Cursor:
@@ -108,10 +125,14 @@ class _Run:
         training.model.model.to(accelerator.device)
         self._module = ObjectiveModule(training, accelerator.device)
         self._module.train()
+        self._is_sharded = is_wanted(accelerator)
+        if self._is_sharded:
+            shard(self._module, training.model.model, accelerator)
         self._optimizer = optimizer_for(self._module.parameters(), training.spec)
         self._peak = peak_learning_rate(training.spec, training.clm_only)
+        self._alarms = Alarms()
         self._cursor = self._resume()
-        self._wrapped: torch.nn.Module = accelerator.prepare_model(self._module)
+        self._wrapped: torch.nn.Module = self._module if self._is_sharded else accelerator.prepare_model(self._module)
 
     def _resume(self) -> Cursor:
         found = checkpoint.newest(self._training.checkpoints, self._training.config)
@@ -128,29 +149,45 @@ class _Run:
             return self._steps(stop, metrics)
 
     def _steps(self, stop: StopRequest, metrics: MetricsLog | None) -> Cursor:
+        every = self._training.spec.checkpoint_every_steps
         for step in range(self._cursor.step, self._training.plan.steps):
             line, is_asked = self._step(step, stop)
+            line = replace(line, held_out_nats=self._measured(step), time_s=time.time())
             if metrics is not None:
                 metrics.write(line)
+                self._alarms.look(line)
                 if self._training.on_step is not None:
                     self._training.on_step(line)
             self._check_divergence()
-            if is_asked or (step + 1) % self._training.spec.checkpoint_every_steps == 0:
-                self._save()
+            if self._training.lease is not None:
+                self._training.lease.check()
+            if is_asked or (step + 1) % every == 0:
+                self._save(line.held_out_nats)
             if is_asked:
                 break
         return self._cursor
 
+    def _measured(self, step: int) -> float | None:
+        """The held-out loss after this step, if it is time for it."""
+        training, spec = self._training, self._training.spec
+        every = spec.evaluate_every_steps
+        if every is None or not training.held_out.sequences or ((step + 1) % every and step + 1 < training.plan.steps):
+            return None
+        size = spec.micro_batch_sequences or spec.batch_sequences
+        own = self._accelerator.process_index, self._accelerator.num_processes
+        batches = training.held_out.batches(size, training.packing, *own)
+        return _finite(measure(self._wrapped, batches, self._accelerator, spec.dtype == "bfloat16"))
+
     def _step(self, step: int, stop: StopRequest) -> tuple[StepMetrics, bool]:
         """One optimizer step; what there is to say of it, and whether any process was asked to stop."""
         started = time.perf_counter()
-        plan, documents = self._training.plan, self._training.documents
-        lengths = [len(documents[i].token_ids_N) for sequence in plan.batches[step] for i in sequence]
+        plan, batch = self._training.plan, self._training.plan.batch(step)
+        lengths = [int(plan.layout.lengths_D[i]) for sequence in batch for i in sequence]
         labelled = sum(max(0, length - 1) for length in lengths)
         rate = learning_rate(self._training.spec, self._peak, step, plan.steps)
         # Dropout differs from step to step and from process to process, but not from run to run.
         torch.manual_seed(_seed_of(self._training.seed, step, self._accelerator.process_index))
-        sums, is_asked = self._forward_backward(plan.batches[step], float(max(1, labelled)), stop)
+        sums, is_asked = self._forward_backward(batch, float(max(1, labelled)), stop)
         norm = self._update(rate, is_finite=math.isfinite(float(sums.values[0])))
         seconds = time.perf_counter() - started
         self._advance(step, sum(lengths), seconds, is_skipped=norm is None)
@@ -166,7 +203,9 @@ class _Run:
         use_bfloat16 = self._training.spec.dtype == "bfloat16"
         for number, batch in enumerate(micro_batches, start=1):
             is_last = number == len(micro_batches)
-            with nullcontext() if is_last else self._accelerator.no_sync(self._wrapped):
+            set_gradient_sync(self._module, is_last=is_last)
+            is_alone = is_last or self._is_sharded
+            with nullcontext() if is_alone else self._accelerator.no_sync(self._wrapped):
                 # Data-parallel wrappers average gradients over processes; the mean over rows needs their sum.
                 total += self._backward(batch, denominator / processes, use_bfloat16)
         told = torch.cat([total, torch.tensor([float(stop.is_set)], dtype=torch.float64, device=device)])
@@ -195,7 +234,8 @@ class _Run:
 
     def _update(self, rate: float, *, is_finite: bool) -> float | None:
         """The gradient's norm before clipping; None if the step was skipped, and nothing changed."""
-        norm = float(self._accelerator.clip_grad_norm_(self._module.parameters(), self._training.spec.max_grad_norm))
+        most = self._training.spec.max_grad_norm
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(self._module.parameters(), most)))
         is_good = is_finite and math.isfinite(norm)
         if is_good:
             for group in self._optimizer.param_groups:
@@ -209,7 +249,7 @@ class _Run:
         self._cursor = replace(
             before,
             step=step + 1,
-            epoch=self._training.plan.epochs[step],
+            epoch=self._training.plan.epoch(step),
             skipped=before.skipped + is_skipped,
             skipped_in_a_row=before.skipped_in_a_row + 1 if is_skipped else 0,
             tokens=before.tokens + tokens,
@@ -218,7 +258,7 @@ class _Run:
 
     def _metrics(self, means: LossMeans, norm: float | None, rate: float, tokens: int, seconds: float) -> StepMetrics:
         is_skipped = norm is None
-        said = {
+        said: dict[str, Any] = {
             name: _finite(getattr(means, name))
             for name in ("loss", "clm_nats", "fusion_nats", "kept_mass", "target_mass_on_support")
         }
@@ -232,6 +272,8 @@ class _Run:
             tokens_per_s=tokens / max(seconds, 1e-9),
             elapsed_s=self._cursor.elapsed_s,
             skipped=is_skipped,
+            peak_memory_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            peak_device_memory_mb=torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
         )
 
     def _check_divergence(self) -> None:
@@ -245,9 +287,15 @@ class _Run:
                 f"checkpoints before that are kept in {self._training.checkpoints}"
             )
 
-    def _save(self) -> None:
-        if self._accelerator.is_main_process:
-            tensors = checkpoint.training_tensors(self._module, self._optimizer)
+    def _save(self, held_out_nats: float | None) -> None:
+        best = self._cursor.best_nats
+        if held_out_nats is not None and (best is None or held_out_nats < best):
+            self._cursor = replace(self._cursor, best_step=self._cursor.step, best_nats=held_out_nats)
+        self._cursor = replace(self._cursor, tracking_run=self._training.tracking_run())
+        is_main = self._accelerator.is_main_process
+        # Parts of split weights are put together by all processes, and written by one.
+        tensors = checkpoint.training_tensors(self._module, self._optimizer) if is_main or self._is_sharded else {}
+        if is_main:
             keep = self._training.spec.keep_checkpoints
             checkpoint.save(self._training.checkpoints, self._cursor, tensors, self._training.config, keep)
         self._accelerator.wait_for_everyone()

@@ -6,10 +6,13 @@ A file on this machine comes first and costs a step nothing; whoever tracks runs
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+import logging
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +20,8 @@ class StepMetrics:
     """One step; losses in nats per row, masses as probabilities; None where there is nothing to say.
 
     `loss` and `grad_norm` are None at a step that was skipped because they were not finite. `tokens` are those of
-    this step over all processes; `elapsed_s` adds up over resumptions.
+    this step over all processes; `elapsed_s` adds up over resumptions. `held_out_nats`: where it was measured after
+    this step. `time_s`: Unix time of its end; `peak_memory_mb`: of the main process, and of its accelerator.
     """
 
     step: int
@@ -33,6 +37,33 @@ class StepMetrics:
     tokens_per_s: float
     elapsed_s: float
     skipped: bool = False
+    held_out_nats: float | None = None
+    time_s: float = 0.0
+    peak_memory_mb: float = 0.0
+    peak_device_memory_mb: float | None = None
+
+
+BOUNDS = {"kept_mass": (0.1, 1.001), "target_mass_on_support": (0.01, 1.001)}
+"""Outside of them something is wrong with the evidence: another partition, another vocabulary, a damaged share."""
+
+
+@dataclass(slots=True)
+class Alarms:
+    """Says once when a mass leaves its bounds, and once when it is back."""
+
+    _outside: set[str] = field(default_factory=set)
+
+    def look(self, metrics: StepMetrics) -> None:
+        for name, (low, high) in BOUNDS.items():
+            value: float | None = getattr(metrics, name)
+            if value is None:
+                continue
+            is_outside = not low <= value <= high
+            if is_outside and name not in self._outside:
+                log.warning("step %d: %s is %.4f, expected %g to %g", metrics.step, name, value, low, high)
+            elif not is_outside and name in self._outside:
+                log.warning("step %d: %s is %.4f, within its bounds again", metrics.step, name, value)
+            (self._outside.add if is_outside else self._outside.discard)(name)
 
 
 class MetricsLog:
