@@ -61,17 +61,18 @@ class Overloaded(Unavailable):
 
 
 class StoreFull(FuseryError):
-    """The store has no room: `path`, what was to be written there, what is free (None: not known), in bytes."""
+    """The store has no room; what is done is kept."""
 
     retryable = True
 
-    def __init__(self, path: str, needed_bytes: int, free_bytes: int | None) -> None:
+    @classmethod
+    def at(cls, path: str, needed_bytes: int, free_bytes: int | None) -> StoreFull:
+        """What was to be written at `path`, and what is free there (None: not known), in bytes."""
         free = "an unknown number of" if free_bytes is None else f"{free_bytes:,}"
-        super().__init__(
+        return cls(
             f"{path}: the store is full: {needed_bytes:,} bytes needed, {free} bytes free (or a quota is used up); "
             "make room, for instance with fusery cache rm --unused, and run the same command again"
         )
-        self.path, self.needed_bytes, self.free_bytes = path, needed_bytes, free_bytes
 
 
 class Corrupt(FuseryError):

@@ -246,12 +246,12 @@ def test_a_run_uses_servers_of_your_own_with_one_source_that_is_not_the_target(
 ) -> None:
     sections = {
         "sources": [{"name": "mpt", "model": "whatever/the-server-has", "address": servers}],
-        "registry": {"enabled": False},
+        "registry": {"enabled": False, "accept_licenses": ["mpt"]},
         "evaluation": {"clm_baseline": False},
     }
     path = write_run(tmp_path / "run", models, **sections)
     assert cli.main(["run", str(path)]) == 0
     content = json.loads(steps.evaluation_path(open_run(path)).read_text())
-    assert set(content["models"]) == {"target_before", "fused", "sources"}
+    assert set(content["models"]) == {"target_before", "fused", "sources", "baselines"}
     assert not list((tmp_path / "run/store").rglob("source-*.log"))
     assert not (tmp_path / "run/store/mlflow").exists()

@@ -14,7 +14,7 @@ from fusery.pipeline.local import start_broker
 from fusery.pipeline.preflight import check_run, open_run
 from fusery.pipeline.processes import Supervisor
 from fusery.source.api import Limits
-from fusery.worker.broker import check_broker
+from fusery.worker.broker import BrokerAway, check_broker
 from picorun import write_run
 from refusals import refused
 from sourceservers import UniformEngine, running
@@ -31,7 +31,7 @@ def test_a_broker_that_does_not_answer_is_named_without_its_password(
 ) -> None:
     file = write_run(tmp_path)
     monkeypatch.setenv("FUSERY_BROKER_URL", f"redis://user:{PASSWORD}@{closed}/0")
-    message = refused(file, AddressError, f"broker redis://{closed} does not answer: .*refused.*; start it")
+    message = refused(file, BrokerAway, f"broker redis://{closed} does not answer: .*refused.*; start it")
     assert PASSWORD not in message
 
 

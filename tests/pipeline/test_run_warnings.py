@@ -12,6 +12,7 @@ from rich.console import Console
 from coveragenotes import aligned_note, begun, finish
 from fusery.pipeline import run as run_module
 from fusery.pipeline.preflight import Run
+from fusery.pipeline.progress import Board
 from fusery.worker.plan import Plan
 
 
@@ -20,9 +21,9 @@ def carried_out(run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: p
     said: list[str] = []
     monkeypatch.setattr(run_module, "check_run", lambda _: SimpleNamespace(tokenizer=None))
     monkeypatch.setattr(run_module, "_hops", lambda *_: plan)
-    monkeypatch.setattr(run_module, "_train", lambda *_: said.append(capsys.readouterr().out))
-    monkeypatch.setattr(run_module, "_command", lambda *_: None)
-    run_module._carry_out(run, Console())
+    monkeypatch.setattr(run_module.run_children, "train", lambda *_: said.append(capsys.readouterr().out))
+    monkeypatch.setattr(run_module.run_children, "_command", lambda *_: None)
+    run_module._carry_out(run, "launch", None, Board(Console()))
     assert "warning" not in capsys.readouterr().out
     return said[0].splitlines()
 

@@ -141,6 +141,8 @@ STATUSES: list[tuple[errors.FuseryError, Any]] = [
     (errors.Corrupt("x"), grpc.StatusCode.DATA_LOSS),
     (errors.Degraded("x"), grpc.StatusCode.INTERNAL),
     (errors.Interrupted("x"), grpc.StatusCode.INTERNAL),
+    (errors.GateFailed("x"), grpc.StatusCode.INTERNAL),
+    (errors.StoreFull("x"), grpc.StatusCode.INTERNAL),
 ]
 
 

@@ -17,7 +17,9 @@ QUICK = {"beat_s": 0.02, "silent_s": 0.4}
 
 def write(folder: Path, owner: str, beat: int = 3) -> None:
     content = {"owner": owner, "beat": beat}
-    (folder / NAME).write_text(json.dumps(content | {"sha256": module._seal(content)}))
+    draft = folder / "written-aside"
+    draft.write_text(json.dumps(content | {"sha256": module._seal(content)}))
+    draft.replace(folder / NAME)
 
 
 def test_a_lease_is_there_while_it_is_held_and_gone_afterwards(tmp_path: Path) -> None:

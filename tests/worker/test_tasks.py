@@ -219,7 +219,7 @@ def test_a_store_that_takes_no_note_stops_no_worker(
     did: list[ShardTask] = []
 
     def full(*_: object) -> None:
-        raise StoreFull("/store", 10, 0)
+        raise StoreFull.at("/store", 10, 0)
 
     def fail(store: Store, launch: Launch, task: ShardTask, at: object) -> None:
         did.append(task)

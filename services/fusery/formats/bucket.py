@@ -145,7 +145,7 @@ class Bucket:
         code, kind = _code(error), type(error).__name__
         where = f"store {self._url}: {name}"
         if code in _FULL:
-            return StoreFull(f"{self._url}/{name}", needed_bytes, None)
+            return StoreFull.at(f"{self._url}/{name}", needed_bytes, None)
         wrong = _WRONG_CODES.get(code) or _WRONG_ERRORS.get(kind)
         if wrong is not None:
             return ConfigError(f"{where}: {wrong}")

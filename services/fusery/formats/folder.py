@@ -215,7 +215,7 @@ def _explained(path: Path, needed_bytes: int = 0) -> Iterator[None]:
 
 def _explanation(error: OSError, path: Path, needed_bytes: int) -> FuseryError:
     if error.errno in _FULL:
-        return StoreFull(str(path), needed_bytes, _free_bytes(path))
+        return StoreFull.at(str(path), needed_bytes, _free_bytes(path))
     if error.errno in _WRONG:
         hint = "check services.store, FUSERY_STORE and who owns the folder"
         return ConfigError(f"store: {path}: {error.strerror}: {_WRONG[error.errno]}; {hint}")

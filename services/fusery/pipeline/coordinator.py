@@ -52,13 +52,6 @@ class Pace:
 PACE = Pace()
 
 
-class StoreFullAtWorker(StoreFull):
-    """A worker found the store full; in its words."""
-
-    def __init__(self, reason: str) -> None:
-        FuseryError.__init__(self, reason)
-
-
 @dataclass(slots=True)
 class _Published:
     """A task that was given to the broker and is not known to be done. Times are of the coordinator's clock."""
@@ -157,7 +150,7 @@ class Coordinator:
     def _count(self, failure: Failure) -> None:
         """Counts an attempt, and looks whether what it read is still there."""
         if failure.error == StoreFull.__name__:
-            raise StoreFullAtWorker(failure.reason)
+            raise StoreFull(failure.reason)
         task = failure.task
         is_done = self.store.find(self.table.plan.artefact(task)) is not None
         missing = [] if is_done else self._missing_needs(task)

@@ -77,7 +77,7 @@ def save(
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         if _is_for_want_of_room(error):
-            raise StoreFull(str(draft), _bytes_of(tensors), shutil.disk_usage(folder).free) from error
+            raise StoreFull.at(str(draft), _bytes_of(tensors), shutil.disk_usage(folder).free) from error
         raise
     publish(draft, final)
     _prune(folder, keep, cursor.best_step)
