@@ -25,7 +25,7 @@ from fusery.pipeline.attempts import Attempts
 from fusery.pipeline.coordinator import PACE, Coordinator
 from fusery.pipeline.execution import MAX_IN_FLIGHT
 from fusery.pipeline.shard_table import ShardTable
-from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
 
 SOURCES = 3

@@ -31,7 +31,7 @@ from fusery.core.topk import TopK
 from fusery.formats import shards
 from fusery.formats.shards import CapturedDocument, CorpusDocument
 from fusery.formats.store import Store
-from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker import hops
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, corpus_shard, tokenizer_name
 

@@ -9,7 +9,7 @@ from fusery.formats.store import Store
 from fusery.pipeline.attempts import Attempts
 from fusery.pipeline.coordinator import Coordinator, Pace
 from fusery.pipeline.shard_table import ShardTable
-from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, attempts_folder, started_folder, tokenizer_name
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from fusery.core.coverage import BINS
 from fusery.formats.store import Store
 from fusery.pipeline.preflight import Run, open_run
-from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, plan_name, tokenizer_name
 from picomodels import pico_byte_tokenizer
 from picorun import write_run

@@ -17,7 +17,7 @@ from fusery.errors import Corrupt
 from fusery.formats import shards
 from fusery.formats.shards import CorpusDocument
 from fusery.formats.store import Store
-from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker import hops
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, plan_name, tokenizer_name
 from picomodels import TEXTS, pico_byte_tokenizer

@@ -17,7 +17,7 @@ from faultsource import Orders
 from fusery.core.tokens import ByteTokenizer
 from fusery.formats import shards
 from fusery.formats.shards import CorpusDocument
-from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.source.client import SourceClient
 from fusery.worker.plan import Plan, PlannedSource, corpus_shard, tokenizer_name
 from picomodels import pico_byte_tokenizer

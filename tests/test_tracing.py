@@ -300,7 +300,7 @@ def test_one_trace_from_a_commands_message_through_a_worker_to_the_source(tmp_pa
 def _plan(folder: Path, address: str) -> None:
     from fusery.formats import shards
     from fusery.formats.store import Store
-    from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
+    from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
     from fusery.worker.launches import Launch
     from fusery.worker.plan import Plan, PlannedSource
 

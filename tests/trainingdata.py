@@ -15,7 +15,7 @@ import numpy as np
 import picomodels
 from fusery.core.fusion import Evidence
 from fusery.core.topk import PAD, TopK
-from fusery.run_config import TrainingSpec
+from fusery.run_sections import TrainingSpec
 from fusery.trainer.documents import InMemory
 from fusery.trainer.job import TrainJob
 

@@ -10,32 +10,25 @@ import hashlib
 import json
 import re
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from fusery.core.rules import (
-    Disagreement,
     Dtype,
-    Fallback,
-    FusionRule,
-    Positions,
-    Quality,
-    Scope,
-    Tail,
-    TieOrder,
-    Vocabulary,
 )
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
+from fusery.run_sections import (
+    AlignmentSpec,
+    CaptureSpec,
+    CoverageSpec,
+    EvaluationSpec,
+    FusionSpec,
+    GateSpec,
+    RegistrySpec,
+    Section,
+    ServicesSpec,
+    TrainingSpec,
+)
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")]
 
@@ -56,7 +49,7 @@ def split_engine(model: str) -> tuple[EngineKind, str]:
     return EngineKind.TRANSFORMERS, model
 
 
-class ModelSpec(_Section):
+class ModelSpec(Section):
     """A causal LM with a fast tokenizer and safetensors weights."""
 
     model: str = Field(min_length=1)
@@ -88,7 +81,7 @@ class SourceSpec(ModelSpec):
         return self
 
 
-class CorpusFile(_Section):
+class CorpusFile(Section):
     """A JSONL, text or Parquet file, a folder of these, or a split of a Hugging Face dataset."""
 
     path: str = Field(min_length=1)
@@ -132,7 +125,7 @@ class CorpusFile(_Section):
         return self
 
 
-class CorpusSpec(_Section):
+class CorpusSpec(Section):
     """The documents to fuse on, and the held-out documents to measure on."""
 
     train: tuple[CorpusFile, ...] = Field(min_length=1)
@@ -160,204 +153,7 @@ class CorpusSpec(_Section):
         return self
 
 
-class CaptureSpec(_Section):
-    """What is kept of each source's distributions."""
-
-    top_k: int = Field(default=64, ge=1, le=4096)
-    """Entries kept per position. Choose by the captured mass that the coverage table reports."""
-    log_probs: Literal["float16", "float32"] = "float16"
-    batch_bytes: int = Field(default=16_384, ge=1, le=60_000)
-    """Text bytes in one request, about four times its tokens. A request is one batch of the model."""
-
-
-class AlignmentSpec(_Section):
-    """How a source's positions and vocabulary are mapped to the target's."""
-
-    positions: Positions = Positions.BOUNDARY
-    """`reference` is the paper's implementation bit for bit, and sets the next two to `mined` and `current_token`."""
-    vocabulary: Vocabulary = Vocabulary.PARTITION
-    disagreement: Disagreement = Disagreement.KEEP
-    """Rows after which both sides go on with tokens of different cells, because a tokenizer looked further ahead."""
-    fallback: Fallback = Fallback.NONE
-    ties: TieOrder = TieOrder.DIAGONAL_SOURCE_TARGET
-    """Which of equally cheap steps the warping path of `mined` and `reference` takes."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _reference_is_whole(cls, values: Any) -> Any:
-        """`reference` with the vocabulary map and the fallback that belong to it, where they are not given."""
-        if isinstance(values, dict) and values.get("positions") == Positions.REFERENCE:
-            return {"vocabulary": Vocabulary.MINED, "fallback": Fallback.CURRENT_TOKEN} | values
-        return values
-
-    @model_validator(mode="after")
-    def _reference_maps_tokens(self) -> AlignmentSpec:
-        if self.positions is Positions.REFERENCE and self.vocabulary not in (Vocabulary.MINED, Vocabulary.EXACT):
-            raise ValueError(
-                f"positions: reference needs vocabulary: mined or exact (the paper's soft and hard), "
-                f"got {self.vocabulary.value}"
-            )
-        is_whole = self.fallback is Fallback.CURRENT_TOKEN and self.disagreement is Disagreement.KEEP
-        if self.positions is Positions.REFERENCE and not is_whole:
-            raise ValueError("positions: reference is the paper's implementation; leave fallback and disagreement out")
-        return self
-
-
-class FusionSpec(_Section):
-    """How aligned distributions are fused."""
-
-    rule: FusionRule = FusionRule.MIN_CE
-    quality: Quality = Quality.BITS_PER_BYTE
-    scope: Scope = Scope.DOCUMENT
-    """Compare the sources over whole documents, or over each span between byte boundaries that all of them share."""
-    temperature: float = Field(default=1.0, gt=0)
-    """τ of AvgCE's weights softmax(−c/τ)."""
-
-
-class CoverageSpec(_Section):
-    """Floors under which a run warns before it trains, by source and domain. They decide nothing: in no digest."""
-
-    positions_floor: float = Field(default=0.5, ge=0, le=1)
-    """Least share of target positions for which a source has evidence."""
-    mass_floor: float = Field(default=0.5, ge=0, le=1)
-    """Least probability mass kept at them, on average."""
-
-
-class TrainingSpec(_Section):
-    """Continual training of the target: λ·CLM + (1−λ)·fusion. Defaults: the paper's values."""
-
-    clm_weight: float = Field(default=0.9, ge=0, le=1)
-    """λ, the weight of the causal-LM loss at positions with evidence; without evidence it is 1."""
-    tail: Tail = Tail.TAIL
-    temperature: float = Field(default=1.0, gt=0)
-    """Of the sources' distributions, P^(1/temperature) normalised; over 1 flattens them."""
-    epochs: int = Field(default=1, ge=1)
-    sequence_length: int = Field(default=2048, ge=8)
-    batch_sequences: int = Field(default=128, ge=1)
-    """Packed sequences per optimizer step, over all processes."""
-    micro_batch_sequences: int | None = Field(default=None, ge=1)
-    """Sequences in one forward pass; None: the whole batch."""
-    learning_rate: float = Field(default=1e-5, gt=0)
-    clm_learning_rate: float | None = Field(default=None, gt=0)
-    """Learning rate of the CLM baseline, so that it can be tuned as carefully; None: the same."""
-    min_learning_rate_ratio: float = Field(default=0.0, ge=0, le=1)
-    warmup_ratio: float = Field(default=0.008, ge=0, lt=1)
-    weight_decay: float = Field(default=0.1, ge=0)
-    beta1: float = Field(default=0.9, ge=0, lt=1)
-    beta2: float = Field(default=0.95, ge=0, lt=1)
-    max_grad_norm: float = Field(default=1.0, gt=0)
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    gradient_checkpointing: bool = False
-    """Compute each layer's activations again in the backward pass: less memory, about a third more time."""
-    lora_rank: int | None = Field(default=None, ge=1)
-    """Train LoRA adapters of this rank and add them to the weights at the end; None: all weights. Needs peft."""
-    lora_alpha: int = Field(default=16, ge=1)
-    checkpoint_every_steps: int = Field(default=200, ge=1)
-    keep_checkpoints: int = Field(default=2, ge=1)
-    """The newest so many are kept, and the one with the best held-out loss, where that is measured."""
-    evaluate_every_steps: int | None = Field(default=None, ge=1)
-    """Measure the loss on held-out text after so many steps, and at the end; None: never. A divisor of
-    checkpoint_every_steps, so that every checkpoint is measured."""
-    evaluate_documents: int = Field(default=256, ge=1)
-    """At most so many held-out documents are measured then."""
-
-    @model_validator(mode="after")
-    def _checkpoints_are_measured(self) -> TrainingSpec:
-        every = self.evaluate_every_steps
-        if every is not None and self.checkpoint_every_steps % every:
-            raise ValueError(
-                f"evaluate_every_steps: expected a divisor of checkpoint_every_steps ({self.checkpoint_every_steps}), "
-                f"got {every}"
-            )
-        return self
-
-
-class EvaluationSpec(_Section):
-    """What the fused model is compared with."""
-
-    clm_baseline: bool = True
-    """Also train the target with CLM alone on the same tokens and steps."""
-    ensemble: bool = True
-    """Also score the fused evidence itself, without training; the sources read the held-out text once more for it."""
-    weight_merging: bool = True
-    """Also score the mean of the target's and the sources' weights, where they have one architecture and tokenizer."""
-    single_source: bool = False
-    """Also fuse each source alone into the target: one more training for each, nothing is captured again."""
-    tasks: tuple[str, ...] = ()
-    """Suites (reasoning, commonsense, code, …) and tasks of lm-evaluation-harness; needs the extra eval."""
-    task_data: str | None = Field(default=None, min_length=1)
-    """A folder (relative to the YAML file) with data of tasks; what it lacks comes from the hub."""
-    task_limit: int | None = Field(default=None, ge=1)
-    """Only so many items of each task; None: all."""
-    task_sources: bool = True
-    """Give the tasks to the sources too, where their weights are at hand."""
-    code_execution: bool = False
-    """Let tasks run the programs that a model writes, shut in: no network, not root, limits of time and memory."""
-    code_samples: int = Field(default=1, ge=1, le=200)
-    """Programs drawn for each item: 1 is the most likely one; more are drawn at temperature 0.2, as in the paper."""
-    batch_bytes: int = Field(default=16_384, ge=1, le=60_000)
-
-
-class Baseline(StrEnum):
-    """A model of the run that the fused one is compared with."""
-
-    TARGET_BEFORE = "target_before"
-    CLM = "clm"
-    SOURCES = "sources"
-    """Every source."""
-
-
-class GateSpec(_Section):
-    """What the measures must show before a registered version gets its alias. They decide no byte: in no digest."""
-
-    better_than: tuple[Baseline, ...] = (Baseline.TARGET_BEFORE, Baseline.CLM)
-    """Models over which the mean of bits per byte must be lower, with a 95 % interval that excludes 0."""
-    least_gain: float = Field(default=0.0, ge=0, lt=1)
-    """By how much: 0.01 asks that the whole interval is below −1 %."""
-    domain_tolerance: float | None = Field(default=0.01, ge=0)
-    """By what share a domain may at most be worse than before the training; None: domains are not looked at."""
-
-    @model_validator(mode="after")
-    def _asks_something(self) -> GateSpec:
-        if not self.better_than and self.domain_tolerance is None:
-            raise ValueError("better_than, domain_tolerance: a gate must ask for something; leave one of them in")
-        return self
-
-
-class RegistrySpec(_Section):
-    """Where the fused model is registered in MLflow."""
-
-    enabled: bool = True
-    model_name: str | None = Field(default=None, pattern=r"^[^/:]+$")
-    """Name of the registered model; None: the run's name."""
-    alias: str = Field(default="candidate", pattern=r"^[a-z][a-z0-9_-]*$")
-    """What points to the newest version that passed the gate; `champion` is given by `fusery promote`."""
-    accept_licenses: tuple[str, ...] = ()
-    """Licences with conditions that you accept, by id (gemma), or the name of a source or `target` for its licence."""
-
-
-class ServicesSpec(_Section):
-    """The place: left out of the run's digest; the environment (FUSERY_…) overrides it."""
-
-    store: str = "fusery-store"
-    """Folder (relative to the YAML file) or fsspec URL of captures, shards and runs."""
-    work: str | None = None
-    """Folder of this machine for checkpoints, logs and MLflow's SQLite; None: the store's, where it is a folder."""
-    broker_url: str | None = None
-    """redis://… of a broker of your own; keep passwords out of here: use FUSERY_BROKER_URL."""
-    tracking_uri: str | None = None
-    workers: int = Field(default=2, ge=1, le=256)
-    """Processes of the embedded worker."""
-    threads: int | None = Field(default=None, ge=1)
-    """Threads of each embedded source server and trainer; None: half of the cores."""
-    max_in_flight: int = Field(default=128, ge=1, le=100_000)
-    """Shards of one hop that are handed to the broker and not done. 128 keep four dozen worker processes busy whose
-    tasks take half a second; more for more processes."""
-    parallel_trainers: bool = True
-    """Train the fused model and the CLM baseline at the same time."""
-
-
-class RunConfig(_Section):
+class RunConfig(Section):
     """A whole run. `fusery schema` prints this as JSON Schema."""
 
     name: Name

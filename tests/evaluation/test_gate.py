@@ -14,7 +14,7 @@ from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
 from fusery.evaluation.tables import render_tables, to_markdown, verdict_lines
 from fusery.evaluation.verdict import Check, Verdict
-from fusery.run_config import GateSpec
+from fusery.run_sections import GateSpec
 
 DOCUMENTS = 12
 DOMAINS = ("code", "prose")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from fusery.core.rules import FusionRule, Positions, Quality, Tail, Vocabulary
-from fusery.run_config import TrainingSpec
 from fusery.run_file import read_run_file
+from fusery.run_sections import TrainingSpec
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

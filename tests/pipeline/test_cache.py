@@ -17,7 +17,7 @@ from fusery.pipeline import cache_show, run
 from fusery.pipeline.cache import Holding, captured_top_k, holdings, usage
 from fusery.pipeline.cache_show import Removal
 from fusery.pipeline.cache_verify import remove, verify
-from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker import hops
 from fusery.worker.plan import Hop, Plan, PlannedSource, plan_name, tokenizer_name
 from picomodels import TEXTS, pico_byte_tokenizer

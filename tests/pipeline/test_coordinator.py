@@ -12,7 +12,7 @@ from fusery.errors import StoreFull, Unavailable
 from fusery.pipeline.coordinator import Coordinator, Pace
 from fusery.pipeline.hop_progress import Progress
 from fusery.pipeline.shard_table import ShardTable
-from fusery.run_config import CaptureSpec
+from fusery.run_sections import CaptureSpec
 from fusery.worker.plan import Hop, ShardTask, attempts_folder
 from fusery.worker.started import MAX_ATTEMPTS
 

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.run_config import TrainingSpec
+from fusery.run_sections import TrainingSpec
 from fusery.trainer.schedule import learning_rate, optimizer_for, peak_learning_rate
 
 

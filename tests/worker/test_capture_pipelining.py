@@ -12,7 +12,7 @@ from fusery.errors import InvalidInput
 from fusery.formats import shards
 from fusery.formats.shards import CorpusDocument
 from fusery.formats.store import Entry, Store
-from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.source.api import Document, ModelDescription
 from fusery.source.client import SourceClient
 from fusery.source.engine import load_engine

@@ -18,7 +18,7 @@ from fusery.core.tokens import TokenizedText
 from fusery.core.topk import TopK, empty
 from fusery.core.vocabulary_map import VocabularyMap
 from fusery.formats.shards import FusedDocument
-from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker import facts
 from fusery.worker.plan import Plan, PlannedSource
 from picomodels import pico_byte_tokenizer

@@ -17,7 +17,7 @@ from fusery.errors import InvalidInput
 from fusery.formats import shards
 from fusery.formats.shards import CorpusDocument, FusedDocument
 from fusery.formats.store import Store
-from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.source.api import Distributions, Document
 from fusery.worker import hops
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, corpus_shard, tokenizer_name

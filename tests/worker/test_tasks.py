@@ -15,7 +15,7 @@ from celery import signals
 from fusery import tracing
 from fusery.errors import ConfigError, StoreFull, Unavailable
 from fusery.formats.store import Store
-from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker.app import TASK_NAME, make_app
 from fusery.worker.command import run_worker
 from fusery.worker.launches import Launch

@@ -12,7 +12,7 @@ from fusery.evaluation.gain import Gain
 from fusery.evaluation.report import Report
 from fusery.evaluation.tables import gain_figures, percent
 from fusery.evaluation.verdict import Check, Verdict
-from fusery.run_config import Baseline, GateSpec
+from fusery.run_sections import Baseline, GateSpec
 
 _NAMES = {Baseline.TARGET_BEFORE: "target before", Baseline.CLM: "CLM"}
 

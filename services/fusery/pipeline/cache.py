@@ -15,7 +15,7 @@ from pydantic import ValidationError
 
 from fusery.errors import Corrupt
 from fusery.formats.store import Entry, Store
-from fusery.run_config import CaptureSpec
+from fusery.run_sections import CaptureSpec
 from fusery.worker.plan import Hop, Plan, capture_name, captures_folder, corpus_shard, plan_name
 
 QUARANTINE = "quarantine"

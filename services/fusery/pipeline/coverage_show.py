@@ -23,7 +23,7 @@ from fusery.pipeline.coverage import Found, Joined, aligned_counts, fused_counts
 from fusery.pipeline.coverage_warnings import CoverageWarning, under_floors
 from fusery.pipeline.preflight import open_run
 from fusery.pipeline.steps import load_plan
-from fusery.run_config import CoverageSpec
+from fusery.run_sections import CoverageSpec
 from fusery.worker.plan import Plan
 
 _WIDE = 100

@@ -15,7 +15,7 @@ from fusery.core.rules import Positions, Vocabulary
 from fusery.core.tokens import ByteTokenizer
 from fusery.formats.store import Store
 from fusery.pipeline.coverage import Found, aligned_counts
-from fusery.run_config import CoverageSpec
+from fusery.run_sections import CoverageSpec
 from fusery.worker.hops import load_tokenizer
 from fusery.worker.plan import Plan, PlannedSource
 

@@ -34,7 +34,7 @@ from fusery.models.checkpoint import context_length
 from fusery.models.head import split
 from fusery.models.loading import load_model
 from fusery.registry.follow import Followed, Follower, is_followed
-from fusery.run_config import TrainingSpec
+from fusery.run_sections import TrainingSpec
 from fusery.trainer import adapters, checkpoint
 from fusery.trainer.attention import prove_packing, vocabulary_size
 from fusery.trainer.checkpoint import Cursor

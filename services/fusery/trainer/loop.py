@@ -25,7 +25,7 @@ from fusery.core.loss import LossMeans, LossSums, loss_of_hidden, loss_of_logits
 from fusery.core.objective import Objective
 from fusery.errors import InvalidInput
 from fusery.models.head import Head, SplitModel
-from fusery.run_config import TrainingSpec
+from fusery.run_sections import TrainingSpec
 from fusery.trainer import checkpoint
 from fusery.trainer.attention import Packing, hidden_states, rows_for
 from fusery.trainer.checkpoint import Cursor

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import torch
 
-from fusery.run_config import TrainingSpec
+from fusery.run_sections import TrainingSpec
 
 
 def learning_rate(spec: TrainingSpec, peak: float, step: int, steps: int) -> float:

@@ -17,7 +17,7 @@ from functools import cached_property
 from pydantic import BaseModel, ConfigDict
 
 from fusery.core.rules import Positions, Scope, Vocabulary
-from fusery.run_config import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 
 CAPTURE_VERSION = 2
 _ALIGN_VERSION = 3
