@@ -18,7 +18,12 @@ settings.register_profile("fusery", deadline=None, max_examples=60, derandomize=
 settings.load_profile("fusery")
 
 
+_LONG = ("e2e", "faults")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Few tests that take minutes come first, so that no process ends with them alone.
+    items.sort(key=lambda item: item.path.parent.name not in _LONG)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -205,7 +205,7 @@ def test_a_killed_worker_and_source_cost_time_and_change_no_byte(finished: Path,
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 130, output
-    assert "takes it up again" in output
+    assert f"Take it up again with: fusery run {path}" in output
 
     process = _start(path)
     _wait_for_captures(path, process, 3)
