@@ -44,7 +44,7 @@ def test_without_dns_a_source_has_an_address_that_its_variables_name(helm4: Helm
 def test_the_arguments_of_a_source_are_options_that_the_command_knows(helm4: Helm, example: str) -> None:
     import argparse
 
-    from fusery.commands import _count, _seconds
+    from fusery.command_options import _count, _seconds
     from fusery.source.command import set_up
 
     parser = argparse.ArgumentParser(exit_on_error=False)
