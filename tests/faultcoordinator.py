@@ -15,7 +15,9 @@ from typing import Any
 
 from fusery.errors import FuseryError, StoreFull
 from fusery.formats.store import Store
-from fusery.pipeline.execution import carry_out
+from fusery.pipeline.coordinator import PACE
+from fusery.pipeline.execution import HopsJob, coordinate, new_launch
+from fusery.pipeline.lease import lease
 from fusery.settings import settings
 from fusery.telemetry import set_up_logging
 from fusery.worker.plan import Plan
@@ -56,13 +58,16 @@ def main(folder: Path, *how: str) -> int:
     try:
         store = Store(store_url)
         publish_inputs(store, folder / "inputs")
-        progress = carry_out(
+        job = HopsJob(
             store,
             plan,
             broker_url.get_secret_value(),
             addresses,
             make_inputs=lambda: publish_inputs(store, folder / "inputs"),
         )
+        launch = new_launch()
+        with lease(store, plan.run_id, launch, PACE.lease_s):
+            progress = coordinate(job, launch)
     except FuseryError as error:
         kind = StoreFull if isinstance(error, StoreFull) else type(error)
         print(json.dumps({"finished": False, "dead": [], "error": kind.__name__, "message": str(error)}))

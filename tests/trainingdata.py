@@ -6,6 +6,8 @@ result = train(job)
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,41 @@ import picomodels
 from fusery.core.fusion import Evidence
 from fusery.core.topk import PAD, TopK
 from fusery.run_sections import TrainingSpec
-from fusery.trainer.documents import InMemory
+from fusery.trainer.documents import Extremes, Limits, TrainingDocument
 from fusery.trainer.job import TrainJob
+from fusery.trainer.order import Layout
 
 SOURCES = 2
 CELLS = 40
+
+
+class InMemory:
+    """Documents that are there already, as one shard."""
+
+    def __init__(self, documents: Sequence[TrainingDocument]) -> None:
+        self.documents = documents
+        lengths = np.asarray([len(document.token_ids_N) for document in documents], np.int64)
+        self.layout = Layout(lengths, np.asarray([0, len(documents)]))
+
+    @property
+    def digest(self) -> str:
+        content = hashlib.sha256()
+        for document in self.documents:
+            content.update(f"{document.doc_id}\n{len(document.token_ids_N)}\n".encode())
+            content.update(document.token_ids_N.astype("<i8").tobytes())
+        return content.hexdigest()
+
+    def __getitem__(self, index: int) -> TrainingDocument:
+        return self.documents[index]
+
+    def check(self, limits: Limits) -> None:
+        found = Extremes()
+        for document in self.documents:
+            found = found.and_of(document)
+        found.check(limits)
+
+    def hold(self, shards: int) -> None:
+        """Everything is held."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from fusery.errors import ConfigError, Mismatch
 from fusery.evaluation.task_data import own_tasks, rows_of
 from fusery.evaluation.task_scores import TaskScores, difference, task_summary
-from fusery.evaluation.task_suites import BBH, DEFINITIONS, SUITES, expand, nearest, suite_of
+from fusery.evaluation.task_suites import BBH, DEFINITIONS, SUITES, expand, nearest
 
 
 def write(path: Path, *rows: dict[str, Any]) -> None:
@@ -31,8 +31,6 @@ def test_a_suite_unfolds_into_its_tasks_each_once() -> None:
     assert expand(["commonsense", "arc_easy", "mine"]) == (*SUITES["commonsense"], "mine")
     assert len(BBH) == 27
     assert len(expand(["reasoning"])) == 27
-    assert suite_of("boolq") == "commonsense"
-    assert suite_of("mine") is None
     assert all(
         task in DEFINITIONS for suite in ("reasoning", "commonsense", "reasoning_direct") for task in SUITES[suite]
     )

@@ -17,9 +17,9 @@ from fusery.formats.shards import FusedDocument
 from fusery.formats.store import Store
 from fusery.trainer import documents as documents_module
 from fusery.trainer import order
-from fusery.trainer.documents import InMemory, Limits, Stored
+from fusery.trainer.documents import Limits, Stored
 from fusery.trainer.job import train
-from trainingdata import Document, no_evidence, pico_documents, pico_job, random_evidence
+from trainingdata import Document, InMemory, no_evidence, pico_documents, pico_job, random_evidence
 
 LIMITS = Limits(20, 4000, 2)
 EXPECT = {"target": "t" * 64}

@@ -25,11 +25,10 @@ import picomodels
 from fusery.errors import Interrupted, Mismatch, TooLarge
 from fusery.trainer import loop
 from fusery.trainer.attention import Packing
-from fusery.trainer.documents import InMemory
 from fusery.trainer.job import TERMINATED_EXIT_CODE, Terminated, TrainJob, train
 from fusery.trainer.loop import Diverged
 from fusery.trainer.metrics import StepMetrics
-from trainingdata import Document, no_evidence, pico_job
+from trainingdata import Document, InMemory, no_evidence, pico_job
 
 SRC = Path(__file__).parents[2]
 

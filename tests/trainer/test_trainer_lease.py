@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from fusery.formats.sealed import seal
 from fusery.trainer import lease as module
 from fusery.trainer.lease import NAME, Lease, Occupied
 
@@ -18,7 +18,7 @@ QUICK = {"beat_s": 0.02, "silent_s": 0.4}
 def write(folder: Path, owner: str, beat: int = 3) -> None:
     content = {"owner": owner, "beat": beat}
     draft = folder / "written-aside"
-    draft.write_text(json.dumps(content | {"sha256": module._seal(content)}))
+    draft.write_bytes(seal(content))
     draft.replace(folder / NAME)
 
 

@@ -72,11 +72,6 @@ def expand(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(task for name in names for task in SUITES.get(name, (name,))))
 
 
-def suite_of(task: str) -> str | None:
-    """The suite that a task belongs to."""
-    return next((suite for suite, tasks in SUITES.items() if task in tasks), None)
-
-
 def nearest(name: str, known: Sequence[str]) -> str:
     """'did you mean …?' with the nearest known names, or all suites."""
     found = difflib.get_close_matches(name, [*SUITES, *known], n=3, cutoff=0.5)

@@ -16,7 +16,6 @@ from fusery.formats.store import Store
 from fusery.pipeline.attempts import Attempts
 from fusery.pipeline.coordinator import PACE, Coordinator, Pace
 from fusery.pipeline.hop_progress import Progress
-from fusery.pipeline.lease import lease
 from fusery.pipeline.publisher import Publisher
 from fusery.pipeline.shard_table import ShardTable
 from fusery.worker.launches import Launch, launch_ids, read_launch
@@ -55,32 +54,6 @@ class HopsJob:
     make_inputs: Callable[[], None] = _nothing
     check: Callable[[], None] = _nothing
     pace: Pace = PACE
-
-
-def carry_out(
-    store: Store,
-    plan: Plan,
-    broker_url: str,
-    addresses: Mapping[str, str],
-    report: Callable[[Progress], None] = _nothing,
-    *,
-    until: Hop = Hop.FUSE,
-    max_in_flight: int = MAX_IN_FLIGHT,
-    make_inputs: Callable[[], None] = _nothing,
-    check: Callable[[], None] = _nothing,
-    pace: Pace = PACE,
-) -> Progress:
-    """Waits while another coordinator carries the run out, then runs the hops to their end as `coordinate` does."""
-
-    def follow(_: str) -> None:
-        progress = read_progress(store, plan.run_id)
-        if progress is not None:
-            report(progress)
-
-    job = HopsJob(store, plan, broker_url, addresses, until, max_in_flight, make_inputs, check, pace)
-    launch = new_launch()
-    with lease(store, plan.run_id, launch, pace.lease_s, follow):
-        return coordinate(job, launch, report)
 
 
 def new_launch() -> str:

@@ -124,35 +124,6 @@ def _amount(most: Most) -> int:
     return most[1]
 
 
-class InMemory:
-    """Documents that are there already, as one shard."""
-
-    def __init__(self, documents: Sequence[TrainingDocument]) -> None:
-        self.documents = documents
-        lengths = np.asarray([len(document.token_ids_N) for document in documents], np.int64)
-        self.layout = Layout(lengths, np.asarray([0, len(documents)]))
-
-    @property
-    def digest(self) -> str:
-        content = hashlib.sha256()
-        for document in self.documents:
-            content.update(f"{document.doc_id}\n{len(document.token_ids_N)}\n".encode())
-            content.update(document.token_ids_N.astype("<i8").tobytes())
-        return content.hexdigest()
-
-    def __getitem__(self, index: int) -> TrainingDocument:
-        return self.documents[index]
-
-    def check(self, limits: Limits) -> None:
-        found = Extremes()
-        for document in self.documents:
-            found = found.and_of(document)
-        found.check(limits)
-
-    def hold(self, shards: int) -> None:
-        """Everything is held."""
-
-
 class Stored:
     """The documents of fused shards in a store. `expect`: fields of the shards' header that must be so."""
 

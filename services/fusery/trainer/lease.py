@@ -9,8 +9,6 @@ gone and the lease is taken over. A trainer whose lease was taken (it was stoppe
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import socket
@@ -22,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 
 from fusery.errors import FuseryError
+from fusery.formats.sealed import seal, unseal
 
 log = logging.getLogger(__name__)
 
@@ -120,25 +119,18 @@ class Lease:
     def _written_aside(self) -> Path:
         draft = self._path.with_name(f"{NAME}.{self._owner.rpartition('/')[2]}.tmp")
         content = {"owner": self._owner, "beat": self._beat}
-        draft.write_text(json.dumps(content | {"sha256": _seal(content)}), encoding="utf-8")
+        draft.write_bytes(seal(content))
         return draft
 
     def _read(self) -> tuple[str, int] | None:
         """Owner and beat; None where there is no lease. One that is torn or damaged is nobody's, with beat −1."""
         try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-            seal = content.pop("sha256")
-            if seal != _seal(content):
-                raise ValueError("checksum")
+            content = unseal(self._path.read_bytes())
             return str(content["owner"]), int(content["beat"])
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return "an unreadable lease", -1
-
-
-def _seal(content: dict[str, object]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _this_process() -> str:
