@@ -30,9 +30,10 @@ from hops import prepared
 from result_file import write_result
 
 from fusery.formats.store import Store
-from fusery.pipeline.execution import MAX_IN_FLIGHT, carry_out
+from fusery.pipeline.execution import HopsJob, coordinate, new_launch
 from fusery.pipeline.local import start_broker
 from fusery.pipeline.processes import Child, Supervisor, fusery_command
+from fusery.run_sections import ServicesSpec
 from fusery.settings import child_environment
 from fusery.worker.app import TASK_NAME, make_app
 from fusery.worker.plan import Hop, Plan, ShardTask, corpus_shard
@@ -56,7 +57,7 @@ class Worker:
         self.runs += 1
         named = plan.model_copy(update={"run_id": f"bench-{self.processes}-{self.runs}"})
         start = time.time()
-        progress = carry_out(store, named, self.broker_url, {}, until=until)
+        progress = coordinate(HopsJob(store, named, self.broker_url, {}, until), new_launch())
         left = [hop for hop in progress.hops if hop.done < hop.total and until is Hop.FUSE]
         if progress.dead_letters or left:
             raise SystemExit(f"not all is done: {progress.dead_letters or left}\n{self.child.last_words()}")
@@ -138,18 +139,19 @@ def by_hop(worker: Worker, store: Store, plan: Plan, tokens: int) -> Iterator[di
 
 def broker_memory(supervisor: Supervisor, folder: Path) -> dict[str, Any]:
     """Bytes that the messages of all hops take when as many are in flight as may be."""
+    in_flight = ServicesSpec().max_in_flight
     url = start_broker(supervisor, folder / "broker-memory")
     with redis.Redis.from_url(url) as asked:
         app = make_app(url)
         app.send_task(TASK_NAME[Hop.FUSE], args=["run", "launch", "", 0], queue="warm")
         before = int(asked.info("memory")["used_memory"])
         for hop in Hop:
-            for shard in range(MAX_IN_FLIGHT):
+            for shard in range(in_flight):
                 arguments = ["my-fusion-0123456789", "0123456789ab", "smollm2", shard]
                 app.send_task(TASK_NAME[hop], args=arguments, queue=hop.value)
         after = int(asked.info("memory")["used_memory"])
         app.close()
-    messages = MAX_IN_FLIGHT * len(Hop)
+    messages = in_flight * len(Hop)
     return {"messages": messages, "bytes": after - before, "bytes_per_message": (after - before) / messages}
 
 

@@ -218,6 +218,6 @@ class ServicesSpec(Section):
     """Threads of each embedded source server and trainer; None: half of the cores."""
     max_in_flight: int = Field(default=128, ge=1, le=100_000)
     """Shards of one hop that are handed to the broker and not done. 128 keep four dozen worker processes busy whose
-    tasks take half a second; more for more processes."""
+    tasks take half a second, with 0.4 MB of messages at the broker; more for more processes."""
     parallel_trainers: bool = True
     """Train the fused model and the CLM baseline at the same time."""

@@ -88,15 +88,13 @@ class TaskRunner:
 
     def __init__(self, model: str, revision: str | None, settings: TaskSettings) -> None:
         _library()
-        import torch
         from lm_eval.models.huggingface import HFLM
         from transformers import AutoTokenizer
 
         from fusery.models.checkpoint import context_length, local_folder
         from fusery.models.loading import load_model
 
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        network = load_model(model, revision, device=device)
+        network = load_model(model, revision, device=None)
         config = network.config.get_text_config(decoder=True)
         tokenizer = AutoTokenizer.from_pretrained(
             local_folder(model, revision), trust_remote_code=False, local_files_only=True

@@ -79,18 +79,19 @@ def load_model(
     revision: str | None = None,
     dtype: Dtype = Dtype.FLOAT32,
     attention: str | None = None,
-    device: str = "cpu",
+    device: str | None = "cpu",
 ) -> PreTrainedModel:
     """The causal LM in evaluation mode on `device`, weights in `dtype` unless the checkpoint is quantised.
 
-    `attention`: transformers' name of an implementation. `device`: as torch names it, or `auto`: over all GPUs, for a
-    model that one does not hold (accelerate places it).
+    `attention`: transformers' name of an implementation. `device`: as torch names it, `auto`: over all GPUs, for a
+    model that one does not hold (accelerate places it), None: a GPU if there is one.
 
     Raises:
         ModelError: the checkpoint can't be loaded, or lacks weights that the architecture has.
     """
     folder = local_folder(model, revision)
     known_architecture(folder)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     extra: dict[str, Any] = {} if attention is None else {"attn_implementation": attention}
     is_placed = device == "auto" or "quantization_config" in read_config(folder)
     if is_placed:

@@ -74,7 +74,7 @@ class Coordinator:
     attempts: Attempts
     publish: Callable[[ShardTask, int], bool]
     queue_is_empty: Callable[[Hop], bool | None]
-    max_in_flight: int = 128
+    max_in_flight: int
     pace: Pace = PACE
     make_inputs: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.monotonic

@@ -88,7 +88,7 @@ def measure_ensemble(run: Run, plan: Plan, documents: Sequence[HeldOutDocument])
     names = [held_out.artefact(ShardTask(Hop.FUSE, "", shard)) for shard in range(held_out.corpus_shards)]
     fused = [document for name in names for document in shards.read_fused(run.store.read(name), expect)]
     cells = [hops.load_vocabulary_map(run.store, held_out, source).cell_of_target_V for source in held_out.sources]
-    model = load_model(run.file.model(run.config.target.model), run.config.target.revision, device=_device())
+    model = load_model(run.file.model(run.config.target.model), run.config.target.revision, device=None)
     bits = ensemble_bits(split(model), fused, cells)
     tokenizer = hops.load_tokenizer(run.store, plan.target_tokenizer_fingerprint)
     texts = tokenizer.tokenize_batch([document.text for document in documents])
@@ -107,12 +107,6 @@ def make_missing(run: Run, plan: Plan) -> None:
             if run.store.find(plan.artefact(need)) is None:
                 hops.align_shard(run.store, plan, need)
         hops.fuse_shard(run.store, plan, fused)
-
-
-def _device() -> str:
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 @dataclass(frozen=True, slots=True)

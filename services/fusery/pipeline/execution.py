@@ -18,15 +18,11 @@ from fusery.pipeline.coordinator import PACE, Coordinator, Pace
 from fusery.pipeline.hop_progress import Progress
 from fusery.pipeline.publisher import Publisher
 from fusery.pipeline.shard_table import ShardTable
+from fusery.run_sections import ServicesSpec
 from fusery.worker.launches import Launch, launch_ids, read_launch
 from fusery.worker.plan import Hop, Plan, plan_name, progress_name
 
 log = logging.getLogger(__name__)
-
-MAX_IN_FLIGHT = 128
-"""Tasks of one hop at the broker or with a worker (`services.max_in_flight`). A look publishes twice a second, so 128
-keep four dozen processes at work whose tasks take half a second; a message takes about 1.5 KB of Redis, so all hops
-together stay under 1 MB."""
 
 _STORE_AWAY_S = 600.0
 _PROGRESS_S = 5.0
@@ -50,7 +46,7 @@ class HopsJob:
     broker_url: str
     addresses: Mapping[str, str]
     until: Hop = Hop.FUSE
-    max_in_flight: int = MAX_IN_FLIGHT
+    max_in_flight: int = ServicesSpec().max_in_flight
     make_inputs: Callable[[], None] = _nothing
     check: Callable[[], None] = _nothing
     pace: Pace = PACE

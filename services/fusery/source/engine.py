@@ -192,8 +192,7 @@ def load_engine(
     """
     folder = str(local_folder(model, revision))
     checkpoint = inspect_checkpoint(folder)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    network = load_model(folder, None, dtype, attention, place)
+    network = load_model(folder, None, dtype, attention, device)
     description = ModelDescription(
         name=name or Path(model).name,
         revision=revision,
