@@ -3,6 +3,7 @@
     python bench/faults.py                                   # all faults, 20 seeds each
     python bench/faults.py --fault child-killed --first-seed 7 --seeds 1     # replay one run
     python bench/faults.py --list
+    python bench/faults.py --played runs.jsonl --record     # hours; stop it and start it again as often as you like
 
 A run that fails is printed with its replay line, its folder is kept, and the suite goes on; the exit code is 1 then.
 """
@@ -37,18 +38,27 @@ def main() -> int:
             print(f"{fault.name:<24} {fault.what}")
         return 0
     chosen = [FAULTS[name] for name in given.fault or FAULTS]
+    played = _read(given.played)
     folder = Path(tempfile.mkdtemp(prefix="fusery-faults-"))
     seeds = range(given.first_seed, given.first_seed + given.seeds)
-    played: list[Played] = []
     skipped = {fault.name: why for fault in chosen if (why := why_not(fault)) is not None}
     for name, why in skipped.items():
         print(f"{name}: left out: {why}")
     with open_rig(folder) as rig:
-        for seed, fault in ((s, f) for s in seeds for f in chosen if f.name not in skipped):
+        wanted = [(seed, fault) for seed in seeds for fault in chosen if fault.name not in skipped]
+        already = {(one.fault, one.seed) for one in played}
+        for seed, fault in wanted:
+            if (fault.name, seed) in already:
+                continue
             played.append(play(rig, fault, seed))
             _tell(played[-1])
+            if given.played is not None:
+                with given.played.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(played[-1].as_json()) + "\n")
             if given.record:
                 _write(played, skipped)
+        if given.record:
+            _write(played, skipped)
     failed = [one for one in played if one.error is not None]
     print(_table(_rows(played)))
     print(f"{len(played)} runs, {len(failed)} failed" + (f"; they are kept in {folder}" if failed else ""))
@@ -63,8 +73,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=20, help="runs of each fault (default: 20)")
     parser.add_argument("--first-seed", type=int, default=1, metavar="S", help="the seeds are S, S+1, … (default: 1)")
     parser.add_argument("--list", action="store_true", help="show the faults and end")
+    parser.add_argument(
+        "--played", type=Path, metavar="FILE", help="JSON lines of runs: those are counted and not played again"
+    )
     parser.add_argument("--record", action="store_true", help=f"write {_RESULT.name}; other faults keep their rows")
     return parser
+
+
+def _read(file: Path | None) -> list[Played]:
+    """The runs that ended well before; one that failed is played again."""
+    if file is None or not file.exists():
+        return []
+    runs = [Played(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+    return [run for run in runs if run.error is None]
 
 
 def _tell(one: Played) -> None:

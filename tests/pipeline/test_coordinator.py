@@ -310,6 +310,24 @@ def test_a_beat_that_stands_still_is_an_attempt_and_the_task_is_published_again(
     assert (found["error"], found["documents"]) == ("Killed", ["document of capture-s0-00000"])
 
 
+@pytest.mark.parametrize("retry_was_seen", [True, False])
+def test_what_a_retry_has_done_counts_before_the_killed_process_is_silent_for_long(
+    tmp_path: Path, retry_was_seen: bool
+) -> None:
+    workers = one_shard(tmp_path)
+    coordinator = workers.coordinator()
+    coordinator.look()
+    workers.start(task := workers.queue.pop())
+    coordinator.look()
+    retry = workers.start(task)
+    if retry_was_seen:
+        coordinator.look()
+    workers.make(task)
+    workers.store.remove_note(retry)
+    looks(workers, coordinator, 1 if retry_was_seen else 10)
+    assert workers.queue == [ALIGN]
+
+
 def test_a_zombie_that_finishes_after_its_retry_changes_nothing(tmp_path: Path) -> None:
     workers = one_shard(tmp_path)
     coordinator = workers.coordinator()

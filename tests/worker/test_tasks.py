@@ -324,7 +324,7 @@ def test_a_child_of_the_worker_logs_as_the_worker_does(
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
     try:
-        signals.setup_logging.send(sender=None)
+        signals.worker_process_init.send(sender=None)
         logging.getLogger("x").info("a line")
     finally:
         root.handlers[:], root.level = handlers, level

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 READ_S = 2.5
 """Between two reads of a started note: half of a beat."""
+_LATE_S = 7.5
+"""A beat that is so old when it is looked at is late: another process may have done the task meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,33 +57,39 @@ class Attempts:
     _counted: set[str] = field(default_factory=set)
     _started: dict[str, _Started] = field(default_factory=dict)
     _failures: list[Failure] = field(default_factory=list)
-    _seen: set[ShardTask] = field(default_factory=set)
+    _ended: set[ShardTask] = field(default_factory=set)
 
     def look(self) -> tuple[list[Failure], set[ShardTask]]:
-        """The failures since the last look, and the tasks that lost a started note since then: done, or to be redone.
+        """The failures since the last look, and the tasks that lost a started note since then:
+        done, at another process, or to be done again.
 
         Raises:
             FuseryError, OSError: the store can't be read now; nothing is lost by looking again.
         """
-        self._seen |= self.running
         for launch in self.launches:
             self._look_at_started(launch)
             self._look_at_failed(launch)
         # Kept until a look came to its end: what was read before an error is not lost.
         failures, self._failures = self._failures, []
-        ended, self._seen = self._seen - self.running, set()
+        ended, self._ended = self._ended, set()
         return failures, ended
 
     @property
     def running(self) -> set[ShardTask]:
         return {started.task for started in self._started.values()}
 
+    @property
+    def late(self) -> set[ShardTask]:
+        """Tasks with a started note whose beat is overdue, though not yet for so long that its process is gone."""
+        now = self.clock()
+        return {started.task for started in self._started.values() if now - started.changed_at > _LATE_S}
+
     def _look_at_started(self, launch: str) -> None:
         folder = started_folder(self.run_id, launch)
         names = self.store.list_notes(folder)
         gone = [name for name in self._started if name.startswith(f"{folder}/") and name not in names]
         for name in gone:
-            del self._started[name]
+            self._ended.add(self._started.pop(name).task)
         for name in names:
             # A process that was counted as killed and lives on finishes its work, and is not counted again.
             if _id(name) not in self._counted and self._is_silent(name):
@@ -109,6 +117,7 @@ class Attempts:
     def _killed(self, launch: str, name: str) -> Failure:
         started = self._started.pop(name)
         self._counted.add(_id(name))
+        self._ended.add(started.task)
         reason = (
             f"the process {started.worker} that worked on it was killed, stopped or lost; out of memory? its worker's "
             "log says more"

@@ -197,9 +197,12 @@ class Coordinator:
             log.warning("corpus or tokenizers of run %s can't be published again: %s", self.table.plan.run_id, error)
 
     def _settle(self, ended: set[ShardTask]) -> None:
-        """Finds out which published tasks are done; those of running processes only when a process has ended."""
-        running = self.attempts.running
-        asked = {task for task in self._published if task not in running} | ended
+        """Finds out which published tasks are done; those that a process is at only when one has ended or is late.
+
+        A task has two started notes where one process was killed and another took its place.
+        """
+        running, late = self.attempts.running, self.attempts.late
+        asked = {task for task in self._published if task not in running or task in late} | ended
         for task, entry in self._found(asked):
             if entry is not None:
                 self.table.set_done(task, entry.size)

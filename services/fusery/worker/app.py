@@ -82,15 +82,16 @@ def _broker() -> dict[str, Any]:
 
 def _processes() -> dict[str, Any]:
     return {
-        # gRPC channels and arrow's threads must not exist before a fork: children start afresh.
-        "worker_pool_start_method": "spawn",
+        # A child inherits what the worker has imported, so one that was killed is replaced in a moment. gRPC channels
+        # and arrow's threads must not exist before a fork: the worker itself opens no channel and reads no shard.
+        "worker_pool_start_method": "fork",
         # A child that grew over this is replaced after its task (KiB): caches of tokenizers and maps, and what an
         # allocator never gives back, stay bounded over any number of shards.
         "worker_max_memory_per_child": 2 * 1024 * 1024,
         # A worker that is told to stop finishes its shards if that takes less than this; others go back to the queue.
         "worker_soft_shutdown_timeout": 20,
         "worker_enable_soft_shutdown_on_idle": False,
-        # Imports of a child take seconds on a busy machine, and a child that is not up in time is killed.
+        # A child that is not up in time is killed, and busy machines are slow.
         "worker_proc_alive_timeout": 120.0,
         "worker_hijack_root_logger": False,
         # Nobody listens; progress is read from the store.
@@ -124,9 +125,13 @@ def _hand_trace_on(headers: dict[str, Any], **_: Any) -> None:
     headers.setdefault(tracing.HEADER, tracing.outgoing())
 
 
+def _keep_logging(**_: Any) -> None:
+    # Celery leaves logging alone when somebody listens to this signal; its own set-up has not our format.
+    pass
+
+
 def _set_up_process(**_: Any) -> None:
-    # A child starts afresh, without the set-up of the process that the user started; Celery's own has neither our
-    # format nor our traces.
+    # A tracer's threads and channel belong to one process, so each child has its own.
     set_up_logging("worker", settings().log_level, settings().log_format)
 
 
@@ -137,5 +142,6 @@ def _finish_process(**_: Any) -> None:
 
 for _name in TASK_NAME.values():
     signals.before_task_publish.connect(_hand_trace_on, sender=_name)
-signals.setup_logging.connect(_set_up_process)
+signals.setup_logging.connect(_keep_logging)
+signals.worker_process_init.connect(_set_up_process)
 signals.worker_process_shutdown.connect(_finish_process)

@@ -36,8 +36,12 @@ def run_worker(processes: int, hops: Sequence[str]) -> None:
     wait_for_broker(broker_url(), _BROKER_TIMEOUT_S)
     # At every lost connection: that unfinished tasks are not cancelled then, which is what is wanted.
     warnings.filterwarnings("ignore", "In Celery 5.1 we introduced", category=PendingDeprecationWarning)
+    from fusery import tracing
     from fusery.worker.heartbeat import add_heartbeat
     from fusery.worker.tasks import app
+
+    # A collector's channel must not exist before a fork; each child opens its own.
+    tracing.stop()
 
     heartbeat = settings().worker_heartbeat_file
     if heartbeat is not None:
