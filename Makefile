@@ -28,8 +28,8 @@ small-llms: $(STAMP) ## Fuse Gemma-3-270M and SmolLM2-135M on CPU (downloads 330
 test: $(STAMP) ## Run all tests (no GPU, no network)
 	@cd $(ROOT) && $(BIN)/python -m pytest $(PYTEST_ARGS)
 
-faults: $(STAMP) ## Break real processes while a corpus is fused and compare the bytes (20 seeds of each fault, hours)
-	@cd $(ROOT) && $(BIN)/python bench/faults.py --record
+faults: $(STAMP) ## Break real processes while a corpus is fused and compare the bytes (20 seeds of each fault, hours; goes on)
+	@cd $(ROOT) && mkdir -p bench/work && $(BIN)/python bench/faults.py --played bench/work/faults.jsonl --record
 
 fuzz: $(STAMP) ## Send 100,000 mutated requests to a source server (about 10 minutes)
 	@cd $(ROOT) && $(BIN)/python bench/fuzz_source.py
