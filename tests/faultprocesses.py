@@ -28,13 +28,20 @@ HERE = Path(__file__).parent
 POLL_S = 0.02
 
 _SHIFTED_CLOCK = """
-import datetime, os, time
+import contextlib, datetime, os, time
+
+# Its compiled types build on the true class; Arrow imports it at the first array, where it is installed.
+with contextlib.suppress(ImportError):
+    import pandas
+
 _shift = float(os.environ["RIG_CLOCK_SHIFT_S"])
 _time, _time_ns, _now = time.time, time.time_ns, datetime.datetime
 time.time = lambda: _time() + _shift
 time.time_ns = lambda: _time_ns() + int(_shift * 1e9)
 
 class _Shifted(_now):
+    __slots__ = ()  # compiled modules expect the size of the original
+
     @classmethod
     def now(cls, tz=None):
         return super().now(tz) + datetime.timedelta(seconds=_shift)
