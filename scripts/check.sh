@@ -8,5 +8,6 @@ step ruff check .
 step mypy
 step lint-imports
 step scripts/proto.sh --check
+step python scripts/k8s.py --check
 step diff <(fusery schema) docs/run-schema.json
 exit "$failed"

@@ -1,11 +1,12 @@
 """The experiment: one YAML, checked whole before any work, frozen, hashed.
 
-Everything that decides the bytes of an artefact stands here; addresses and folders (`services`) may
-stand here too but are left out of the digest, so that moving a run does not change it.
+Everything that decides the bytes of an artefact stands here; addresses and folders (`services`) and what a cluster
+gives (`kubernetes`) may stand here too but are left out of the digest, so that moving a run does not change it.
 """
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import re
@@ -14,6 +15,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from fusery.cluster_section import KubernetesSpec
 from fusery.core.rules import (
     Dtype,
 )
@@ -28,6 +30,7 @@ from fusery.run_sections import (
     Section,
     ServicesSpec,
     TrainingSpec,
+    baseline_names,
 )
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")]
@@ -170,6 +173,7 @@ class RunConfig(Section):
     gate: GateSpec = GateSpec()
     registry: RegistrySpec = RegistrySpec()
     services: ServicesSpec = ServicesSpec()
+    kubernetes: KubernetesSpec = KubernetesSpec()
 
     @model_validator(mode="after")
     def _target_is_trained_here(self) -> RunConfig:
@@ -185,9 +189,19 @@ class RunConfig(Section):
             raise ValueError(f"sources: the name {twice[0]!r} stands twice; give every source its own name")
         return self
 
+    @model_validator(mode="after")
+    def _gate_knows_its_baselines(self) -> RunConfig:
+        known = baseline_names([source.name for source in self.sources])
+        for name in self.gate.better_than:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
+                hint = f"did you mean {' or '.join(map(repr, near))}?" if near else f"expected {', '.join(known)}"
+                raise ValueError(f"gate.better_than: no baseline {name!r} in this run; {hint}")
+        return self
+
     def digest(self) -> str:
         """SHA-256 (hex) of what decides the trained model, and not of places, warnings, measuring and registering."""
-        apart: Any = {name: True for name in ("services", "registry", "gate", "evaluation", "coverage")}
+        apart: Any = {name: True for name in ("services", "kubernetes", "registry", "gate", "evaluation", "coverage")}
         # A server's tokenizer decides bytes, but stands in the run's identity and in every shard's name by itself.
         places = {"address", "tokenizer"}
         content = self.model_dump(mode="json", exclude={**apart, "sources": {"__all__": places}})

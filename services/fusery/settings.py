@@ -24,6 +24,11 @@ class Settings(BaseSettings):
     """Folder of this machine for checkpoints, models, logs and MLflow's SQLite. Overrides `services.work`."""
     broker_url: SecretStr | None = None
     """redis://… of the Celery broker. None: `fusery run` starts an embedded Valkey server."""
+    broker_password_file: Path | None = None
+    """A file with the broker's password, for an address that has none in it. Read at every connection."""
+    broker_tls_ca: str | None = None
+    """For a broker at rediss://; the authorities that are trusted, as PEM and no file, for certificates are no secret
+    and settings are at hand in every pod. None: those of the system."""
     tracking_uri: str | None = None
     """MLflow tracking URI. None: SQLite in the work folder."""
     source_token_file: Path | None = None
@@ -64,6 +69,16 @@ class TraceSettings(BaseSettings):
         return next(((name, value) for name, value in given if value is not None), ("", None))
 
 
+class ClusterSettings(BaseSettings):
+    """Where the Kubernetes API is: the variables that kubectl and Kubernetes itself have for it."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
+
+    kubeconfig: str | None = None
+    kubernetes_service_host: str | None = None
+    """Set in every pod."""
+
+
 def settings() -> Settings:
     """The settings of this process, read from the environment at each call."""
     return Settings()
@@ -72,6 +87,11 @@ def settings() -> Settings:
 def trace_settings() -> TraceSettings:
     """As `settings`, for traces; three of the variables are OpenTelemetry's own."""
     return TraceSettings()
+
+
+def cluster_settings() -> ClusterSettings:
+    """As `settings`, for the Kubernetes API."""
+    return ClusterSettings()
 
 
 def child_environment(**variables: str) -> dict[str, str]:

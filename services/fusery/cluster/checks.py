@@ -1,0 +1,121 @@
+"""What is wrong with a run that is right on one machine and can't be carried out in a cluster."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from urllib.parse import urlsplit
+
+from fusery.cluster.names import Step
+from fusery.cluster_section import Addressing, KubernetesSpec, StepKind, TrainerKind
+from fusery.errors import ConfigError, TooLarge
+from fusery.run_config import RunConfig, SourceSpec
+
+_CONFIG_MAP_BYTES = 1_048_576
+_ROOM_BYTES = 4096
+"""For keys, labels and what the API adds."""
+_LOOPBACK = re.compile(r"(^|,|/)\s*(localhost|127\.[0-9.]+|\[::1\]):")
+
+
+def check_size(text: str) -> None:
+    """Returns if the run's YAML fits into a ConfigMap.
+
+    Raises:
+        TooLarge: it does not.
+    """
+    size = len(text.encode())
+    if size > _CONFIG_MAP_BYTES - _ROOM_BYTES:
+        raise TooLarge(
+            f"the run's YAML has {size:,} bytes, a ConfigMap holds {_CONFIG_MAP_BYTES - _ROOM_BYTES:,}; name a folder "
+            "of the corpus instead of its files, or leave comments out"
+        )
+
+
+def check_placement(config: RunConfig, step: Step | None = None) -> None:
+    """Returns if the run, or the step in a job of its own, can be carried out in a cluster.
+
+    Raises:
+        ConfigError: one line for everything that is wrong, each with its key and what to write.
+    """
+    wrong = [*_addresses(config), *_paths(config), *_passwords(config)]
+    if step is not None and (reason := _own_job(config.kubernetes, step)) is not None:
+        wrong.append(reason)
+    if wrong:
+        raise ConfigError("\n".join(wrong))
+
+
+def _addresses(config: RunConfig) -> Iterator[str]:
+    for number, source in enumerate(config.sources):
+        if source.address is None:
+            yield (
+                f"sources.{number}.address: missing; in a cluster the workers ask source {source.name} at the "
+                f"release's server of it: {_example(config.kubernetes, source)}"
+            )
+        elif _LOOPBACK.search(source.address):
+            yield (
+                f"sources.{number}.address: {source.address!r} is each pod's own loopback; name the release's server "
+                f"of source {source.name}: {_example(config.kubernetes, source)}"
+            )
+
+
+def _example(kubernetes: KubernetesSpec, source: SourceSpec) -> str:
+    service = f"{kubernetes.full_name}-source-{source.name}"
+    if kubernetes.addressing is Addressing.ENVIRONMENT:
+        return f"write address: IP:50051, with the IP that kubectl get service {service} shows"
+    return f'write address: "dns:///{service}:50051"'
+
+
+def _paths(config: RunConfig) -> Iterator[str]:
+    """Paths that lead to this machine, or out of what the pods have."""
+    kubernetes = config.kubernetes
+    mounts = {
+        "/store": kubernetes.store.volume,
+        "/work": bool(kubernetes.work_claim),
+        "/models": kubernetes.models.volume,
+    }
+    there = [mount for mount, is_there in mounts.items() if is_there]
+    if not _lies_in(kubernetes.home, there):
+        yield f"kubernetes.folder: {kubernetes.home} lies on none of the pods' volumes ({', '.join(there)})"
+    for key, path in _named_paths(config):
+        place = path.removeprefix("hf:")
+        if "://" not in place and (
+            place.startswith("~") or not _lies_in(posixpath.join(kubernetes.home, place), there)
+        ):
+            yield (
+                f"{key}: {path} lies on none of the pods' volumes ({', '.join(there)}); put it on one of them and name "
+                f"it there, or relative to {kubernetes.home}"
+            )
+
+
+def _named_paths(config: RunConfig) -> Iterator[tuple[str, str]]:
+    """Keys and paths that pods of the run open; models of sources are opened by their servers."""
+    yield "target.model", config.target.model
+    for name, files in (("train", config.corpus.train), ("held_out", config.corpus.held_out)):
+        yield from ((f"corpus.{name}.{number}.path", file.path) for number, file in enumerate(files))
+    if config.evaluation.task_data is not None:
+        yield "evaluation.task_data", config.evaluation.task_data
+
+
+def _lies_in(path: str, mounts: list[str]) -> bool:
+    return any(PurePosixPath(posixpath.normpath(path)).is_relative_to(mount) for mount in mounts)
+
+
+def _passwords(config: RunConfig) -> Iterator[str]:
+    for key in ("broker_url", "tracking_uri"):
+        url = getattr(config.services, key)
+        if url is None:
+            continue
+        if urlsplit(url).password is not None:
+            yield f"services.{key}: has a password, which would stand in a ConfigMap; take it out, and name a Secret"
+        elif _LOOPBACK.search(url):
+            yield f"services.{key}: {url!r} is each pod's own loopback; leave it out, or name one of the network"
+
+
+def _own_job(kubernetes: KubernetesSpec, step: Step) -> str | None:
+    if step is Step.TRAIN and kubernetes.trainer.kind is TrainerKind.RUN:
+        return "kubernetes.trainer.kind: run trains in the run's own pod; write kind: job (or jobset, trainjob)"
+    if step is Step.EVALUATE and kubernetes.evaluate.kind is StepKind.RUN:
+        return "kubernetes.evaluate.kind: run measures in the run's own pod; write kind: job"
+    return None

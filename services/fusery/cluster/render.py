@@ -1,0 +1,104 @@
+"""`fusery k8s render`: a run's manifests as text that kubectl creates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from fusery.cluster.manifests import Manifest, config_map, run_objects, step_objects
+from fusery.cluster.names import Step
+from fusery.errors import ConfigError, InvalidInput, TooLarge
+from fusery.run_config import RunConfig
+from fusery.run_file import RunFile, read_run_file
+
+
+class RenderedJob(StrEnum):
+    """What is rendered."""
+
+    RUN = "run"
+    TRAIN = "train"
+    EVALUATE = "evaluate"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterFile:
+    """A run's YAML as it goes into the cluster: the text of the ConfigMap, and what it says."""
+
+    file: RunFile
+    text: str
+
+    @property
+    def config(self) -> RunConfig:
+        return self.file.config
+
+
+def read_cluster_file(path: Path, changes: Mapping[str, str | None]) -> ClusterFile:
+    """The run of `path`. `changes`: of its section `kubernetes`, such as the namespace; None leaves a key as it is.
+
+    Without changes the text is the file's own. With some it is written anew: what runs in the cluster reads it too.
+
+    Raises:
+        ConfigError: the file, or a change, is wrong.
+    """
+    file, text = read_run_file(path), path.read_text(encoding="utf-8")
+    given = {key: value for key, value in changes.items() if value is not None}
+    if not given:
+        return ClusterFile(file, text)
+    content = yaml.safe_load(text)
+    content["kubernetes"] = {**(content.get("kubernetes") or {}), **given}
+    try:
+        config = RunConfig.model_validate(content)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        option = f"--{'.'.join(str(part) for part in wrong['loc'][1:]).replace('_', '-')}"
+        raise ConfigError(f"{option}: {wrong['msg']}, got {wrong['input']!r}") from error
+    return ClusterFile(replace(file, config=config), to_yaml([content]))
+
+
+def cluster_objects(
+    given: ClusterFile, job: RenderedJob = RenderedJob.RUN, arguments: Sequence[str] = ()
+) -> tuple[Manifest, ...]:
+    """Everything that the job needs beside the release, in the order in which it is created.
+
+    Raises:
+        InvalidInput: the run can't be carried out in a cluster as it is; every line names the file and a key.
+    """
+    try:
+        if job is RenderedJob.RUN:
+            return run_objects(given.config, given.text, arguments)
+        return config_map(given.config, given.text), *step_objects(given.config, Step(job.value), arguments)
+    except (ConfigError, TooLarge) as error:
+        shown = "\n".join(f"{given.file.path}: {line}" for line in str(error).splitlines())
+        kind: type[InvalidInput] = type(error)
+        raise kind(shown) from error
+
+
+def render(path: Path, job: RenderedJob, changes: Mapping[str, str | None], arguments: Sequence[str] = ()) -> str:
+    """The manifests as YAML documents, with a first line that says what they are."""
+    objects = cluster_objects(read_cluster_file(path, changes), job, arguments)
+    shown = " ".join(["fusery k8s render", str(path), *([] if job is RenderedJob.RUN else ["--job", job.value])])
+    return f"# {' '.join([shown, *arguments])}\n{to_yaml(objects)}"
+
+
+def to_yaml(documents: Sequence[Any]) -> str:
+    """YAML in which texts of several lines stay readable."""
+    text: str = yaml.dump_all(documents, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
+    return text
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, _data: Any) -> bool:
+        return True
+
+
+def _represent_text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Dumper.add_representer(str, _represent_text)

@@ -1,0 +1,129 @@
+"""What the state of a Job or a pod means, in words for whoever waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from fusery.cluster.places import Object
+
+
+class State(StrEnum):
+    """Of a Job, a JobSet or a TrainJob."""
+
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+    DONE = "done"
+    FAILED = "failed"
+
+
+_ENDS = {"Complete": State.DONE, "Completed": State.DONE, "Failed": State.FAILED}
+
+_EXITS = {
+    1: "it failed",
+    2: "the input is wrong",
+    3: "some shards failed for good; the rest is done and kept",
+    4: "done and kept, but the gate did not pass",
+    130: "it was interrupted",
+    137: "it was killed; with the reason OOMKilled it needs a larger limit of memory",
+    143: "it was told to stop, and goes on from its checkpoint",
+}
+
+_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
+_STARTS = ("ContainerCreating", "PodInitializing")
+
+
+def state_of(job: Object) -> tuple[State, str]:
+    """How a Job stands, and why it failed."""
+    for condition in job.get("status", {}).get("conditions", []):
+        if condition["type"] in _ENDS and condition["status"] == "True":
+            why = [condition.get(key, "") for key in ("reason", "message")]
+            return _ENDS[condition["type"]], ": ".join(part for part in why if part)
+    return (State.SUSPENDED if job["spec"].get("suspend") else State.ACTIVE), ""
+
+
+def is_being_deleted(found: Object) -> bool:
+    return "deletionTimestamp" in found["metadata"]
+
+
+@dataclass(frozen=True, slots=True)
+class PodWords:
+    """What is said of a pod. `is_trouble`: it does not get on by itself, or not soon."""
+
+    text: str
+    is_trouble: bool = False
+
+
+def of_pod(pod: Object) -> PodWords:
+    """Where a pod stands, with the reason of what keeps it from running."""
+    status = pod.get("status", {})
+    for container in _containers(status):
+        waiting = container["state"].get("waiting")
+        if waiting is not None and waiting.get("reason", "") not in (*_STARTS, ""):
+            return PodWords(_waiting(container, waiting), True)
+    code = exit_code(pod)
+    if code is not None:
+        return PodWords(f"ended with exit code {code}" + (f": {exit_words(code)}" if code else ""), code != 0)
+    if is_being_deleted(pod):
+        return PodWords("is being stopped")
+    for condition in status.get("conditions", []):
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            return PodWords(f"waits for a node: {condition.get('message') or condition.get('reason')}", True)
+    match status.get("phase"):
+        case "Running":
+            return PodWords("runs")
+        case "Failed":
+            why = ": ".join(part for part in (status.get("reason"), status.get("message")) if part)
+            return PodWords(f"failed: {why or 'its node says no more'}", True)
+        case "Succeeded":
+            return PodWords("is done")
+    return PodWords("is being started")
+
+
+def _containers(status: Object) -> Iterator[Object]:
+    yield from status.get("initContainerStatuses", [])
+    yield from status.get("containerStatuses", [])
+
+
+def _waiting(container: Object, waiting: Object) -> str:
+    reason, message = waiting["reason"], waiting.get("message", "")
+    what = "can't pull its image" if reason in _IMAGE else "can't be started"
+    image = f" {container['image']}" if reason in _IMAGE and container.get("image") else ""
+    return f"{what}{image} ({reason}): {message or 'kubectl describe says more'}"
+
+
+def exit_code(pod: Object) -> int | None:
+    """Of the pod's first container, or of an init container that failed; None: it runs, or its node took it along."""
+    status = pod.get("status", {})
+    ends = [container["state"].get("terminated") for container in _containers(status)]
+    failed = next((end for end in ends if end is not None and end["exitCode"]), None)
+    if failed is not None:
+        return int(failed["exitCode"])
+    mains = [container["state"].get("terminated") for container in status.get("containerStatuses", [])]
+    return int(mains[0]["exitCode"]) if mains and mains[0] is not None else None
+
+
+def exit_words(code: int) -> str:
+    return _EXITS.get(code, f"it ended with {code}")
+
+
+def exit_code_of(pods: Sequence[Object]) -> int | None:
+    """That of a Job that failed: of its newest pod, or of any that says that another attempt is in vain."""
+    ended = [code for code in map(exit_code, sorted(pods, key=_age)) if code]
+    return next((code for code in ended if code in (2, 3, 4)), ended[-1] if ended else None)
+
+
+def _age(pod: Object) -> str:
+    return str(pod["metadata"].get("creationTimestamp", ""))
+
+
+def newest(pods: Sequence[Object]) -> Object | None:
+    """The pod whose log is worth reading: of several at the same time the first of its Job."""
+    shown = sorted(pods, key=lambda pod: (_age(pod), -index_of(pod)))
+    return shown[-1] if shown else None
+
+
+def index_of(pod: Object) -> int:
+    labels = pod["metadata"].get("labels", {})
+    return int(labels.get("batch.kubernetes.io/job-completion-index", 0))

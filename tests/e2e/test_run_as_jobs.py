@@ -1,0 +1,79 @@
+"""A run whose steps are the commands of its jobs: the YAML mounted apart, each command alone, two nodes that meet."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from clusterruns import configured
+from fusery.cluster.manifests import Step, step_objects
+from fusery.cluster.pods import RUN_FILE
+from picorun import write_run
+
+pytestmark = pytest.mark.timeout(1200)
+
+
+@pytest.fixture
+def mounted(tmp_path: Path) -> Path:
+    """The YAML in a folder of its own, as a ConfigMap is mounted; everything else lies in `store`."""
+    file = write_run(tmp_path / "store", training={"epochs": 1}, evaluation={"clm_baseline": False})
+    (tmp_path / "config").mkdir()
+    return Path(shutil.copy(file, tmp_path / "config" / "run.yaml"))
+
+
+def fusery(*arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fusery", *arguments], capture_output=True, text=True, timeout=900, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def log_of(home: Path, rank: int) -> Path:
+    return home / f"node-{rank}.log"
+
+
+def nodes_of(job: dict[str, Any], mounted: Path, home: Path) -> list[subprocess.Popen[bytes]]:
+    """The pods of a job as processes of this machine; they meet at a free port."""
+    (box,) = job["spec"]["template"]["spec"]["containers"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    places = {RUN_FILE: str(mounted), "/store": str(home), "--master-port=29500": f"--master-port={port}"}
+    started = []
+    for rank in range(job["spec"]["completions"]):
+        given = {"$(NODE_RANK)": str(rank), "$(MASTER_ADDR)": "127.0.0.1"}
+        args = [places.get(argument, argument) for argument in box["args"]]
+        for name, value in given.items():
+            args = [argument.replace(name, value) for argument in args]
+        command = [sys.executable, *box["command"][1:], *args]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        with log_of(home, rank).open("w") as log:
+            started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
+    return started
+
+
+def test_the_nodes_of_a_rendered_job_train_what_the_run_then_takes_up(mounted: Path) -> None:
+    home = mounted.parents[1] / "store"
+    fusery("run", str(mounted), "--relative-to", str(home), "--until", "fuse")
+
+    job = step_objects(configured({"trainer": {"kind": "job", "nodes": 2}}), Step.TRAIN)[-1]
+    nodes = nodes_of(job, mounted, home)
+    try:
+        codes = [node.wait(timeout=900) for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert codes == [0, 0], "\n".join(log_of(home, rank).read_text() for rank in range(2))
+
+    (result,) = home.glob("store/runs/*/fused-*/result.json")
+    trained = json.loads(result.read_text())
+    fusery("run", str(mounted), "--relative-to", str(home), "--until", "train")
+    assert json.loads(result.read_text()) == trained
