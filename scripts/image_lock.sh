@@ -15,11 +15,12 @@ fi
 links=${UV_FIND_LINKS:-$("$bin/python" -m pip config list 2>/dev/null | sed -nE "s/^[^=]*find-links='(.*)'$/\1/p" | head -n 1)}
 compile=("$bin/uv" pip compile --quiet --no-header --no-annotate --generate-hashes
   --python-version 3.11 --python-platform x86_64-manylinux_2_28 --constraint constraints.txt)
-# Every extra is a role of the image, but that of development and that of task suites: some packages of the latter come
-# as source alone, and the image runs no package's build.
+# Every extra is a role of the image, but that of development. Three packages of task suites come as source alone, and the
+# image runs no package's build: the few tasks that ask for them (truthfulqa_gen, bbh, …) say so.
+for name in rouge-score sqlitedict word2number; do compile+=(--no-emit-package "$name"); done
 extras=()
 for name in $("$bin/python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"])'); do
-  [[ $name == dev || $name == eval ]] || extras+=(--extra "$name")
+  [[ $name == dev ]] || extras+=(--extra "$name")
 done
 if [[ -n $links ]]; then cpu=(--find-links "$links"); else cpu=(--torch-backend cpu); fi
 mkdir -p locks

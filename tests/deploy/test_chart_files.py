@@ -59,6 +59,22 @@ def test_alerts_are_those_of_one_release(helm4: Helm) -> None:
     assert rendered == [alert["alert"] for alert in alerts()]
 
 
+def test_the_alert_of_a_failed_run_knows_the_names_of_its_jobs() -> None:
+    from fusery.cluster.manifests import Step, run_name, step_name
+    from fusery.run_file import read_run_file
+
+    (found,) = [alert["expr"] for alert in alerts() if alert["alert"] == "FuseryRunFailed"]
+    (pattern,) = re.findall(r'job_name=~"([^"]+)"', found)
+    config = read_run_file(ROOT / "examples/tiny-services.yaml").config
+    for name in (
+        run_name(config),
+        *(step_name(config, step, ["--clm-only"]) for step in Step),
+        step_name(config, Step.TRAIN),
+    ):
+        assert re.fullmatch(pattern, name), name
+    assert not re.fullmatch(pattern, "demo-fusery-worker-align")
+
+
 def test_the_service_monitor_finds_the_services_of_sources(helm4: Helm) -> None:
     rendered = helm4.template("everything")
     (monitor,) = rendered.of("ServiceMonitor")

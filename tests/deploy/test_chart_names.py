@@ -96,6 +96,15 @@ def test_a_name_of_its_own_replaces_the_releases(helm4: Helm) -> None:
     assert all(m["metadata"]["name"].startswith("fusion") for m in rendered.manifests)
 
 
+def test_no_value_changes_the_labels_by_which_the_policies_know_runs(helm4: Helm) -> None:
+    for values in ({"nameOverride": "other"}, {"fullnameOverride": "fusion"}):
+        deny = next(
+            m for m in helm4.template(values=values).of("NetworkPolicy") if m["metadata"]["name"].endswith("deny")
+        )
+        expected = {"app.kubernetes.io/name": "fusery", "app.kubernetes.io/instance": "demo"}
+        assert deny["spec"]["podSelector"]["matchLabels"] == expected
+
+
 @pytest.mark.parametrize("addressing", ["dns", "environment"])
 def test_an_address_in_a_pod_is_that_of_a_service_of_the_release(helm4: Helm, addressing: str) -> None:
     rendered = helm4.template("tiny", {"addressing": addressing})

@@ -8,7 +8,8 @@ import pytest
 
 from charts import Helm, Manifest, Rendered
 
-RUN = {"app.kubernetes.io/name": "fusery", "app.kubernetes.io/instance": "demo", "app.kubernetes.io/component": "run"}
+ONCE = ("run", "trainer", "evaluate")
+"""The pods of a run: none of the chart's, but they belong to the release by their labels."""
 
 Edge = tuple[str, str, int]
 
@@ -20,9 +21,10 @@ def selects(selector: Manifest, labels: dict[str, str]) -> bool:
 
 
 def pods(rendered: Rendered) -> dict[str, dict[str, str]]:
-    """Labels by component and name; a run is none of the chart's, but belongs to the release."""
+    """Labels by component and name."""
     found = {name.removeprefix("demo-fusery-"): metadata["labels"] for name, metadata, _ in rendered.pods()}
-    return {**found, "run": RUN}
+    own = {"app.kubernetes.io/name": "fusery", "app.kubernetes.io/instance": "demo"}
+    return {**found, **{name: {**own, "app.kubernetes.io/component": name} for name in ONCE}}
 
 
 def rules(rendered: Rendered, labels: dict[str, str], direction: str) -> list[Manifest] | None:
@@ -63,9 +65,40 @@ def test_the_edges_within_a_release_are_these_and_no_others(helm4: Helm) -> None
     clients = ("worker-capture", "worker-align", "run", "test")
     to_sources = {(one, source, 50051) for one in clients for source in ("source-docs", "source-python")}
     to_broker = {(one, "broker", 6379) for one in clients}
-    to_mlflow = {(one, "mlflow", 5000) for one in ("run", "test")}
-    found = edges(helm4.template("tiny"), (22, 443, 5000, 6379, 8080, 9090, 50051, 50052))
+    to_mlflow = {(one, "mlflow", 5000) for one in ("run", "trainer", "test")}
+    found = edges(helm4.template("tiny"), (22, 443, 5000, 6379, 8080, 9090, 29500, 50051, 50052))
     assert found == to_sources | to_broker | to_mlflow
+
+
+def test_the_nodes_of_a_training_speak_with_each_other_on_any_port(helm4: Helm) -> None:
+    rendered = helm4.template("tiny")
+    trainer = pods(rendered)["trainer"]
+    for port in (29500, 40123):
+        assert allows(rules(rendered, trainer, "Egress"), "to", trainer, port)
+        assert allows(rules(rendered, trainer, "Ingress"), "from", trainer, port)
+    for other in ("evaluate", "source-docs", "worker-align"):
+        labels = pods(rendered)[other]
+        assert not allows(rules(rendered, labels, "Egress"), "to", labels, 40123), other
+
+
+def test_the_kubernetes_api_is_there_for_runs_that_launch_jobs_and_for_nobody_else(helm4: Helm) -> None:
+    rendered = helm4.template("tiny")
+    for name in pods(rendered):
+        expected = {443, 6443} if name == "run" else set()
+        assert to_outside(rendered, name).keys() - {53} == expected, name
+    without = helm4.template("tiny", {"runAccess": {"create": False}})
+    assert to_outside(without, "run") == {53: []}
+    peers = [{"ipBlock": {"cidr": "10.0.0.1/32"}}]
+    narrow = helm4.template("tiny", {"networkPolicy": {"apiServerTo": peers, "apiServerPorts": [6443], "dnsTo": peers}})
+    assert to_outside(narrow, "run") == {53: peers, 6443: peers}
+
+
+def test_what_runs_once_may_reach_what_the_values_add(helm4: Helm) -> None:
+    hub = {"ports": [{"port": 443, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "10.1.0.0/16"}}]}
+    rendered = helm4.template("tiny", {"runAccess": {"create": False}, "networkPolicy": {"runsEgress": [hub]}})
+    for name in ONCE:
+        assert to_outside(rendered, name) == {53: [], 443: hub["to"]}, name
+    assert 443 not in to_outside(rendered, "worker-align")
 
 
 def test_every_pod_is_under_a_policy_in_both_directions(helm4: Helm, example: str) -> None:
@@ -75,11 +108,16 @@ def test_every_pod_is_under_a_policy_in_both_directions(helm4: Helm, example: st
         assert rules(rendered, labels, "Egress") is not None, name
 
 
+API_SERVER: dict[int, Any] = {6443: []}
+
+
 def to_outside(rendered: Rendered, name: str) -> dict[int, Any]:
     """Ports that a pod may reach outside the release, and the peers there; [] are all."""
     found = rules(rendered, pods(rendered)[name], "Egress") or []
     outside = [rule for rule in found if not any("app.kubernetes.io/name" in str(peer) for peer in rule.get("to", []))]
-    return {entry["port"]: rule.get("to", []) for rule in outside for entry in rule["ports"]}
+    # The narrower rule comes first, where two name a port.
+    reached = [(entry["port"], rule.get("to", [])) for rule in outside for entry in rule["ports"]]
+    return dict(sorted(reached, key=lambda pair: len(pair[1])))
 
 
 @pytest.mark.parametrize(
@@ -94,8 +132,18 @@ def to_outside(rendered: Rendered, name: str) -> dict[int, Any]:
         (
             "external",
             "run",
-            {53: [], 6380: [{"ipBlock": {"cidr": "10.20.0.0/24"}}], 443: [{"ipBlock": {"cidr": "10.20.1.0/24"}}]},
+            {
+                53: [],
+                6380: [{"ipBlock": {"cidr": "10.20.0.0/24"}}],
+                443: [{"ipBlock": {"cidr": "10.20.1.0/24"}}],
+                **API_SERVER,
+            },
         ),
+        ("external", "trainer", {53: [], 443: [{"ipBlock": {"cidr": "10.20.1.0/24"}}]}),
+        ("external", "evaluate", {53: []}),
+        ("everything", "trainer", {53: [], 4317: [], 443: []}),
+        ("everything", "evaluate", {53: [], 4317: [], 443: []}),
+        ("environment", "trainer", {}),
         (
             "s3",
             "worker-align",

@@ -104,6 +104,27 @@ def test_gpus_decide_image_device_and_resources(helm4: Helm, gpus: int, device: 
     assert box["resources"]["limits"]["memory"] == "4Gi"
 
 
+def test_a_digest_ties_every_pod_to_one_image(helm4: Helm) -> None:
+    cpu, gpu = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
+    image = {"digest": cpu, "gpuDigest": gpu}
+    rendered = helm4.template("gpu", {"image": image})
+    images = {name.removeprefix("demo-fusery-"): container(spec)["image"] for name, _, spec in rendered.pods()}
+    assert images.pop("source-mistral") == f"registry.example.com/ml/fusery:0.1.0-gpu@{gpu}"
+    assert images["worker-align"] == images["broker"] == images["test"] == f"registry.example.com/ml/fusery:0.1.0@{cpu}"
+
+
+def test_keda_is_told_the_user_the_password_and_the_authorities_of_a_broker(helm4: Helm) -> None:
+    rendered = helm4.template("external")
+    (trigger, _) = rendered.one("ScaledObject", "worker-align")["spec"]["triggers"]
+    assert trigger["metadata"]["address"] == "redis.example.com:6380"
+    assert trigger["metadata"]["enableTLS"] == "true"
+    assert variables(pod(rendered, "worker-align"))[trigger["metadata"]["usernameFromEnv"]] == "fusery"
+    given = rendered.one("TriggerAuthentication", "broker")["spec"]
+    assert given["secretTargetRef"] == [{"parameter": "password", "name": "redis", "key": "password"}]
+    (ca,) = given["configMapTargetRef"]
+    assert ca["key"] in rendered.one("ConfigMap", ca["name"].removeprefix("demo-fusery-"))["data"]
+
+
 def test_threads_follow_the_cpu_limit_unless_they_are_given(helm4: Helm) -> None:
     assert "--threads=$(CPU_LIMIT)" in arguments(source(helm4), "source-docs")
     assert "--threads=3" in arguments(source(helm4, threads=3), "source-docs")

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 SOURCE = {"model": "/models/docs"}
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
 MISTAKES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("sorces", {"sorces": {}}),
@@ -31,6 +32,12 @@ MISTAKES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("workers align processes", {"workers": {"align": {"processes": 0}}}),
     ("workers align autoscaling enabled", {"workers": {"align": {"autoscaling": {"enabled": "yes"}}}}),
     ("broker external address", {"broker": {"enabled": False, "external": {"address": "redis://user:pw@host:6379"}}}),
+    ("broker external ca", {"broker": {"external": {"ca": "/etc/ca.pem"}}}),
+    ("broker external username", {"broker": {"external": {"username": "me:password"}}}),
+    ("image digest", {"image": {"digest": "sha256:abc"}}),
+    ("runAccess kinds 0", {"runAccess": {"kinds": ["pod"]}}),
+    ("networkPolicy apiServerPorts 0", {"networkPolicy": {"apiServerPorts": [70000]}}),
+    ("networkPolicy runsEgress 0", {"networkPolicy": {"runsEgress": [{"to": []}]}}),
     ("store url", {"store": {"url": "/data/store"}}),
     ("store persistence accessModes 0", {"store": {"persistence": {"accessModes": ["ReadWriteSome"]}}}),
     ("mlflow external", {"mlflow": {"external": "https://user:password@mlflow.example.com"}}),
@@ -57,11 +64,20 @@ CROSSED: tuple[tuple[str, dict[str, Any]], ...] = (
         {"workers": {"align": {"autoscaling": {"minReplicas": 5, "maxReplicas": 2}}}},
     ),
     (
-        "broker.external.address must name it",
-        {
-            "broker": {"enabled": False, "existingSecret": "redis"},
-            "workers": {"align": {"autoscaling": {"enabled": True}}},
-        },
+        "broker.external is set, but broker.enabled is true",
+        {"broker": {"external": {"address": "redis.example.com:6379"}}},
+    ),
+    (
+        "broker.external.ca is set, but the connection is plain text",
+        {"broker": {"enabled": False, "external": {"address": "host:6379", "ca": CERTIFICATE}}},
+    ),
+    (
+        "broker.external.username needs broker.existingSecret",
+        {"broker": {"enabled": False, "external": {"address": "host:6379", "username": "me"}}},
+    ),
+    (
+        "broker.enabled is false; name yours: broker.external.address",
+        {"broker": {"enabled": False, "existingSecret": "redis"}},
     ),
     (
         "KEDA finds the chart's broker by its DNS name",

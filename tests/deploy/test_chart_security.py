@@ -47,7 +47,10 @@ def test_no_pod_has_a_token_of_the_kubernetes_api(helm4: Helm, example: str) -> 
     rendered = helm4.template(example)
     assert all(spec["automountServiceAccountToken"] is False for _, _, spec in rendered.pods())
     assert all(account["automountServiceAccountToken"] is False for account in rendered.of("ServiceAccount"))
-    assert not any(rendered.of(kind) for kind in ("Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"))
+    given = {spec["serviceAccountName"] for _, _, spec in rendered.pods()}
+    bound = {one["name"] for binding in rendered.of("RoleBinding") for one in binding["subjects"]}
+    assert not given & bound
+    assert not any(rendered.of(kind) for kind in ("ClusterRole", "ClusterRoleBinding"))
 
 
 def test_every_container_asks_for_cpu_and_memory_and_has_a_memory_limit(helm4: Helm, example: str) -> None:
@@ -61,12 +64,10 @@ def test_the_chart_makes_no_secret(helm4: Helm, example: str) -> None:
     assert helm4.template(example).of("Secret") == []
 
 
-def test_a_secret_is_a_file_and_only_the_brokers_address_a_variable(helm4: Helm, example: str) -> None:
-    """The broker's client reads its password from the address alone."""
+def test_a_secret_is_a_file_and_never_a_variable(helm4: Helm, example: str) -> None:
     for name, _, spec in helm4.template(example).pods():
         for box in boxes(spec):
-            taken = [entry["name"] for entry in box.get("env", []) if "secretKeyRef" in entry.get("valueFrom", {})]
-            assert set(taken) <= {"FUSERY_BROKER_URL", "BROKER_PASSWORD"}, name
+            assert not any("secretKeyRef" in entry.get("valueFrom", {}) for entry in box.get("env", [])), name
             assert not any("secretRef" in source for source in box.get("envFrom", [])), name
         for volume in spec["volumes"]:
             if "secret" in volume:
@@ -97,14 +98,17 @@ def files(rendered: Any, name: str) -> dict[str, list[str]]:
     return {secret["secretName"]: [item["key"] for item in secret.get("items", [])] for secret in secrets}
 
 
+CLIENT_FILES = {"source-token": ["token"], "client-tls": [], "broker": ["password"], "store": ["credentials"]}
+
+
 @pytest.mark.parametrize(
     ("pod", "expected"),
     [
         ("source-docs", {"source-token": ["token"], "source-tls": [], "hub": ["token"]}),
-        ("worker-capture", {"source-token": ["token"], "client-tls": [], "store": ["credentials"]}),
+        ("worker-capture", CLIENT_FILES),
         ("broker", {"broker": ["password"]}),
         ("mlflow", {}),
-        ("test", {"source-token": ["token"], "client-tls": [], "store": ["credentials"]}),
+        ("test", CLIENT_FILES),
     ],
 )
 def test_a_pod_sees_the_secrets_that_it_needs_and_no_others(
@@ -119,19 +123,29 @@ def test_without_mutual_tls_a_client_sees_no_key_of_the_servers(helm4: Helm) -> 
     assert files(rendered, "source-docs") == {"source-tls": []}
 
 
-def test_the_chart_s_broker_takes_its_password_from_a_file_and_clients_from_its_secret(helm4: Helm) -> None:
-    rendered = helm4.template("environment")
-    script = container(rendered.one("Deployment", "broker")["spec"]["template"]["spec"])["args"][0]
-    assert "requirepass" in script
-    assert "/etc/fusery/broker-password/password" in script
-    given = variables(rendered.one("Deployment", "worker-align")["spec"]["template"]["spec"])
-    assert given["BROKER_PASSWORD"] == {"secretKeyRef": {"name": "broker", "key": "password"}}
-    assert given["FUSERY_BROKER_URL"] == "redis://:$(BROKER_PASSWORD)@$(DEMO_FUSERY_BROKER_SERVICE_HOST):6379/0"
+@pytest.mark.parametrize(
+    ("example", "url"),
+    [
+        ("environment", "redis://$(DEMO_FUSERY_BROKER_SERVICE_HOST):6379/0"),
+        ("external", "rediss://fusery@redis.example.com:6380/0"),
+    ],
+)
+def test_a_client_of_the_broker_has_the_password_from_a_file_and_the_address_without_it(
+    helm4: Helm, example: str, url: str
+) -> None:
+    rendered = helm4.template(example)
+    spec = rendered.one("Deployment", "worker-align")["spec"]["template"]["spec"]
+    assert variables(spec)["FUSERY_BROKER_URL"] == url
+    file = rendered.one("ConfigMap", "settings")["data"]["FUSERY_BROKER_PASSWORD_FILE"]
+    folder, _, name = file.rpartition("/")
+    (volume,) = [mount["name"] for mount in container(spec)["volumeMounts"] if mount["mountPath"] == folder]
+    (secret,) = [given["secret"] for given in spec["volumes"] if given["name"] == volume]
+    assert secret["items"] == [{"key": "password", "path": name}]
 
 
-def test_an_external_broker_s_address_comes_whole_from_its_secret(helm4: Helm) -> None:
-    given = variables(helm4.template("external").one("Deployment", "worker-align")["spec"]["template"]["spec"])
-    assert given["FUSERY_BROKER_URL"] == {"secretKeyRef": {"name": "redis", "key": "url"}}
+def test_the_authorities_of_a_broker_of_one_s_own_are_a_setting(helm4: Helm) -> None:
+    rendered = helm4.template("external")
+    assert rendered.one("ConfigMap", "settings")["data"]["FUSERY_BROKER_TLS_CA"].startswith("-----BEGIN CERT")
 
 
 def manifests() -> Iterator[tuple[str, Manifest]]:

@@ -2,49 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
 
-from charts import ROOT, TOOLS, Helm, Manifest
+from apischemas import KUBERNETES, OUTSIDE, WITH_POD_FAILURE_POLICY, faults
+from charts import ROOT, TOOLS, Helm
 
-OUTSIDE = {
-    ("keda.sh/v1alpha1", "ScaledObject"),
-    ("keda.sh/v1alpha1", "TriggerAuthentication"),
-    ("monitoring.coreos.com/v1", "ServiceMonitor"),
-    ("monitoring.coreos.com/v1", "PrometheusRule"),
-}
-"""Kinds of other projects, whose schemas the Kubernetes API does not have."""
-KUBERNETES = tuple(f"1.{minor}" for minor in range(27, 38))
 JOBS = sorted((ROOT / "k8s").glob("*.yaml"))
-
-
-@functools.cache
-def validator(kind: str, api_version: str, version: str) -> Any:
-    """The strict schema of one kind: keys that the API does not know are mistakes."""
-    if not (TOOLS / "python" / "kubernetes_validate").is_dir():
-        pytest.skip("the API's schemas are not there; make chart-test fetches them")
-    import jsonschema
-    from referencing import Registry, Resource
-
-    folder = TOOLS / "python/kubernetes_validate/kubernetes-json-schema" / f"v{version}.0-local-strict"
-    group, _, api = api_version.rpartition("/")
-    name = f"{kind.lower()}-{group.partition('.')[0]}-{api}.json" if group else f"{kind.lower()}-{api}.json"
-    schema, definitions = (json.loads((folder / file).read_text()) for file in (name, "_definitions.json"))
-    registry: Any = Registry()
-    registry = Resource.from_contents(definitions) @ (Resource.from_contents(schema) @ registry)
-    return jsonschema.Draft202012Validator(schema, registry=registry)
-
-
-def faults(manifest: Manifest, version: str) -> Iterator[str]:
-    if (manifest["apiVersion"], manifest["kind"]) in OUTSIDE:
-        return
-    for error in validator(manifest["kind"], manifest["apiVersion"], version).iter_errors(manifest):
-        yield f"{manifest['kind']} {manifest['metadata']['name']} {error.json_path}: {error.message[:200]}"
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
@@ -52,7 +18,7 @@ def test_an_example_is_valid_for_kubernetes(helm4: Helm, example: str, version: 
     assert [fault for manifest in helm4.template(example).manifests for fault in faults(manifest, version)] == []
 
 
-@pytest.mark.parametrize("version", [version for version in KUBERNETES if version >= "1.31"])
+@pytest.mark.parametrize("version", WITH_POD_FAILURE_POLICY)
 @pytest.mark.parametrize("file", JOBS, ids=[file.name for file in JOBS])
 def test_a_job_is_valid_for_kubernetes(file: Any, version: str) -> None:
     manifests = list(yaml.safe_load_all(file.read_text()))
@@ -72,6 +38,12 @@ def test_the_chart_passes_the_linter(helm: Helm, example: str) -> None:
 def test_a_validator_finds_a_key_that_the_api_does_not_know() -> None:
     manifest = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "x"}, "spec": {"port": 1}}
     assert any("port" in fault for fault in faults(manifest, KUBERNETES[-1]))
+
+
+@pytest.mark.parametrize(("api_version", "kind"), sorted(OUTSIDE))
+def test_the_schema_of_another_project_finds_a_key_that_it_does_not_know(api_version: str, kind: str) -> None:
+    manifest = {"apiVersion": api_version, "kind": kind, "metadata": {"name": "x"}, "spec": {"nonsense": 1}}
+    assert any("nonsense" in fault for fault in faults(manifest, KUBERNETES[-1]))
 
 
 def test_no_object_is_rendered_twice(helm4: Helm, example: str) -> None:

@@ -84,6 +84,6 @@ def test_a_job_belongs_to_the_release_s_network_policies(manifests: dict[str, Ma
 
 def test_an_exit_code_that_no_retry_mends_ends_the_job(manifests: dict[str, Manifest]) -> None:
     rules = manifests["Job"]["spec"]["podFailurePolicy"]["rules"]
-    (codes,) = [rule["onExitCodes"]["values"] for rule in rules if "onExitCodes" in rule]
-    assert codes == [2, 3]
+    (codes,) = [rule["onExitCodes"]["values"] for rule in rules if rule["action"] == "FailJob"]
+    assert codes == [2, 3, 4]
     assert pod(manifests)["spec"]["restartPolicy"] == "Never"

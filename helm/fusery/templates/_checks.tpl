@@ -10,17 +10,24 @@
 {{- if and $worker.autoscaling.enabled $.Values.broker.enabled (eq $.Values.addressing "environment") -}}
 {{- fail (printf "workers.%s.autoscaling.enabled: KEDA finds the chart's broker by its DNS name, and addressing is environment; set it to false" $name) -}}
 {{- end -}}
-{{- if and $worker.autoscaling.enabled (not $.Values.broker.enabled) (not $.Values.broker.external.address) -}}
-{{- fail (printf "workers.%s.autoscaling.enabled: KEDA asks the broker, so broker.external.address must name it, host:port" $name) -}}
-{{- end -}}
 {{- end -}}
 {{- range $hop := list "capture" "align" "fuse" -}}
 {{- if not (has $hop $hops) -}}
 {{- fail (printf "workers: nobody serves the hop %s, so no run would end; add it to the hops of a worker" $hop) -}}
 {{- end -}}
 {{- end -}}
-{{- if and (not .Values.broker.enabled) (not .Values.broker.existingSecret) (not .Values.broker.external.address) -}}
-{{- fail "broker.enabled is false; name yours: broker.external.address (host:port), and broker.existingSecret with its URL where it has a password" -}}
+{{- if and (not .Values.broker.enabled) (not .Values.broker.external.address) -}}
+{{- fail "broker.enabled is false; name yours: broker.external.address (host:port), and broker.existingSecret where it has a password" -}}
+{{- end -}}
+{{- $external := .Values.broker.external -}}
+{{- if and .Values.broker.enabled (or $external.address $external.username $external.ca $external.tls) -}}
+{{- fail "broker.external is set, but broker.enabled is true and the chart's own broker would be taken; set it to false" -}}
+{{- end -}}
+{{- if and $external.ca (not $external.tls) -}}
+{{- fail "broker.external.ca is set, but the connection is plain text; set broker.external.tls" -}}
+{{- end -}}
+{{- if and $external.username (not .Values.broker.existingSecret) -}}
+{{- fail "broker.external.username needs broker.existingSecret, a Secret whose key password has the password" -}}
 {{- end -}}
 {{- if and .Values.sourceAccess.tls.mutual (not .Values.sourceAccess.tls.secret) -}}
 {{- fail "sourceAccess.tls.mutual needs sourceAccess.tls.secret, a Secret with tls.crt, tls.key and ca.crt" -}}

@@ -16,9 +16,10 @@
 {{- $full -}}
 {{- end -}}
 
-{{/* Of all pods of this release; these never change, for a Deployment's selector can't be changed. */}}
+{{/* Of all pods of this release, runs among them, which know no value of the chart; these never change, for a
+     Deployment's selector can't be changed. */}}
 {{- define "fusery.releaseSelector" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+app.kubernetes.io/name: {{ .Chart.Name }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
@@ -54,12 +55,25 @@ labels:
 {{- end -}}
 {{- end -}}
 
+{{/* Of sources, broker and MLflow: a cloud's role for the store, which annotations give, is not for them. */}}
+{{- define "fusery.serverAccount" -}}
+{{- if .Values.serviceAccount.create -}}{{ include "fusery.fullname" . }}-server
+{{- else -}}{{ include "fusery.serviceAccount" . }}
+{{- end -}}
+{{- end -}}
+
+{{/* Of runs that launch jobs. */}}
+{{- define "fusery.runAccount" -}}
+{{ include "fusery.fullname" . }}-run
+{{- end -}}
+
 {{/* (dict "root" $ "gpu" true "override" "") */}}
 {{- define "fusery.image" -}}
 {{- $tag := default .root.Chart.AppVersion .root.Values.image.tag -}}
+{{- $image := .root.Values.image -}}
 {{- if .override -}}{{ .override }}
-{{- else if .gpu -}}{{ .root.Values.image.repository }}:{{ default (printf "%s-gpu" $tag) .root.Values.image.gpuTag }}
-{{- else -}}{{ .root.Values.image.repository }}:{{ $tag }}
+{{- else if .gpu -}}{{ $image.repository }}:{{ default (printf "%s-gpu" $tag) $image.gpuTag }}{{ with $image.gpuDigest }}@{{ . }}{{ end }}
+{{- else -}}{{ $image.repository }}:{{ $tag }}{{ with $image.digest }}@{{ . }}{{ end }}
 {{- end -}}
 {{- end -}}
 

@@ -17,9 +17,9 @@ capabilities:
   drop: [ALL]
 {{- end -}}
 
-{{/* The head of a pod's spec: (dict "root" $ "grace" 60) */}}
+{{/* The head of a pod's spec: (dict "root" $ "grace" 60), and "isServer" true for what needs neither store nor broker. */}}
 {{- define "fusery.podHead" -}}
-serviceAccountName: {{ include "fusery.serviceAccount" .root }}
+serviceAccountName: {{ include (ternary "fusery.serverAccount" "fusery.serviceAccount" (.isServer | default false)) .root }}
 automountServiceAccountToken: false
 enableServiceLinks: {{ eq .root.Values.addressing "environment" }}
 terminationGracePeriodSeconds: {{ .grace }}
@@ -72,27 +72,15 @@ runtimeClassName: {{ . }}
 checksum/settings: {{ include (print .Template.BasePath "/settings.yaml") . | sha256sum }}
 {{- end -}}
 
-{{/* The broker's address, for workers, runs and tests. The password reaches a process through its environment alone:
-     it stands in no manifest, no ConfigMap and no argument. */}}
+{{/* The broker's address, for workers, runs and tests. The password is in no address: clients read it from a file. */}}
 {{- define "fusery.brokerEnv" -}}
-{{- $values := .Values.broker -}}
-{{- if and $values.existingSecret (not $values.enabled) }}
+{{- $external := .Values.broker.external -}}
 - name: FUSERY_BROKER_URL
-  valueFrom:
-    secretKeyRef: {name: {{ $values.existingSecret }}, key: url}
-{{- else if $values.existingSecret }}
-- name: BROKER_PASSWORD
-  valueFrom:
-    secretKeyRef: {name: {{ $values.existingSecret }}, key: password}
-- name: FUSERY_BROKER_URL
-  value: redis://:$(BROKER_PASSWORD)@{{ include "fusery.host" (dict "root" . "service" "broker") }}:6379/0
-{{- else if $values.enabled }}
-- name: FUSERY_BROKER_URL
+  {{- if .Values.broker.enabled }}
   value: redis://{{ include "fusery.host" (dict "root" . "service" "broker") }}:6379/0
-{{- else }}
-- name: FUSERY_BROKER_URL
-  value: {{ ternary "rediss" "redis" $values.external.tls }}://{{ $values.external.address }}/0
-{{- end }}
+  {{- else }}
+  value: {{ ternary "rediss" "redis" $external.tls }}://{{ with $external.username }}{{ . }}@{{ end }}{{ $external.address }}/0
+  {{- end }}
 {{- end -}}
 
 {{/* Of clients of sources, broker, store and MLflow: workers, runs and tests. */}}
@@ -112,6 +100,9 @@ checksum/settings: {{ include (print .Template.BasePath "/settings.yaml") . | sh
 {{- include "fusery.tokenMount" . }}
 {{- if .Values.sourceAccess.tls.secret }}
 - {name: client-tls, mountPath: /etc/fusery/client-tls, readOnly: true}
+{{- end }}
+{{- if .Values.broker.existingSecret }}
+- {name: broker-password, mountPath: /etc/fusery/broker, readOnly: true}
 {{- end }}
 {{- if .Values.store.s3.credentialsSecret }}
 - {name: store-credentials, mountPath: /etc/fusery/store, readOnly: true}
@@ -139,6 +130,7 @@ checksum/settings: {{ include (print .Template.BasePath "/settings.yaml") . | sh
       - {key: ca.crt, path: ca.crt}
     {{- end }}
 {{- end }}
+{{- include "fusery.brokerPasswordVolume" . }}
 {{- with .Values.store.s3.credentialsSecret }}
 - name: store-credentials
   secret:
@@ -146,6 +138,17 @@ checksum/settings: {{ include (print .Template.BasePath "/settings.yaml") . | sh
     defaultMode: 0440
     items:
       - {key: credentials, path: credentials}
+{{- end }}
+{{- end -}}
+
+{{- define "fusery.brokerPasswordVolume" -}}
+{{- with .Values.broker.existingSecret }}
+- name: broker-password
+  secret:
+    secretName: {{ . }}
+    defaultMode: 0440
+    items:
+      - {key: password, path: password}
 {{- end }}
 {{- end -}}
 

@@ -15,6 +15,7 @@ from fusery import tracing
 from fusery.errors import ConfigError
 from fusery.settings import settings
 from fusery.telemetry import set_up_logging
+from fusery.worker.broker_access import tls
 from fusery.worker.plan import Hop
 from fusery.worker.transport import use_transport
 
@@ -27,7 +28,7 @@ def make_app(broker_url: str) -> Celery:
     """An app on `broker_url`, set up so that a killed process costs time and nothing else."""
     use_transport()
     app = Celery("fusery", broker=broker_url)
-    app.conf.update(**_messages(), **_broker(), **_processes())
+    app.conf.update(**_messages(), **_broker(), **_processes(), broker_use_ssl=tls(broker_url))
     return app
 
 

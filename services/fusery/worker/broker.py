@@ -25,19 +25,27 @@ def check_broker(url: str) -> None:
     from redis.backoff import NoBackoff
     from redis.retry import Retry
 
+    from fusery.worker.broker_access import PasswordUnreadable, access
+
     shown = without_secrets(url)
     try:
+        address, keywords = access(url)
         # By default it tries four times, with seconds in between.
         with redis.Redis.from_url(
-            url, socket_connect_timeout=5, socket_timeout=5, retry=Retry(NoBackoff(), 0)
+            address, socket_connect_timeout=5, socket_timeout=5, retry=Retry(NoBackoff(), 0), **keywords
         ) as asked:
             asked.ping()
     except ValueError:
         # Not `from error`: its text may have the password.
         raise AddressError(f"broker {shown}: not an address of a Redis server; expected redis://host:port/0") from None
+    except PasswordUnreadable as error:
+        raise AddressError(
+            f"broker {shown}: its password is missing: {error}; see FUSERY_BROKER_PASSWORD_FILE"
+        ) from error
     except redis.AuthenticationError as error:
         raise AddressError(
-            f"broker {shown} refuses user name or password; set FUSERY_BROKER_URL to redis://user:password@host:port/0"
+            f"broker {shown} refuses user name or password; set FUSERY_BROKER_PASSWORD_FILE to a file with the "
+            "password, or FUSERY_BROKER_URL to redis://user:password@host:port/0"
         ) from error
     except redis.RedisError as error:
         raise BrokerAway(

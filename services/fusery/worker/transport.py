@@ -1,4 +1,5 @@
 """Kombu's Redis transport with two habits mended: a failed acknowledgement costs a place, and a returned message waits.
+It also takes the password from a file, where one is named.
 
 Kombu 5.7 keeps the place of a message whose acknowledgement met a broken connection. With as many such messages as the
 worker has processes it asks for no message any more, so it does not even notice that the connection is gone: a broker
@@ -15,6 +16,9 @@ from __future__ import annotations
 from typing import Any
 
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
+
+from fusery.settings import settings
+from fusery.worker.broker_access import PasswordFile
 
 
 class QoS(redis.QoS):
@@ -39,6 +43,15 @@ class QoS(redis.QoS):
 
 class Channel(redis.Channel):
     QoS: Any = QoS
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        """Keywords of each connection; a password that stands in a file is read when one is made."""
+        given: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
+        file = settings().broker_password_file
+        if file is not None and not given["password"]:
+            given["credential_provider"] = PasswordFile(file, given.pop("username"))
+            del given["password"]
+        return given
 
 
 class Transport(redis.Transport):
