@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,12 +64,45 @@ def read_run_file(path: Path, folder: Path | None = None) -> RunFile:
     Raises:
         ConfigError: one line per mistake, each with file, line and key.
     """
+    file = read_yaml(path, "a run's YAML file", "name, target, sources, corpus, …")
+    try:
+        relative_to = None if folder is None else folder.resolve()
+        return RunFile(RunConfig.model_validate(file.content), path.resolve(), relative_to)
+    except ValidationError as error:
+        raise file.refused(error, RunConfig) from error
+
+
+@dataclass(frozen=True, slots=True)
+class YamlFile:
+    """A mapping read from a YAML file, and the line of every key and item in it."""
+
+    path: Path
+    content: dict[str, Any]
+    lines: Mapping[Place, int]
+
+    def at(self, place: Place) -> str:
+        """'FILE:LINE' of the key or item at `place`, or of the nearest one around it."""
+        line = next((self.lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self.lines), 1)
+        return f"{self.path}:{line}"
+
+    def refused(self, error: ValidationError, model: type[BaseModel]) -> ConfigError:
+        """One line per mistake that `model` found in the content."""
+        details = error.errors(include_url=False)
+        return ConfigError("\n".join(f"{self.at(tuple(d['loc']))}: {explained(d, model)}" for d in details))
+
+
+def read_yaml(path: Path, what: str, keys: str) -> YamlFile:
+    """The content of `path`; `what` it should be and its `keys` stand in messages.
+
+    Raises:
+        ConfigError: the file can't be read, is no YAML, or holds no mapping.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; expected a run's YAML file") from error
+        raise ConfigError(f"{path}: {error.strerror}; expected {what}") from error
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text: {error.reason}; expected a run's YAML file") from error
+        raise ConfigError(f"{path}: not UTF-8 text: {error.reason}; expected {what}") from error
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         content = yaml.safe_load(text)
@@ -78,14 +111,8 @@ def read_run_file(path: Path, folder: Path | None = None) -> RunFile:
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         raise ConfigError(f"{where}: not YAML: {getattr(error, 'problem', error)}") from error
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping with the keys name, target, sources, corpus, …")
-    lines = dict(_lines(root, ()))
-    try:
-        relative_to = None if folder is None else folder.resolve()
-        return RunFile(RunConfig.model_validate(content), path.resolve(), relative_to)
-    except ValidationError as error:
-        messages = [_message(path, lines, detail) for detail in error.errors(include_url=False)]
-        raise ConfigError("\n".join(messages)) from error
+        raise ConfigError(f"{path}: expected a mapping with the keys {keys}")
+    return YamlFile(path, content, dict(_lines(root, ())))
 
 
 def _lines(node: yaml.Node | None, place: Place) -> Iterator[tuple[Place, int]]:
@@ -102,21 +129,21 @@ def _lines(node: yaml.Node | None, place: Place) -> Iterator[tuple[Place, int]]:
             yield from _lines(value, inner)
 
 
-def _message(path: Path, lines: dict[Place, int], detail: ErrorDetails) -> str:
+def explained(detail: ErrorDetails, model: type[BaseModel]) -> str:
+    """'training.clm_weight: Input should be …, got 1.5': a mistake that `model` found, with its key."""
     place: Place = tuple(detail["loc"])
-    line = next((lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in lines), 1)
     key = ".".join(str(part) for part in place) or "run"
     if detail["type"] == "extra_forbidden":
-        known = list(_keys_at(RunConfig, place[:-1]))
+        known = list(_keys_at(model, place[:-1]))
         nearest = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys here: {', '.join(known)}"
-        return f"{path}:{line}: {key}: unknown key; {hint}"
+        return f"{key}: unknown key; {hint}"
     if detail["type"] == "missing":
-        return f"{path}:{line}: {key}: missing; this key is required"
+        return f"{key}: missing; this key is required"
     got = detail["input"]
     shown = f", got {got!r}" if isinstance(got, str | int | float | bool | None) or got in ([], {}, ()) else ""
     near = _nearest_choice(detail, got)
-    return f"{path}:{line}: {key}: {detail['msg'].removeprefix('Value error, ')}{shown}{near}"
+    return f"{key}: {detail['msg'].removeprefix('Value error, ')}{shown}{near}"
 
 
 def _nearest_choice(detail: ErrorDetails, got: object) -> str:

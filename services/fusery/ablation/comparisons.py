@@ -1,0 +1,81 @@
+"""What a table shows beside its cases: the target before, and as asked the sources, the ensemble, weight merging.
+
+All of them with the base run's settings, and named and kept as its evaluation keeps them: nothing is measured twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fusery.ablation.file import Comparison
+from fusery.pipeline import evaluation_baselines as baselines
+from fusery.pipeline import steps
+from fusery.pipeline.preflight import Run
+from fusery.worker.plan import Plan
+
+TARGET_BEFORE = "target before"
+_ROLES = {steps.TARGET_BEFORE: TARGET_BEFORE, steps.MERGED: steps.MERGED}
+
+
+def comparing(base: Run, compare: Sequence[Comparison]) -> Run:
+    """The base run, with an evaluation of just these."""
+    spec = base.config.evaluation.model_copy(
+        update={
+            "clm_baseline": False,
+            "single_source": False,
+            "ensemble": Comparison.ENSEMBLE in compare,
+            "weight_merging": Comparison.WEIGHT_MERGING in compare,
+        }
+    )
+    config = base.config.model_copy(update={"evaluation": spec})
+    return replace(base, file=replace(base.file, config=config))
+
+
+def scores_by_name(run: Run, plan: Plan, compare: Sequence[Comparison]) -> dict[str, str]:
+    """The artefacts with the scores, by their names in tables. `run`: as `comparing` gives it."""
+    own = steps.own_models(run, plan)
+    found = {shown: own[role][2] for role, shown in _ROLES.items() if role in own}
+    if Comparison.SOURCES in compare:
+        for source in plan.sources:
+            found[f"source {source.name}"] = steps.source_scores_name(run, plan, source.name)
+    if baselines.wants_ensemble(run):
+        found[steps.ENSEMBLE] = steps.ensemble_scores_name(run, plan)
+    return found
+
+
+def asks_sources(compare: Sequence[Comparison]) -> bool:
+    return bool({Comparison.SOURCES, Comparison.ENSEMBLE} & set(compare))
+
+
+def needs_sources(run: Run, plan: Plan, compare: Sequence[Comparison]) -> bool:
+    """Whether something of this is missing that only a source's server can say."""
+    names = [name for source in plan.sources for name in steps.source_measures(run, plan, source.name)]
+    return asks_sources(compare) and any(run.store.find(name) is None for name in names)
+
+
+def remarks(run: Run, plan: Plan) -> dict[str, str]:
+    """Why one of them is not there, or not whole."""
+    found = {}
+    if run.config.evaluation.ensemble and (reason := baselines.why_no_ensemble(run)) is not None:
+        found[steps.ENSEMBLE] = f"not measured: {reason}"
+    if run.config.evaluation.weight_merging:
+        merging = baselines.merging(run, plan)
+        if not merging.is_possible:
+            found[steps.MERGED] = f"not measured: {merging.reason}"
+        elif merging.left_out:
+            found[steps.MERGED] = f"of {' and '.join(merging.names)} only: {merging.reason}"
+    return found
+
+
+def measure(run: Run, plan: Plan, name: str) -> None:
+    """Makes and keeps the scores called `name` in tables; those of sources come from their servers."""
+    if name == steps.ENSEMBLE:
+        scores = baselines.measure_ensemble(run, plan, steps.held_out(run))
+        steps.keep_scores(run, steps.ensemble_scores_name(run, plan), scores)
+        return
+    if name == steps.MERGED:
+        baselines.merge_weights(run, baselines.merging(run, plan))
+    role = next(role for role, shown in _ROLES.items() if shown == name)
+    model, revision, scores_name = steps.own_models(run, plan)[role]
+    steps.measure_model(run, model, revision, scores_name)

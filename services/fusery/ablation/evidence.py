@@ -1,0 +1,216 @@
+"""Evidence for all cases from one set of captures, made at the most entries that a case uses.
+
+A source is asked where the store lacks a capture, once for all cases; aligning and fusing need no source. Cases that
+differ in their training alone share a plan, and so the fused text.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+from pydantic import ValidationError
+
+from fusery.core.tokens import ByteTokenizer
+from fusery.errors import Corrupt, Degraded
+from fusery.pipeline import local, steps
+from fusery.pipeline.cache import captured_top_k
+from fusery.pipeline.execution import HopsJob, coordinate
+from fusery.pipeline.hop_progress import Progress
+from fusery.pipeline.planning import plan_of, publish_tokenizer
+from fusery.pipeline.preflight import Run, publish_input
+from fusery.pipeline.processes import Child, Supervisor, fusery_command
+from fusery.pipeline.progress import Board, Line, hop_lines
+from fusery.run_config import RunConfig
+from fusery.settings import child_environment
+from fusery.worker.plan import Hop, Plan, ShardTask, digest, plan_name
+
+_SECTIONS = ("capture", "alignment", "fusion", "sources")
+
+
+@dataclass(frozen=True, slots=True)
+class Captures:
+    """What is captured together: a run of the sources' all, with the most entries, and the cases that read it."""
+
+    run: Run
+    cases: Mapping[str, Run]
+
+    @property
+    def names(self) -> set[str]:
+        return set(self.cases)
+
+
+def evidence_run(base: Run, config: RunConfig) -> Run:
+    """The run whose evidence is that of `config`; the base run itself where nothing of it differs."""
+    fields = {name: getattr(config, name) for name in _SECTIONS}
+    changed = base.config.model_copy(update=fields)
+    if changed == base.config:
+        return base
+    dumped = config.model_dump(mode="json", include=set(_SECTIONS))
+    run_id = f"{base.config.name}-{digest([base.run_id, dumped])[:10]}"
+    return replace(base, file=replace(base.file, config=changed), run_id=run_id)
+
+
+def captures(base: Run, configs: Mapping[str, RunConfig]) -> list[Captures]:
+    """Cases (configs by name) by what of their captures is no matter of entries; the base run's own come first."""
+    groups: dict[tuple[str, int], dict[str, Run]] = {_capture_key(base.config): {}}
+    for name, config in configs.items():
+        groups.setdefault(_capture_key(config), {})[name] = evidence_run(base, config)
+    found = []
+    for key, cases in groups.items():
+        # What is measured beside the cases has the base run's settings and all of its sources.
+        members = [run.config for run in cases.values()] + ([base.config] if key == _capture_key(base.config) else [])
+        top_k = max(config.capture.top_k for config in members)
+        names = {source.name for config in members for source in config.sources}
+        sources = tuple(source for source in base.config.sources if source.name in names)
+        capture = members[0].capture.model_copy(update={"top_k": top_k})
+        asked = base.config.model_copy(update={"capture": capture, "sources": sources})
+        found.append(Captures(evidence_run(base, asked), cases))
+    return found
+
+
+def _capture_key(config: RunConfig) -> tuple[str, int]:
+    return config.capture.log_probs, config.capture.batch_bytes
+
+
+def known_plan(run: Run) -> Plan | None:
+    """What an earlier command found out about the sources; None: they must be asked."""
+    try:
+        note = run.store.read_note(plan_name(run.run_id))
+        return None if note is None else Plan.model_validate(note)
+    except (Corrupt, ValidationError):
+        return None
+
+
+def case_plan(run: Run, asked: Plan) -> Plan:
+    """The plan of a case's run, from what its sources said when `asked` was made."""
+    train, most = run.corpora.train, asked.capture.top_k
+    sources = []
+    for spec in run.config.sources:
+        source = asked.source(spec.name)
+        found = captured_top_k(
+            run.store, source.model_fingerprint, train.digest, train.shards, run.config.capture, most
+        )
+        sources.append(source.model_copy(update={"captured_top_k": found}))
+    return Plan(
+        run_id=run.run_id,
+        corpus_digest=train.digest,
+        corpus_shards=train.shards,
+        target_tokenizer_fingerprint=asked.target_tokenizer_fingerprint,
+        sources=tuple(sources),
+        capture=run.config.capture,
+        alignment=run.config.alignment,
+        fusion=run.config.fusion,
+    )
+
+
+def is_fused(run: Run, plan: Plan) -> bool:
+    """Whether all fused shards are there and whole; a training reads them next."""
+    names = [plan.artefact(ShardTask(Hop.FUSE, "", shard)) for shard in range(plan.corpus_shards)]
+    return all([run.store.is_whole(name) for name in names])
+
+
+def is_captured(plan: Plan) -> bool:
+    return all(source.captured_top_k is not None for source in plan.sources)
+
+
+def capture(of: Captures, base: Run, target: ByteTokenizer, measures: bool, launch: str, board: Board) -> Plan:
+    """Asks the sources for what the store lacks, with their servers up; the plan of the captures.
+
+    `measures`: also for what is measured of the sources themselves.
+
+    Raises:
+        Degraded: shards could not be captured.
+    """
+    run = of.run
+    with local.services(run) as services:
+        plan = plan_of(run, target, services)
+
+        def make_inputs() -> None:
+            publish_input(run)
+            publish_tokenizer(run, target)
+            for source in plan.sources:
+                with services.client(source.name) as client:
+                    publish_tokenizer(run, client.tokenizer())
+
+        job = HopsJob(
+            run.store,
+            plan,
+            services.broker_url,
+            services.addresses,
+            Hop.CAPTURE,
+            run.config.services.max_in_flight,
+            make_inputs,
+            services.supervisor.check,
+        )
+        progress = coordinate(job, launch, lambda progress: board.update(*hop_lines(progress)))
+        if progress.dead_letters:
+            raise Degraded(f"{_reason(progress)}; mend the cause and run the same command again")
+        if measures:
+            _measure_sources(base, case_plan(base, plan), services, board)
+    return plan
+
+
+def _measure_sources(base: Run, plan: Plan, services: local.Services, board: Board) -> None:
+    for source in plan.sources:
+
+        def report(done: int, total: int, title: str = f"measure {source.name}") -> None:
+            board.update(Line(title, done, total, "documents"))
+
+        with services.client(source.name) as client:
+            steps.measure_source(base, plan, source.name, client, report)
+        services.supervisor.check()
+
+
+def fuse(base: Run, plans: Sequence[Plan], launch: str, board: Board) -> dict[str, str]:
+    """Aligns and fuses what the store lacks of `plans`; for those that could not be, their run's id and the reason."""
+    failed: dict[str, str] = {}
+    if not plans:
+        return failed
+    with _workers(base) as (broker_url, supervisor):
+        for number, plan in enumerate(plans):
+            board.update(Line("align, fuse", number, len(plans), "settings"))
+            job = HopsJob(
+                base.store,
+                plan,
+                broker_url,
+                {},
+                Hop.FUSE,
+                base.config.services.max_in_flight,
+                lambda: publish_input(base),
+                supervisor.check,
+            )
+            progress = coordinate(job, launch, lambda _: board.heartbeat())
+            if progress.dead_letters:
+                failed[plan.run_id] = _reason(progress)
+    board.update(Line("align, fuse", len(plans), len(plans), "settings"))
+    return failed
+
+
+@contextmanager
+def _workers(run: Run) -> Iterator[tuple[str, Supervisor]]:
+    """A broker and a worker for hops that ask no source: embedded ones, where the run has no broker of its own."""
+    with Supervisor() as supervisor:
+        if run.broker_url is not None:
+            yield run.broker_url, supervisor
+            return
+        folder = run.folder / "services" / uuid.uuid4().hex[:8]
+        url = local.start_broker(supervisor, folder)
+        environment = child_environment(FUSERY_BROKER_URL=url, FUSERY_STORE=run.store.url, CUDA_VISIBLE_DEVICES="")
+        command = fusery_command("worker", "--processes", str(run.config.services.workers), "--hops", "align,fuse")
+        supervisor.start(Child("worker", command, environment, folder / "worker.log"))
+        yield url, supervisor
+
+
+def complete(base: Run, plans: Iterable[Plan]) -> None:
+    """Notes that nothing of these plans is still to be made, so that the store may be cleared of what they name."""
+    for plan in plans:
+        if plan.run_id != base.run_id:
+            base.store.write_note(f"runs/{plan.run_id}/complete.json", {"promised": "an ablation's cases"})
+
+
+def _reason(progress: Progress) -> str:
+    first, *more = progress.dead_letters
+    return f"{first.task.key} failed for good: {first.reason}" + (f" (and {len(more)} more shards)" * bool(more))

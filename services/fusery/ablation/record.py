@@ -1,0 +1,126 @@
+"""An ablation in MLflow: a parent run with the table and the plot, and a nested run for each case.
+
+A run is logged once: a last tag says that nothing of it is missing, so the same call again adds nothing, and finishes
+what was cut off.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusery.ablation.results import Row, Table
+from fusery.registry.session import session
+from fusery.worker.plan import digest
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+ABLATION_TAG, CASE_TAG, COMPLETE_TAG = "fusery.ablation", "fusery.case", "fusery.complete"
+_PARENT_TAG = "mlflow.parentRunId"
+_MOST_CHARACTERS = 6000
+_IN_A_BATCH = 100
+
+
+def record(
+    table: Table, experiment: str, tracking_uri: str, artifacts: Path | None, files: Sequence[Path], again: str
+) -> str:
+    """The id of the parent run. `artifacts`: where a new experiment keeps files, for SQLite; `again`: this command.
+
+    Raises:
+        Unavailable: MLflow fails or is gone; nothing is lost, call again.
+        AddressError, InvalidInput: MLflow refuses the credentials, or a name or value.
+    """
+    kept = f"the table is kept at {files[0].parent}; the same command logs it: {again}"
+    with session(tracking_uri, kept) as client:
+        experiment_id = _experiment(client, experiment, artifacts)
+        # Files have the table, so a table that has changed since is logged again.
+        parent = _Run(client, experiment_id, table.ablation_id, "", digest(table.to_json()))
+        parent_id = parent.find() or parent.create(f"ablation {table.name}", {})
+        for row in table.sorted_rows():
+            if row.fused is not None:
+                _log_case(client, experiment_id, table, row, parent_id)
+        if not parent.is_complete(parent_id):
+            best = table.sorted_rows()[0]
+            params = {"run_id": table.run_id, "seeds": ", ".join(map(str, table.seeds)), "best case": best.name}
+            _log(client, parent_id, params, {f"best/{key}": value for key, value in table.metrics(best).items()})
+            for path in files:
+                client.log_artifact(parent_id, str(path))
+            parent.complete(parent_id)
+    return parent_id
+
+
+def _log_case(client: MlflowClient, experiment_id: str, table: Table, row: Row, parent_id: str) -> None:
+    metrics = table.metrics(row)
+    run = _Run(client, experiment_id, table.ablation_id, row.digest, digest(metrics))
+    run_id = run.find() or run.create(row.name, {_PARENT_TAG: parent_id})
+    if not run.is_complete(run_id):
+        params = {key: _short(row.labels.get(key, value)) for key, value in row.settings.items()}
+        _log(client, run_id, params, metrics)
+        run.complete(run_id)
+
+
+class _Run:
+    """A run that is found by what it is of; complete when it holds what `content` is the digest of."""
+
+    def __init__(self, client: MlflowClient, experiment_id: str, ablation: str, case: str, content: str) -> None:
+        self._client, self._experiment_id = client, experiment_id
+        self._tags = {ABLATION_TAG: ablation, CASE_TAG: case or "all"}
+        self._content = content
+
+    def find(self) -> str | None:
+        query = " and ".join(f"tags.`{key}` = '{value}'" for key, value in self._tags.items())
+        found = self._client.search_runs([self._experiment_id], query, max_results=1)
+        return str(found[0].info.run_id) if found else None
+
+    def create(self, name: str, tags: Mapping[str, str]) -> str:
+        run = self._client.create_run(self._experiment_id, run_name=name, tags={**self._tags, **tags})
+        return str(run.info.run_id)
+
+    def is_complete(self, run_id: str) -> bool:
+        return bool(self._client.get_run(run_id).data.tags.get(COMPLETE_TAG) == self._content)
+
+    def complete(self, run_id: str) -> None:
+        self._client.set_tag(run_id, COMPLETE_TAG, self._content)
+        self._client.set_terminated(run_id, "FINISHED")
+
+
+def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return str(found.experiment_id)
+    location = None if artifacts is None else artifacts.resolve().as_uri()
+    return str(client.create_experiment(name, artifact_location=location))
+
+
+def _log(client: MlflowClient, run_id: str, params: Mapping[str, str], metrics: Mapping[str, float]) -> None:
+    """What is there already with the same value is not logged again: MLflow would keep it twice."""
+    from mlflow.entities import Metric, Param
+
+    known = client.get_run(run_id).data
+    now_ms = int(time.time() * 1000)
+    new_params = [Param(_name(key), value) for key, value in params.items() if _name(key) not in known.params]
+    new_metrics = [
+        Metric(_name(key), value, now_ms, 0) for key, value in metrics.items() if known.metrics.get(_name(key)) != value
+    ]
+    for batch in _batches(new_params):
+        client.log_batch(run_id, params=batch)
+    for batch in _batches(new_metrics):
+        client.log_batch(run_id, metrics=batch)
+
+
+def _batches(items: Sequence[Any]) -> Iterable[list[Any]]:
+    return (list(items[start : start + _IN_A_BATCH]) for start in range(0, len(items), _IN_A_BATCH))
+
+
+def _name(name: str) -> str:
+    """`name` with '_' in place of what MLflow refuses in names of metrics and parameters."""
+    return "".join(c if c.isalnum() or c in "_/. :-" else "_" for c in name)[:250].strip("/. ")
+
+
+def _short(value: Any) -> str:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"

@@ -1,0 +1,226 @@
+"""`fusery ablate`: from an ablation's YAML to its table; what is done is not done again.
+
+Captures first, for all cases; then align and fuse, then trainings one after another. All of it is named by what it is
+made from, so a case that is added later costs its trainings alone. A case that fails takes no other one with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import FrameType
+
+from rich.console import Console
+
+from fusery.ablation import comparisons, evidence
+from fusery.ablation.collected import table_of
+from fusery.ablation.evidence import Captures
+from fusery.ablation.jobs import Job, jobs_of
+from fusery.ablation.opened import Ablation, Plans, not_fused, open_ablation, plans_of
+from fusery.ablation.results import Table
+from fusery.ablation.tables import render
+from fusery.ablation.trainings import Training
+from fusery.core.tokens import ByteTokenizer
+from fusery.errors import Degraded, Interrupted
+from fusery.pipeline.coordinator import PACE
+from fusery.pipeline.execution import new_launch
+from fusery.pipeline.lease import lease
+from fusery.pipeline.licences import check_licences
+from fusery.pipeline.planning import publish_tokenizer
+from fusery.pipeline.preflight import check_run, publish_input
+from fusery.pipeline.progress import Board, Line
+from fusery.registry.tracking import default_artifact_folder
+from fusery.worker.plan import digest
+
+_TABLE_WIDTH = 200
+"""Columns of a table that goes into a pipe or a file."""
+
+
+def ablate(path: Path, parallel: int = 1, as_json: bool = False) -> None:
+    """Carries the ablation of `path` out, `parallel` trainings at a time, and shows its table.
+
+    Raises:
+        InvalidInput: something is wrong with the input; nothing was begun.
+        Degraded: some cases failed; the others are done, and in the table.
+        Unavailable: MLflow is gone; the table is kept.
+        Interrupted: it was stopped; the message says how to go on.
+    """
+    console = Console()
+    board, started = Board(console, as_json), time.monotonic()
+    again = shlex.join(["fusery", "ablate", str(path), *(["--parallel", str(parallel)] if parallel > 1 else [])])
+    try:
+        with _stops_as_ctrl_c():
+            ablation = open_ablation(path)
+            with board.open():
+                table = _carry_out(ablation, parallel, board)
+            _keep(ablation, table, again, board)
+    except KeyboardInterrupt:
+        raise Interrupted(f"stopped; nothing is lost. Take it up again with: {again}") from None
+    _show(ablation, table, board)
+    board.say("end", f"took {time.monotonic() - started:.0f} s", seconds=round(time.monotonic() - started, 1))
+    failed = list(table.failures())
+    if failed:
+        raise Degraded(
+            f"{len(failed)} failed ({'; '.join(failed[:3])}{'; …' * (len(failed) > 3)}); the reasons stand under the "
+            f"table, everything else is done. Mend the cause, then: {again}"
+        )
+
+
+def _carry_out(ablation: Ablation, parallel: int, board: Board) -> Table:
+    base, file = ablation.base, ablation.file
+    board.say(
+        "ablation",
+        f"ablation {ablation.ablation_id}: {len(file.cases)} cases with seeds {list(file.seeds)}, run {base.run_id}",
+        ablation=ablation.ablation_id,
+        run_id=base.run_id,
+        cases=len(file.cases),
+    )
+    waited_for: set[str] = set()
+
+    def follow(other: str) -> None:
+        if other not in waited_for:
+            board.say("follow", f"{other} works on the run {base.run_id}; waiting for its end", worker=other)
+        waited_for.add(other)
+
+    launch = new_launch()
+    with lease(base.store, base.run_id, launch, PACE.lease_s, follow):
+        plans = _evidence_plans(ablation, launch, board)
+        missing = plans.missing(base)
+        to_fuse = not_fused(base, missing.values())
+        failed = evidence.fuse(base, to_fuse, launch, board)
+        runnable = [found for found in missing.values() if found.plan.run_id not in failed]
+        reasons = _train(ablation, plans, runnable, parallel, board)
+        evidence.complete(base, {plan.run_id: plan for plan in plans.of_cases.values()}.values())
+    return table_of(ablation, plans, failed, reasons)
+
+
+def _evidence_plans(ablation: Ablation, launch: str, board: Board) -> Plans:
+    """The plans of all cases; sources are asked where the store lacks what only they can say."""
+    known = [evidence.known_plan(group.run) for group in ablation.groups]
+    asks = [True] * len(known)
+    if None not in known:
+        plans = plans_of(ablation, [plan for plan in known if plan is not None])
+        asks = [_must_ask(ablation, plans, group) for group in ablation.groups]
+        if not any(asks):
+            return plans
+    target = _checked_target(ablation)
+    publish_input(ablation.base, lambda *line: board.update(Line(*line)))
+    publish_tokenizer(ablation.base, target)
+    measures = comparisons.asks_sources(ablation.file.spec.compare)
+    asked = []
+    for group, plan, must in zip(ablation.groups, known, asks, strict=True):
+        if plan is None or must:
+            is_first = group is ablation.groups[0]
+            plan = evidence.capture(group, ablation.comparing, target, measures and is_first, launch, board)
+        asked.append(plan)
+    return plans_of(ablation, asked)
+
+
+def _checked_target(ablation: Ablation) -> ByteTokenizer:
+    """The target's tokenizer, when models, texts and addresses are found to fit all cases."""
+    lengths = {case.config.training.sequence_length for case in ablation.file.cases}
+    for group in ablation.groups:
+        for length in sorted({min(lengths), max(lengths)}):
+            training = group.run.config.training.model_copy(update={"sequence_length": length})
+            config = group.run.config.model_copy(update={"training": training})
+            target = check_run(replace(group.run, file=replace(group.run.file, config=config)))
+    check_licences(ablation.base)
+    return target.tokenizer
+
+
+def _must_ask(ablation: Ablation, plans: Plans, group: Captures) -> bool:
+    """Whether a training needs evidence for which captures are missing, or a source must be measured."""
+    base, compare = ablation.base, ablation.file.spec.compare
+    if group is ablation.groups[0] and comparisons.needs_sources(ablation.comparing, plans.base, compare):
+        return True
+    wanted = {one.plan.run_id: one.plan for one in plans.missing(base, list(group.cases)).values()}
+    # A server elsewhere may have another model by now.
+    is_remote = any(source.address is not None for source in group.run.config.sources)
+    unsure = [plan for plan in wanted.values() if is_remote or not evidence.is_captured(plan)]
+    return any(not evidence.is_fused(base, plan) for plan in unsure)
+
+
+def _train(
+    ablation: Ablation, plans: Plans, trainings: Sequence[Training], parallel: int, board: Board
+) -> dict[str, str]:
+    """Trains and measures what is missing; the reasons of what failed, by the key of the training or the name."""
+    base, spec = ablation.base, ablation.file.spec
+    found = [Job(one.key, one.title, {"training": one.to_json(), "keep_models": spec.keep_models}) for one in trainings]
+    run = ablation.comparing
+    for name, scores in comparisons.scores_by_name(run, plans.base, spec.compare).items():
+        if base.store.find(scores) is None:
+            plan = plans.base.model_dump(mode="json")
+            content = {"measure": name, "plan": plan, "compare": list(spec.compare)}
+            found.append(Job(digest(name), name, content))
+    jobs = jobs_of(base, ablation.folder, parallel, len(os.sched_getaffinity(0)))
+    jobs.carry_out(found, board)
+    return jobs.failed
+
+
+def _keep(ablation: Ablation, table: Table, again: str, board: Board) -> None:
+    """The table as JSON, CSV and PNG in the ablation's folder, and in MLflow, where the run registers."""
+    from fusery.ablation.plot import plot_gains
+
+    folder, base = ablation.folder, ablation.base
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"ablation.json": json.dumps(table.to_json(), indent=1, ensure_ascii=False), "ablation.csv": table.to_csv()}
+    for name, text in texts.items():
+        draft = folder / f"{name}.tmp"
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(folder / name)
+    if all(row.fused is None for row in table.rows):
+        return
+    plot_gains(table, folder / "ablation.png")
+    if base.config.registry.enabled:
+        _record(ablation, table, again, board)
+
+
+def _record(ablation: Ablation, table: Table, again: str, board: Board) -> None:
+    """Logs the table to MLflow, unless the folder says that just this was logged there."""
+    folder, base = ablation.folder, ablation.base
+    note, content = folder / "recorded.txt", digest([table.to_json(), base.tracking_uri])
+    if note.exists() and note.read_text(encoding="utf-8") == content:
+        return
+    from fusery.ablation.record import record
+
+    artifacts = default_artifact_folder(base.work / "mlflow") if base.tracking_uri.startswith("sqlite:") else None
+    files = [folder / name for name in ("ablation.json", "ablation.csv", "ablation.png")]
+    record(table, base.config.name, base.tracking_uri, artifacts, [*files, ablation.file.path], again)
+    note.write_text(content, encoding="utf-8")
+    board.say("recorded", f"recorded in MLflow, experiment {base.config.name}")
+
+
+def _show(ablation: Ablation, table: Table, board: Board) -> None:
+    if board.as_json:
+        board.say("result", "done", ablation=table.to_json(), folder=str(ablation.folder))
+        return
+    is_terminal = board.console.is_terminal
+    console = board.console if is_terminal else Console(width=_TABLE_WIDTH)
+    for part in render(table):
+        console.print(part, soft_wrap=False)
+    for name in ("ablation.json", "ablation.csv", "ablation.png"):
+        if (ablation.folder / name).exists():
+            board.say("file", f"{name}  {ablation.folder / name}")
+
+
+@contextmanager
+def _stops_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM and a closed terminal stop an ablation as Ctrl-C does; in order, also where a shell ignores SIGINT."""
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,86 @@
+"""An ablation's table for a terminal: cases by gain over CLM, then the models beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from rich.box import SIMPLE_HEAD
+from rich.console import RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from fusery.ablation.results import MEAN, Figures, Row, Table
+from fusery.evaluation.gain import Gain
+from fusery.evaluation.tables import gain_figures, percent
+
+
+def render(table: Table) -> Iterator[RenderableType]:
+    """Two tables, the best case against every other model, and what could not be made."""
+    seeds = f"{len(table.seeds)} seeds" if len(table.seeds) > 1 else f"seed {table.seeds[0]}"
+    rows = table.sorted_rows()
+    yield Text(f"\n{len(rows)} cases, {seeds}, best gain over CLM first; bits per byte (lower is better)", "italic")
+    heads = ["case", *table.domains, MEAN, "±", "over CLM", "95 % interval", "±", "over target", "positions", "mass"]
+    yield _rich(heads, [_cells(table, row) for row in rows if row.fused is not None])
+    yield Text("Beside them", "italic")
+    beside = [[name, *_figures(figures)] for name, figures in table.beside.items()]
+    yield _rich(["model", *table.domains, MEAN, "±"], beside)
+    for line in lines(table):
+        yield Text(line)
+
+
+def lines(table: Table) -> list[str]:
+    """'best case against CLM: −2.6 % …' for every model beside the cases, remarks, and failures with their reasons."""
+    rows = table.sorted_rows()
+    best = rows[0] if rows and rows[0].fused is not None else None
+    found = []
+    for name in table.others_of(best) if best is not None else ():
+        gain = table.gain(best, name) if best is not None else None
+        if gain is not None and best is not None:
+            found.append(f"{best.name} against {name}: {gain_figures(gain)}")
+    found += [f"{name}: {remark}" for name, remark in table.remarks.items()]
+    return found + [f"failed: {name}: {reason}" for name, reason in table.failures().items()]
+
+
+def _cells(table: Table, row: Row) -> list[str]:
+    assert row.fused is not None, "rows without figures are listed apart"
+    clm, before = table.gain(row, row.clm_name), table.gain(row, "target before")
+    spread = gain_spread(row)
+    shares = ["–" if share is None else f"{share:.1%}" for share in (row.evidence.positions, row.evidence.kept_mass)]
+    return [row.name, *_figures(row.fused), *_gain(clm), spread, _gain(before)[0], *shares]
+
+
+def gain_spread(row: Row) -> str:
+    """'0.3 %': how much the gain over CLM differs between seeds; '' with one seed."""
+    values = row.gains_of_seeds()
+    if len(values) < 2:
+        return ""
+    mean = sum(values) / len(values)
+    return f"{100 * (sum((value - mean) ** 2 for value in values) / (len(values) - 1)) ** 0.5:.1f} %"
+
+
+def _figures(figures: Figures) -> list[str]:
+    spread = figures.spread()[MEAN]
+    return [*(f"{value:.4f}" for value in figures.bits_per_byte().values()), "" if spread is None else f"{spread:.4f}"]
+
+
+def _gain(gain: Gain | None) -> list[str]:
+    if gain is None:
+        return ["–", ""]
+    change = gain.relative
+    return [percent(change.value), f"[{percent(change.low)}, {percent(change.high)}]"]
+
+
+def _rich(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
+    table = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    for index, head in enumerate(heads):
+        # A name may be folded, a figure never.
+        table.add_column(
+            Text(head),
+            justify="left" if index == 0 else "right",
+            overflow="fold" if index == 0 else "ellipsis",
+            no_wrap=index > 0,
+            min_width=24 if index == 0 else None,
+        )
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table

@@ -1,0 +1,90 @@
+"""Processes that train: what a job's end, its failure and its process's death mean for it and for the others."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from fusery.ablation.jobs import Job, Jobs, _Lane
+from fusery.pipeline.processes import Child
+from fusery.pipeline.progress import Board
+from fusery.settings import child_environment
+
+WORKER = """
+import json, os, sys
+from pathlib import Path
+for line in sys.stdin:
+    path = Path(line.strip())
+    does = json.loads(path.read_text())["does"]
+    with open(sys.argv[1], "a") as log:
+        log.write(path.stem + "\\n")
+    if does == "die":
+        print("last words", flush=True)
+        os._exit(9)
+    path.with_suffix(".outcome.json").write_text(json.dumps({"failure": does if does != "end" else None}))
+"""
+
+
+class Fakes(Jobs):
+    """Jobs whose process does what each job says."""
+
+    def _child(self, lane: _Lane) -> Child:
+        child = super()._child(lane)
+        child.command = [sys.executable, "-c", WORKER, str(self.folder / "done.txt")]
+        return child
+
+
+def carried_out(folder: Path, parallel: int, *does: str) -> tuple[dict[str, str], list[str]]:
+    """Reasons of failures, and the jobs in the order of their start."""
+    jobs = Fakes(folder, folder / "run.yaml", folder, 1, parallel)
+    board = Board(Console(file=io.StringIO()))
+    jobs.carry_out([Job(f"{n}", f"job {n}", {"does": what}) for n, what in enumerate(does)], board)
+    return jobs.failed, (folder / "done.txt").read_text().split()
+
+
+def test_jobs_are_done_by_one_process_in_their_order(tmp_path: Path) -> None:
+    assert carried_out(tmp_path, 1, "end", "end", "end") == ({}, ["0", "1", "2"])
+
+
+def test_a_job_that_fails_has_its_reason_and_the_others_go_on(tmp_path: Path) -> None:
+    assert carried_out(tmp_path, 1, "end", "no such thing", "end") == ({"1": "no such thing"}, ["0", "1", "2"])
+
+
+def test_a_process_that_dies_costs_the_job_under_way_alone(tmp_path: Path) -> None:
+    failed, started = carried_out(tmp_path, 1, "end", "die", "end", "die")
+    assert sorted(failed) == ["1", "3"]
+    assert failed["1"].startswith("its process ended with exit code 9; the end of ")
+    assert failed["1"].endswith("last words")
+    assert started == ["0", "1", "2", "3"]
+
+
+@pytest.mark.parametrize("parallel", [2, 5])
+def test_several_processes_share_the_jobs(parallel: int, tmp_path: Path) -> None:
+    failed, started = carried_out(tmp_path, parallel, "end", "die", "end", "bad")
+    assert sorted(failed) == ["1", "3"]
+    assert sorted(started) == ["0", "1", "2", "3"]
+
+
+def test_nothing_to_do_starts_nothing(tmp_path: Path) -> None:
+    jobs = Fakes(tmp_path, tmp_path / "run.yaml", tmp_path, 1, 1)
+    jobs.carry_out([], Board(Console(file=io.StringIO())))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_job_that_failed_before_is_tried_anew(tmp_path: Path) -> None:
+    assert carried_out(tmp_path, 1, "bad")[0] == {"0": "bad"}
+    assert carried_out(tmp_path, 1, "end")[0] == {}
+
+
+def test_a_child_is_told_its_jobs_by_standard_input_alone(tmp_path: Path) -> None:
+    jobs = Jobs(tmp_path, tmp_path / "run.yaml", Path("/elsewhere"), 3, 1)
+    lane: Any = _Lane(0, [Job("a", "a", {}), Job("b", "b", {})])
+    child = jobs._child(lane)
+    assert child.command[1:] == ["-m", "fusery.ablation.child", f"{tmp_path}/run.yaml", "/elsewhere", "3"]
+    assert child.stdin == f"{tmp_path}/jobs/a.json\n{tmp_path}/jobs/b.json\n"
+    assert child.environment == child_environment()
