@@ -230,7 +230,7 @@ def head_table(rounds: int, scale: float) -> list[dict[str, Any]]:
     return table
 
 
-def fused_shard(number: int, k: int) -> bytes:
+def fused_shard(number: int, k: int) -> list[FusedDocument]:
     random = np.random.default_rng(number)
     documents = []
     for index in range(LOADER_SHARD):
@@ -242,7 +242,7 @@ def fused_shard(number: int, k: int) -> bytes:
         evidence = Evidence(positions, np.zeros_like(positions), np.ones(size - 1, np.float32), top)
         tokens = random.integers(0, 32_000, size)
         documents.append(FusedDocument(f"d{number}-{index}", "bench", tokens, evidence))
-    return shards.write_fused(documents, {"target": "bench"})
+    return documents
 
 
 def loader_table() -> list[dict[str, Any]]:
@@ -254,7 +254,8 @@ def loader_table() -> list[dict[str, Any]]:
                 store = Store(folder)
                 names = [f"fused/bench/shard-{number:05d}.parquet" for number in range(documents // LOADER_SHARD)]
                 for number, name in enumerate(names):
-                    store.publish(name, fused_shard(number, k))
+                    made, meta = fused_shard(number, k), {"target": "bench"}
+                    store.publish(name, shards.write_fused(made, meta), meta | shards.fused_facts(made))
                 figures: dict[str, float] = {}
                 peak = peak_mb(partial(read_all, store, names, figures))
                 table.append({"k": k, **figures, "peak_mb": peak})

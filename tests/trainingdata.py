@@ -17,13 +17,17 @@ import numpy as np
 import picomodels
 from fusery.core.fusion import Evidence
 from fusery.core.topk import PAD, TopK
+from fusery.formats.shards import FusedDocument, fused_facts, write_fused
+from fusery.formats.store import Store
 from fusery.run_sections import TrainingSpec
-from fusery.trainer.documents import Extremes, Limits, TrainingDocument
+from fusery.trainer.documents import Extremes, Limits, Stored, TrainingDocument, check_positions
 from fusery.trainer.job import TrainJob
 from fusery.trainer.order import Layout
 
 SOURCES = 2
 CELLS = 40
+TARGET = "t" * 64
+"""The tokenizer's fingerprint in the headers of fused shards."""
 
 
 class InMemory:
@@ -46,10 +50,9 @@ class InMemory:
         return self.documents[index]
 
     def check(self, limits: Limits) -> None:
-        found = Extremes()
         for document in self.documents:
-            found = found.and_of(document)
-        found.check(limits)
+            check_positions(document)
+        Extremes.of([fused_facts(self.documents)]).check(limits)
 
     def hold(self, shards: int) -> None:
         """Everything is held."""
@@ -60,6 +63,24 @@ class Document:
     doc_id: str
     token_ids_N: np.ndarray
     evidence: Evidence
+
+
+def publish_fused(store: Store, documents: Sequence[TrainingDocument], per_shard: int, target: str) -> list[str]:
+    """Fused shards of `per_shard` documents with the facts that a fuse task notes; their names."""
+    names = []
+    for start in range(0, len(documents), per_shard):
+        part = documents[start : start + per_shard]
+        rows = [FusedDocument(d.doc_id, "x", d.token_ids_N, d.evidence) for d in part]
+        names.append(f"fused/test/shard-{start // per_shard:05d}.parquet")
+        meta = {"target": target}
+        store.publish(names[-1], write_fused(rows, meta), meta | fused_facts(rows))
+    return names
+
+
+def stored(url: str, documents: Sequence[TrainingDocument], per_shard: int = 5) -> Stored:
+    """The same documents as fused shards in the store at `url`."""
+    store = Store(url)
+    return Stored(store, publish_fused(store, documents, per_shard, TARGET), {"target": TARGET})
 
 
 def no_evidence() -> Evidence:

@@ -13,6 +13,7 @@ from fusery.core.cells import Partitions
 from fusery.core.loss import loss_of_hidden, loss_of_logits
 from fusery.core.objective import Objective
 from fusery.core.rules import Tail
+from fusery.errors import ModelError
 from fusery.models.head import SplitModel, split
 from fusery.models.loading import load_model
 from fusery.trainer import attention
@@ -56,6 +57,30 @@ def test_a_packed_batch_has_the_loss_and_gradients_of_an_unpacked_one(architectu
     assert packed == pytest.approx(single, rel=1e-5)
     for got, want in zip(packed_grads, single_grads, strict=True):
         torch.testing.assert_close(got, want, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("architecture", picomodels.ARCHITECTURES)
+def test_each_document_of_a_packed_row_has_the_logits_it_has_alone(architecture: str, implementation: str) -> None:
+    """MPT reads a mask of booleans the other way round than sdpa's; transformers gives it eager attention only."""
+    place = str(picomodels.pico_model(architecture))
+    if (architecture, implementation) == ("mpt", "sdpa"):
+        with pytest.raises(ModelError, match="does not support"):
+            load_model(place, attention=implementation)
+        return
+    model = split(load_model(place, attention=implementation))
+    documents = pico_documents("byte_level", 5)
+    lengths = [len(document.token_ids_N) for document in documents]
+    (sequence,) = pack(range(5), lengths, sum(lengths))
+    batch = build([sequence], documents, with_evidence=False)
+    packing = prove_packing(model, sum(lengths), 40)
+    assert packing is not Packing.SINGLE
+    with torch.no_grad():
+        packed = model.logits(hidden_states(model, batch, packing)[0])
+        for number, index in enumerate(sequence):
+            ids = torch.from_numpy(documents[index].token_ids_N)[None]
+            alone = model.model(input_ids=ids, use_cache=False).logits[0]
+            torch.testing.assert_close(packed[batch.documents_BT[0] == number], alone, rtol=1e-3, atol=1e-3)
 
 
 def test_a_model_whose_head_stays_on_packs_too() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -40,6 +42,19 @@ def test_the_lease_of_a_dead_process_of_this_machine_is_taken_at_once(tmp_path: 
     write(tmp_path, f"host/{module._machine()}/999999999/123/abc")
     with Lease(tmp_path, beat_s=5, silent_s=10_000):
         pass
+
+
+def test_the_lease_of_a_killed_process_that_nobody_has_asked_for_is_taken_at_once(tmp_path: Path) -> None:
+    process = subprocess.Popen(["sleep", "60"])
+    owner = f"host/{module._machine()}/{process.pid}/{module._start_of(process.pid)}/abc"
+    assert module._lives(owner) is True
+    process.kill()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert module._lives(owner) is False
+    write(tmp_path, owner)
+    with Lease(tmp_path, beat_s=5, silent_s=10_000):
+        pass
+    process.wait()
 
 
 def test_a_process_number_that_is_used_again_is_another_process(tmp_path: Path) -> None:

@@ -6,21 +6,25 @@ import errno
 import json
 import logging
 import os
+import shutil
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from fusery.errors import StoreFull
-from fusery.trainer import checkpoint
+from fusery.errors import InvalidInput, StoreFull
+from fusery.run_sections import TrainingSpec
+from fusery.trainer import checkpoint, sharding
 from fusery.trainer.job import TrainJob, train
 from fusery.trainer.lease import Lease, Occupied
 from fusery.trainer.metrics import Alarms, StepMetrics
@@ -134,6 +138,32 @@ def test_a_mass_that_leaves_its_bounds_is_an_alarm_once(caplog: pytest.LogCaptur
     assert [record.getMessage().partition(":")[0] for record in caplog.records] == ["step 2", "step 4", "step 6"]
 
 
+_FSDP = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+_REFUSED: list[tuple[dict[str, str], dict[str, Any], str]] = [
+    ({**_FSDP, "FSDP_VERSION": "1"}, {}, "fsdp_version 1"),
+    ({**_FSDP, "FSDP_OFFLOAD_PARAMS": "true"}, {}, "without offload"),
+    (_FSDP, {"lora_rank": 4}, r"training\.lora_rank: not together with FSDP"),
+]
+
+
+@pytest.mark.parametrize(("settings", "spec", "message"), _REFUSED)
+def test_what_split_weights_do_not_go_with_is_refused(
+    settings: dict[str, str], spec: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    one, two = (cast(Accelerator, SimpleNamespace(num_processes=number)) for number in (1, 2))
+    sharding.check(one, TrainingSpec(**spec))
+    with pytest.raises(InvalidInput, match=message):
+        sharding.check(two, TrainingSpec(**spec))
+
+
+def test_deepspeed_is_refused_before_a_model_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    with pytest.raises(InvalidInput, match=r"asks for DeepSpeed.*set ACCELERATE_USE_FSDP=true and FSDP_VERSION=2"):
+        train(pico_job(tmp_path / "out", target=str(tmp_path / "nowhere")))
+
+
 _SHARDED_SCRIPT = """
 import sys
 sys.path[:0] = [{services!r}, {tests!r}]
@@ -142,35 +172,51 @@ from dataclasses import replace
 import torch
 from trainingdata import pico_job
 from fusery.trainer.job import train
-train(replace(pico_job(Path({output!r}), {architecture!r}, batch_sequences=3), target={target!r}))
+changes = dict(batch_sequences=3, checkpoint_every_steps=2, keep_checkpoints=9)
+train(replace(pico_job(Path({output!r}), {architecture!r}, **changes), target={target!r}))
 torch.distributed.destroy_process_group()
 """
 
 
-def test_weights_split_over_two_processes_train_as_whole_ones_within_rounding(tmp_path: Path) -> None:
-    architecture = "qwen2"  # its embedding and its head are one tensor
-    one = pico_job(tmp_path / "one", architecture, batch_sequences=3)
-    two = replace(one, output=tmp_path / "two")
-    script = tmp_path / "sharded.py"
-    places = {"services": str(SRC / "services"), "tests": str(SRC / "tests"), "output": str(two.output)}
-    script.write_text(_SHARDED_SCRIPT.format(**places, architecture=architecture, target=one.target))
+def train_on_two_processes(job: TrainJob, architecture: str, folder: Path) -> None:
+    """Goes on with `job` on two processes that split the weights."""
+    script = folder / "sharded.py"
+    places = {"services": str(SRC / "services"), "tests": str(SRC / "tests"), "output": str(job.output)}
+    script.write_text(_SHARDED_SCRIPT.format(**places, architecture=architecture, target=job.target))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-    settings = {"ACCELERATE_USE_CPU": "true", "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
-    environment = os.environ | settings | {"GLOO_SOCKET_IFNAME": "lo"}
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"} | _FSDP
     done = subprocess.run(
         [*command, f"--master-port={port}", str(script)], env=environment, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    train(one)
-    for a, b in zip(metrics_of(one), metrics_of(two), strict=True):
+
+
+def assert_alike(one: TrainJob, other: TrainJob) -> None:
+    for a, b in zip(metrics_of(one), metrics_of(other), strict=True):
         assert (a["step"], a["tokens"]) == (b["step"], b["tokens"])
         assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
         assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-2)
+
+
+def test_split_weights_train_as_whole_ones_and_go_on_from_one_process_to_two_and_back(tmp_path: Path) -> None:
+    architecture = "qwen2"  # its embedding and its head are one tensor
+    changes: dict[str, Any] = {"batch_sequences": 3, "checkpoint_every_steps": 2, "keep_checkpoints": 9}
+    one = pico_job(tmp_path / "one", architecture, **changes)
+    train(one)
+    two = replace(one, output=tmp_path / "two")
+    with pytest.raises(Killed):
+        train(replace(two, on_step=killed_after(3)))
+    train_on_two_processes(two, architecture, tmp_path)
+    assert_alike(one, two)
     weights, split = (load_file(job.output / "model" / "model.safetensors") for job in (one, two))
     assert weights.keys() == split.keys()
-    # A checkpoint of two processes is resumed by one.
+    # What two processes wrote at step 4 is resumed by one.
     (two.output / "result.json").unlink()
-    assert train(two).steps == len(metrics_of(one))
+    for path in two.output.glob("checkpoints/step-*"):
+        if path.name > "step-00000004":
+            shutil.rmtree(path)
+    train(two)
+    assert_alike(one, two)

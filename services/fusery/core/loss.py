@@ -24,6 +24,9 @@ IGNORED = -100
 CHUNK_ENTRIES = {"cpu": 2**21, "cuda": 2**27}
 """Logits of one chunk: about what a core's cache holds; what keeps a GPU busy (0.5 GiB in float32)."""
 
+EVIDENCE_ENTRIES = {"cpu": 2**14, "cuda": 2**24}
+"""Entries of evidence looked at together, before there are logits."""
+
 MIN_CHUNK_ROWS = 64
 """With fewer rows a product spends its time reading the head's weight: 2.5 times slower at V = 262k."""
 
@@ -157,14 +160,16 @@ def _rows_of_a_chunk(device: torch.device, vocabulary: int) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Problem:
-    """The rows that count: their numbers [n], labels [n] and evidence, renumbered to them."""
+    """The rows that count: their numbers [n], labels [n], and the evidence at them, with row numbers and weights [R].
+
+    Evidence becomes cells and masses chunk by chunk: those of a whole batch would be larger than what a chunk needs.
+    """
 
     rows: torch.Tensor
     labels: torch.Tensor
+    evidence: SparseEvidence
     evidence_rows_R: torch.Tensor
     weights_R: torch.Tensor
-    cells_RK: torch.Tensor
-    mass_RK: torch.Tensor
     partitions: Partitions
     objective: Objective
     denominator: float
@@ -182,17 +187,17 @@ class _Problem:
         number_N = torch.full_like(labels_N, PAD)
         number_N[rows] = torch.arange(len(rows), device=rows.device)
         evidence = evidence or _no_evidence(labels_N.device)
-        cells = partitions.numbers(evidence.ids_RK, evidence.partitions_R)
-        mass = tempered(torch.where(cells == PAD, 0.0, evidence.log_probs_RK.exp()), objective.temperature)
-        cells = torch.where(mass > 0, cells, PAD)
         # A row that keeps no mass says nothing: its share goes to the other sources' evidence at that position.
-        counts = (number_N[evidence.rows_R] != PAD) & (mass.sum(1) > 0) & (evidence.weights_R > 0)
-        at, weights = number_N[evidence.rows_R][counts], evidence.weights_R[counts]
+        says = (evidence.weights_R > 0) & _keeps_mass(evidence, partitions, objective)
+        counts = says & (number_N[evidence.rows_R] != PAD)
+        if not bool(counts.all()):
+            evidence = evidence.take(counts)
+        at, weights = number_N[evidence.rows_R], evidence.weights_R
         total_n = torch.zeros(len(rows), device=weights.device, dtype=weights.dtype).index_put((at,), weights, True)
         if denominator is None:
             denominator = max(1, len(rows))
         weights = weights / total_n[at]
-        return cls(rows, labels_N[rows], at, weights, cells[counts], mass[counts], partitions, objective, denominator)
+        return cls(rows, labels_N[rows], evidence, at, weights, partitions, objective, denominator)
 
     def chunks(self, size: int) -> Iterator[tuple[torch.Tensor, ChunkTargets]]:
         """Row numbers and targets of at most `size` rows at a time."""
@@ -200,14 +205,32 @@ class _Problem:
         first = torch.searchsorted(self.evidence_rows_R, edges).tolist()
         for i, start in enumerate(range(0, len(self.rows), size)):
             part = slice(first[i], first[i + 1])
+            cells, mass = _cells_and_mass(self.evidence, part, self.partitions, self.objective)
             targets = ChunkTargets(
                 self.labels[start : start + size],
                 self.evidence_rows_R[part] - start,
                 self.weights_R[part],
-                self.cells_RK[part],
-                self.mass_RK[part],
+                cells,
+                mass,
             )
             yield self.rows[start : start + size], targets
+
+
+def _cells_and_mass(
+    evidence: SparseEvidence, part: slice, partitions: Partitions, objective: Objective
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Numbers of the cells, PAD where there is no mass, and kept mass, [R, K], of some evidence rows."""
+    cells = partitions.numbers(evidence.ids_RK[part], evidence.partitions_R[part])
+    mass = tempered(torch.where(cells == PAD, 0.0, evidence.log_probs_RK[part].exp()), objective.temperature)
+    return torch.where(mass > 0, cells, PAD), mass
+
+
+def _keeps_mass(evidence: SparseEvidence, partitions: Partitions, objective: Objective) -> torch.Tensor:
+    """Whether a row has mass in a cell that there is, bool [R]."""
+    size = max(1, EVIDENCE_ENTRIES.get(evidence.rows_R.device.type, 2**20) // max(1, evidence.ids_RK.shape[1]))
+    parts = (slice(start, start + size) for start in range(0, len(evidence.rows_R), size))
+    found = [_cells_and_mass(evidence, part, partitions, objective)[1].sum(1) > 0 for part in parts]
+    return torch.cat(found) if found else torch.zeros_like(evidence.rows_R, dtype=torch.bool)
 
 
 def _no_evidence(device: torch.device) -> SparseEvidence:

@@ -180,6 +180,22 @@ def write_fused(documents: Sequence[FusedDocument], meta: Meta) -> bytes:
     return _write("fused", columns, meta)
 
 
+def fused_facts(documents: Sequence[FusedDocument]) -> Meta:
+    """For the entry of a fused shard, what a training asks before it reads any: how many tokens each document has, and
+    the largest token id and number of a source (−1: none), each with the document's id.
+    """
+    return {
+        "document_tokens": [len(d.token_ids_N) for d in documents],
+        "largest_token_id": _largest((d.doc_id, int(d.token_ids_N.max(initial=-1))) for d in documents),
+        "largest_source": _largest((d.doc_id, int(d.evidence.sources_R.max(initial=-1))) for d in documents),
+        "longest": _largest((d.doc_id, len(d.token_ids_N)) for d in documents),
+    }
+
+
+def _largest(found: Iterable[tuple[str, int]]) -> tuple[str, int]:
+    return max(found, key=lambda one: one[1], default=("", -1))
+
+
 def read_fused(content: bytes, expect: Meta | None = None) -> list[FusedDocument]:
     table, _ = _read("fused", content, expect)
     token_ids, positions = _arrays(table, "token_ids", np.int64), _arrays(table, "positions", np.int64)

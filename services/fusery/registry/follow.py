@@ -12,6 +12,7 @@ The child ends when its standard input does, so it outlives no trainer by more t
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import os
@@ -20,6 +21,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -159,7 +161,7 @@ def follow(folder: Path, tracking_uri: str, parent: _Parent) -> None:
     pause_s = _POLL_S
     while True:
         try:
-            with session(tracking_uri, "it is tried again") as client:
+            with _alone(folder), session(tracking_uri, "it is tried again") as client:
                 _send_until_the_end(client, folder, followed, parent)
             return
         except FuseryError as error:
@@ -168,6 +170,19 @@ def follow(folder: Path, tracking_uri: str, parent: _Parent) -> None:
                 return
         parent.wait(pause_s)
         pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """The child of a killed trainer, which has its last look, and that of the next one: never both at a time.
+
+    Each asks MLflow what is there and sends the rest; both at once would make two runs, or send a step twice.
+    """
+    with (folder / "tracking.lock").open("a") as file:
+        # Some shared file systems have no locks; there the next child is late enough, as a rule.
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _send_until_the_end(client: MlflowClient, folder: Path, followed: Followed, parent: _Parent) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import yaml
@@ -13,7 +14,8 @@ from fusery.registry.record import FusionRecord, ModelLicence, Origin, Param
 
 def model_card(record: FusionRecord) -> str:
     """The card of `record`'s model: a YAML header for the Hub, then Markdown."""
-    header = yaml.safe_dump(_header(record), sort_keys=False, allow_unicode=True).strip()
+    tags = ["knowledge-fusion", "fusery", f"gate-{'passed' if record.passed else 'failed'}"]
+    header = yaml.safe_dump(_header(record.origin, tags), sort_keys=False, allow_unicode=True).strip()
     parts = [
         f"---\n{header}\n---",
         f"# {record.model_name}",
@@ -34,8 +36,67 @@ def model_card(record: FusionRecord) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _header(record: FusionRecord) -> dict[str, Any]:
-    origin = record.origin
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """What a training's model comes from: models and licences, and short texts by name, as `FusionRecord.lineage`."""
+
+    origin: Origin
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedModel:
+    """What a training says of its model. `target`: a name on the Hub or a folder; `lineage`: None outside of a run."""
+
+    target: str
+    revision: str | None
+    clm_only: bool
+    clm_weight: float
+    tail: str
+    tokens: int
+    steps: int
+    lineage: Lineage | None
+
+
+def trained_card(trained: TrainedModel) -> str:
+    """The card in the folder of a model that is trained and not yet measured: what it is and where it comes from."""
+    name = trained.target.rstrip("/").rsplit("/", 1)[-1]
+    lineage = trained.lineage
+    plain = {"library_name": "transformers", "pipeline_tag": "text-generation"}
+    header = plain if lineage is None else _header(lineage.origin, ["fusery", *_METHODS[trained.clm_only][0]])
+    parts = [
+        f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()}\n---",
+        f"# {name}, trained by fusery",
+        _method(trained, name),
+        "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        "model = AutoModelForCausalLM.from_pretrained(folder)\ntokenizer = AutoTokenizer.from_pretrained(folder)\n```",
+        "## Licence",
+        "The licence of the target applies; so may those of the sources that it learned from."
+        if lineage is None
+        else licence_note(lineage.origin),
+        *([] if lineage is None else ["## Lineage", _table(lineage.values)]),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_METHODS = {
+    True: ([], "continual training with the causal-LM loss alone (the baseline of a fusion)"),
+    False: (["knowledge-fusion"], "knowledge fusion: {clm:g} · CLM + {fusion:g} · fusion, tail `{tail}`"),
+}
+"""By whether the training was CLM alone: tags, and the method in words."""
+
+
+def _method(trained: TrainedModel, name: str) -> str:
+    at = f" at revision `{trained.revision}`" if trained.revision else ""
+    weight = trained.clm_weight
+    how = _METHODS[trained.clm_only][1].format(clm=weight, fusion=1 - weight, tail=trained.tail)
+    return (
+        f"Target: `{name}`{at}. Method: {how} (FuseLLM, arXiv 2401.10491). {trained.tokens:,} tokens in "
+        f"{trained.steps:,} steps."
+    )
+
+
+def _header(origin: Origin, tags: Sequence[str]) -> dict[str, Any]:
     return {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -44,7 +105,7 @@ def _header(record: FusionRecord) -> dict[str, Any]:
         **({"datasets": list(origin.datasets)} if origin.datasets else {}),
         "license": origin.licence,
         **({"license_name": origin.licence_name} if origin.licence_name else {}),
-        "tags": ["knowledge-fusion", "fusery", f"gate-{'passed' if record.passed else 'failed'}"],
+        "tags": list(tags),
     }
 
 

@@ -137,15 +137,27 @@ def newest(folder: Path, config: Mapping[str, Any]) -> Checkpoint | None:
     return None
 
 
-def training_tensors(model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """Trained parameters and their moments by name, whole and on the CPU; a tied parameter stands once."""
-    tensors = {}
+def training_tensors(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, *, keeps: bool = True, copies: bool = False
+) -> dict[str, torch.Tensor]:
+    """Trained parameters and their moments by name, whole and on the CPU; a tied parameter stands once.
+
+    Without `keeps` nothing: the process only gives its parts of split ones. With `copies`, later steps change none.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+
+    def take(name: str, tensor: torch.Tensor) -> None:
+        found = whole(tensor.detach())
+        if keeps:
+            on_cpu = found.cpu()
+            tensors[name] = on_cpu.clone() if copies and on_cpu is found else on_cpu
+
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        tensors[f"parameter.{name}"] = whole(parameter.detach()).cpu()
+        take(f"parameter.{name}", parameter)
         for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"{key}.{name}"] = whole(value.detach()).cpu()
+            take(f"{key}.{name}", value)
     return tensors
 
 

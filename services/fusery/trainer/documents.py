@@ -1,8 +1,9 @@
 """Where the documents of a training come from: memory, or fused shards in a store, read as the training goes.
 
-A first look reads every shard once, checks every document, and keeps in the store what the order needs: the number of
-tokens of each document. Later starts, and the CLM baseline, find that index and read nothing twice.
-After it, memory holds the shards of about one window (see `order`), whatever the size of the corpus.
+What the order and the checks need (each document's number of tokens, the largest ids) stands in the entries of the
+shards, so a start opens none of them. The entries are read once, many at a time; what they say is kept in the store,
+where later starts and the CLM baseline find it with one read.
+After that, memory holds the shards of about one window (see `order`), whatever the size of the corpus.
 
 Dimensions: D documents, S shards, N tokens of a document.
 """
@@ -12,20 +13,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from fusery.core.fusion import Evidence
 from fusery.core.topk import IntArray
-from fusery.errors import CorpusError, Mismatch, TooLarge
+from fusery.errors import CorpusError, Corrupt, Mismatch, TooLarge, Unavailable
 from fusery.formats.shards import read_fused
 from fusery.formats.store import Store
 from fusery.trainer.order import Layout
 
-_INDEX_VERSION = 1
+_INDEX_VERSION = 2
+_ENTRIES_AT_A_TIME = 16
+"""Reads of a bucket wait for the network: so many of them at once, and 100,000 entries take a minute or two."""
 
 
 class TrainingDocument(Protocol):
@@ -78,23 +82,20 @@ Most = tuple[str, int]
 class Extremes:
     """What documents ask of a target: most tokens, largest token id, largest number of a source (−1: none)."""
 
-    tokens: Most = ("", 0)
-    token_id: Most = ("", -1)
-    source: Most = ("", -1)
+    tokens: Most
+    token_id: Most
+    source: Most
 
-    def and_of(self, document: TrainingDocument) -> Extremes:
-        """With one document more, whose evidence is checked too.
+    @classmethod
+    def of(cls, shards: Iterable[Mapping[str, Any]]) -> Extremes:
+        """Those of all shards, from what `formats.shards.fused_facts` says of each."""
+        known = list(shards)
 
-        Raises:
-            Mismatch: evidence stands at a position that the document does not have.
-        """
-        doc_id, ids, sources = document.doc_id, document.token_ids_N, document.evidence.sources_R
-        _check_positions(document)
-        return Extremes(
-            max(self.tokens, (doc_id, len(ids)), key=_amount),
-            max(self.token_id, (doc_id, int(ids.max(initial=-1))), key=_amount),
-            max(self.source, (doc_id, int(sources.max(initial=-1))), key=_amount),
-        )
+        def most(name: str) -> Most:
+            doc_id, amount = max((one[name] for one in known), key=lambda pair: pair[1], default=("", -1))
+            return str(doc_id), int(amount)
+
+        return cls(most("longest"), most("largest_token_id"), most("largest_source"))
 
     def check(self, limits: Limits) -> None:
         """As `TrainingDocuments.check`."""
@@ -120,10 +121,6 @@ class Extremes:
             raise CorpusError("no document has two tokens; there is nothing to train on")
 
 
-def _amount(most: Most) -> int:
-    return most[1]
-
-
 class Stored:
     """The documents of fused shards in a store. `expect`: fields of the shards' header that must be so."""
 
@@ -132,11 +129,11 @@ class Stored:
         self._held: OrderedDict[int, Sequence[TrainingDocument]] = OrderedDict()
         self._room = 2
         self.digest = hashlib.sha256(json.dumps([self._names, expect, _INDEX_VERSION]).encode()).hexdigest()
-        index = self._index()
-        lengths = [length for shard in index["lengths"] for length in shard]
-        edges = np.cumsum([0, *(len(shard) for shard in index["lengths"])])
+        shards = self._index()
+        lengths = [length for shard in shards for length in shard["document_tokens"]]
+        edges = np.cumsum([0, *(len(shard["document_tokens"]) for shard in shards)])
         self.layout = Layout(np.asarray(lengths, np.int64), edges.astype(np.int64))
-        self._extremes = Extremes(**{name: (str(most[0]), int(most[1])) for name, most in index["extremes"].items()})
+        self._extremes = Extremes.of(shards)
 
     def __getitem__(self, index: int) -> TrainingDocument:
         shard = self.layout.shard_of(index)
@@ -159,31 +156,58 @@ class Stored:
         return self._held[shard]
 
     def _read(self, shard: int) -> Sequence[TrainingDocument]:
-        return read_fused(self._store.read(self._names[shard]), self._expect)
+        """The documents of a shard, checked; a damaged one is taken away, so that the run makes it again."""
+        name = self._names[shard]
+        try:
+            documents = read_fused(self._store.read(name), self._expect)
+        except Corrupt:
+            self._store.discard(name)
+            raise
+        known = self.layout.lengths_D[self.layout.edges[shard] : self.layout.edges[shard + 1]].tolist()
+        if [len(document.token_ids_N) for document in documents] != known:
+            raise Mismatch(f"{name}: its documents have other lengths than its entry says; fuse again")
+        for document in documents:
+            check_positions(document)
+        return documents
 
-    def _index(self) -> dict[str, Any]:
-        """What the order and the checks need of every shard, found once and kept in the store."""
+    def _index(self) -> list[dict[str, Any]]:
+        """What the entries say of every shard, in order; found once and kept in the store."""
         name = f"training/{self.digest[:32]}.json"
         if self._store.find(name) is None:
-            content = json.dumps(_look_at(range(len(self._names)), self._read)).encode()
-            self._store.publish(name, content, {"shards": len(self._names)})
-        index: dict[str, Any] = json.loads(self._store.read(name))
+            with ThreadPoolExecutor(_ENTRIES_AT_A_TIME) as pool:
+                known = list(pool.map(self._known, self._names))
+            self._store.publish(name, json.dumps(known).encode(), {"shards": len(self._names)})
+        index: list[dict[str, Any]] = json.loads(self._store.read(name))
         return index
 
+    def _known(self, name: str) -> dict[str, Any]:
+        """What the entry of one shard says that a training needs.
 
-def _look_at(numbers: Iterable[int], read: Callable[[int], Sequence[TrainingDocument]]) -> dict[str, Any]:
-    """Token counts by shard, and the extremes of all documents; each of them is looked at."""
-    lengths: list[list[int]] = []
-    extremes = Extremes()
-    for number in numbers:
-        documents = read(number)
-        lengths.append([len(document.token_ids_N) for document in documents])
-        for document in documents:
-            extremes = extremes.and_of(document)
-    return {"lengths": lengths, "extremes": asdict(extremes)}
+        Raises:
+            Unavailable: the shard is not there, or not whole.
+            Mismatch: it was made for another target or run.
+        """
+        entry = self._store.find(name)
+        if entry is None:
+            raise Unavailable(f"{name}: not in the store {self._store.url}, or cut off; run the fuse hop again")
+        for key, wanted in self._expect.items():
+            if (found := entry.facts.get(key)) != wanted:
+                raise Mismatch(f"{name}: {key} is {found!r}, expected {wanted!r}; make it again for this run")
+        try:
+            return {key: entry.facts[key] for key in _NEEDED}
+        except KeyError as error:
+            raise Mismatch(f"{name}: its entry does not say {error}; remove {name} and fuse again") from error
 
 
-def _check_positions(document: TrainingDocument) -> None:
+_NEEDED = ("document_tokens", "longest", "largest_token_id", "largest_source")
+
+
+def check_positions(document: TrainingDocument) -> None:
+    """Returns if the evidence stands at positions that the document has.
+
+    Raises:
+        Mismatch: it does not.
+    """
     positions, tokens = document.evidence.positions_R, len(document.token_ids_N)
     if len(positions) and not 0 <= positions.min() <= positions.max() < tokens:
         raise Mismatch(

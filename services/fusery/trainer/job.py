@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, parse_flag_from_env
 
 from fusery.core.cells import Partitions
 from fusery.core.topk import IntArray
@@ -34,18 +34,18 @@ from fusery.models.checkpoint import context_length
 from fusery.models.head import split
 from fusery.models.loading import load_model
 from fusery.registry.follow import Followed, Follower, is_followed
+from fusery.registry.model_card import Lineage, TrainedModel
 from fusery.run_sections import TrainingSpec
-from fusery.trainer import adapters, checkpoint
+from fusery.trainer import adapters, checkpoint, sharding
 from fusery.trainer.attention import prove_packing, vocabulary_size
 from fusery.trainer.checkpoint import Cursor
 from fusery.trainer.documents import Limits, TrainingDocuments
-from fusery.trainer.export import ModelCard, export
+from fusery.trainer.export import export
 from fusery.trainer.held_out import HeldOut
 from fusery.trainer.lease import Lease
 from fusery.trainer.loop import Training, run
 from fusery.trainer.metrics import StepMetrics
 from fusery.trainer.order import Plan
-from fusery.trainer.sharding import is_wanted, whole_state
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +65,7 @@ class TrainJob:
 
     `clm_only`: the baseline, λ = 1 on the same tokens in the same steps. `threads`: None leaves torch's choice.
     `held_out`: token ids of documents to measure on now and then. `tracking`: where MLflow's records go.
+    `lineage`: what the model's card says of its origin, asked for when the model is written.
     """
 
     target: str
@@ -79,6 +80,7 @@ class TrainJob:
     threads: int | None = None
     held_out: Sequence[IntArray] = ()
     tracking: Followed | None = None
+    lineage: Callable[[], Lineage] | None = None
     on_step: Callable[[StepMetrics], None] | None = None
 
 
@@ -111,9 +113,10 @@ def train(job: TrainJob) -> TrainResult:
         return done
     job.output.mkdir(parents=True, exist_ok=True)
     accelerator = _accelerator()
+    sharding.check(accelerator, job.training)
     is_main = accelerator.is_main_process
     with _threads(job.threads), _Signals() as signals, Lease(job.output) if is_main else nullcontext() as lease:
-        training, adapted = _prepared(job, is_split=is_wanted(accelerator))
+        training, adapted = _prepared(job)
         with _followed(job, training) if is_main else nullcontext() as follower:
             training = replace(training, lease=lease, tracking_run=_run_of(follower))
             cursor = run(training, accelerator, signals)
@@ -121,7 +124,7 @@ def train(job: TrainJob) -> TrainResult:
                 signals.raise_for(cursor, training.plan.steps)
             if adapted is not None:
                 adapters.merge(adapted)
-            state = whole_state(training.model.model) if is_main or is_wanted(accelerator) else {}
+            state = sharding.whole_state(training.model.model, keeps=is_main)
             if is_main:
                 _publish(job, training, cursor, state)
         accelerator.wait_for_everyone()
@@ -131,7 +134,7 @@ def train(job: TrainJob) -> TrainResult:
     return result
 
 
-def _prepared(job: TrainJob, *, is_split: bool) -> tuple[Training, Any]:
+def _prepared(job: TrainJob) -> tuple[Training, Any]:
     """Everything checked and proved before the first step; and what the adapters are, if there are any."""
     model = split(load_model(job.target, job.revision))
     config = model.model.config.get_text_config(decoder=True)
@@ -152,8 +155,6 @@ def _prepared(job: TrainJob, *, is_split: bool) -> tuple[Training, Any]:
     if job.training.gradient_checkpointing:
         model.model.activation_checkpointing_enable({"use_reentrant": False})
     spec, rank = job.training, job.training.lora_rank
-    if rank is not None and is_split:
-        raise InvalidInput("training.lora_rank: not together with FSDP; adapters are small, use plain torchrun")
     adapted = None if rank is None else adapters.add(model.model, rank, spec.lora_alpha, job.seed)
     training = Training(
         model=model,
@@ -208,10 +209,17 @@ def _configuration(job: TrainJob) -> dict[str, Any]:
 
 def _publish(job: TrainJob, training: Training, cursor: Cursor, state: Mapping[str, torch.Tensor]) -> None:
     spec = training.spec
-    card = ModelCard(
-        job.target, job.revision, job.clm_only, spec.clm_weight, spec.tail.value, cursor.tokens, cursor.step
+    trained = TrainedModel(
+        target=job.target,
+        revision=job.revision,
+        clm_only=job.clm_only,
+        clm_weight=spec.clm_weight,
+        tail=spec.tail.value,
+        tokens=cursor.tokens,
+        steps=cursor.step,
+        lineage=None if job.lineage is None else job.lineage(),
     )
-    digest = export(training.model.model, state, card, job.output / "model")
+    digest = export(training.model.model, state, trained, job.output / "model")
     content = {
         "config_digest": job.config_digest,
         "clm_only": job.clm_only,
@@ -247,7 +255,16 @@ def _finished(job: TrainJob) -> TrainResult | None:
 
 
 def _accelerator() -> Accelerator:
-    """One process or data-parallel ones; precision is the run's own affair (autocast), not of accelerate's files."""
+    """One process or data-parallel ones; precision is the run's own affair (autocast), not of accelerate's files.
+
+    Raises:
+        InvalidInput: accelerate is configured for something else.
+    """
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+        raise InvalidInput(
+            "accelerate's configuration asks for DeepSpeed (ACCELERATE_USE_DEEPSPEED); the trainer splits weights with "
+            "FSDP 2: set ACCELERATE_USE_FSDP=true and FSDP_VERSION=2, as `accelerate config` writes them"
+        )
     accelerator = Accelerator(mixed_precision="no")
     known = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP)
     if accelerator.distributed_type not in known:

@@ -157,6 +157,8 @@ def _machine() -> str:
 def _start_of(pid: int) -> str:
     """When the process began, in the kernel's ticks: a number that is used again is another process; '' if gone."""
     try:
-        return (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19]
+        state, *values = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        # A killed process stands there until its parent asks for it, which a container's first process may never do.
+        return "" if state in "ZX" else values[18]
     except (OSError, IndexError):
         return ""

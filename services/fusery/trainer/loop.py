@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,6 +38,7 @@ from fusery.trainer.metrics import Alarms, MetricsLog, StepMetrics
 from fusery.trainer.order import Packed, Plan
 from fusery.trainer.schedule import learning_rate, optimizer_for, peak_learning_rate
 from fusery.trainer.sharding import is_wanted, set_gradient_sync, shard, whole
+from fusery.trainer.writing import Writer
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +134,7 @@ class _Run:
         self._peak = peak_learning_rate(training.spec, training.clm_only)
         self._alarms = Alarms()
         self._cursor = self._resume()
+        self._writer = Writer(beside=writes_beside(accelerator.device))
         self._wrapped: torch.nn.Module = self._module if self._is_sharded else accelerator.prepare_model(self._module)
 
     def _resume(self) -> Cursor:
@@ -145,7 +148,7 @@ class _Run:
     def run(self, stop: StopRequest) -> Cursor:
         if not self._accelerator.is_main_process:
             return self._steps(stop, None)
-        with MetricsLog(self._training.folder / "metrics.jsonl", self._cursor.step) as metrics:
+        with self._writer, MetricsLog(self._training.folder / "metrics.jsonl", self._cursor.step) as metrics:
             return self._steps(stop, metrics)
 
     def _steps(self, stop: StopRequest, metrics: MetricsLog | None) -> Cursor:
@@ -159,12 +162,16 @@ class _Run:
                 if self._training.on_step is not None:
                     self._training.on_step(line)
             self._check_divergence()
+            self._writer.check()
             if self._training.lease is not None:
                 self._training.lease.check()
             if is_asked or (step + 1) % every == 0:
                 self._save(line.held_out_nats)
             if is_asked:
                 break
+        self._writer.wait()
+        # A process that ended earlier would make torchrun end the one that writes.
+        self._accelerator.wait_for_everyone()
         return self._cursor
 
     def _measured(self, step: int) -> float | None:
@@ -293,12 +300,22 @@ class _Run:
             self._cursor = replace(self._cursor, best_step=self._cursor.step, best_nats=held_out_nats)
         self._cursor = replace(self._cursor, tracking_run=self._training.tracking_run())
         is_main = self._accelerator.is_main_process
+        # Before there are other copies: memory holds those of one checkpoint.
+        self._writer.wait()
         # Parts of split weights are put together by all processes, and written by one.
-        tensors = checkpoint.training_tensors(self._module, self._optimizer) if is_main or self._is_sharded else {}
+        if is_main or self._is_sharded:
+            copies = self._writer.beside
+            tensors = checkpoint.training_tensors(self._module, self._optimizer, keeps=is_main, copies=copies)
         if is_main:
-            keep = self._training.spec.keep_checkpoints
-            checkpoint.save(self._training.checkpoints, self._cursor, tensors, self._training.config, keep)
+            training, keep = self._training, self._training.spec.keep_checkpoints
+            given = (training.checkpoints, self._cursor, tensors, training.config, keep)
+            self._writer.write(partial(checkpoint.save, *given))
         self._accelerator.wait_for_everyone()
+
+
+def writes_beside(device: torch.device) -> bool:
+    """Whether checkpoints are written while the training goes on: where they are copies anyway."""
+    return device.type != "cpu"
 
 
 def _seed_of(seed: int, step: int, process: int) -> int:
