@@ -1,16 +1,20 @@
 """1 against 2 worker processes on align and fuse: real workers, an embedded broker, captures made before.
 
-    python bench/workers.py [--shards 32] [--repeats 3]      # after `python bench/real_tokenizers.py`
+    python bench/workers.py [--shards 24] [--repeats 3]      # after `python bench/real_tokenizers.py`
 
-Both workers wait idle and are warm; the shards of a run go to one, then to the other, in turns, and the best of each
-counts, so that other load of the machine hurts both alike. Time: from the coordinator's start to the last fused shard.
-Then each hop alone on the larger worker, by the CPU seconds of its processes; their peak memory after a small and
-after a large corpus; and what the messages of all hops take in the broker when as many are in flight as ever are.
+Both workers wait idle and are warm; the shards of a run go to one and then to the other, the next time the other way
+round. The median of the ratios of these pairs counts: other load of the machine hurts both of a pair alike. Time: from
+the coordinator's start to the last fused shard. Beside each pair stands another of plain processes that do the same
+work from a list, without worker, coordinator and broker: what two cores of this machine give at best, for they share
+memory and caches. Then each hop alone on the larger worker, by the CPU seconds of its processes; their peak memory
+after a small and after a large corpus; and what the messages of all hops take in the broker when as many are in flight
+as ever are.
 """
 
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import re
 import shutil
@@ -18,7 +22,10 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import repeat
+from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +42,7 @@ from fusery.pipeline.local import start_broker
 from fusery.pipeline.processes import Child, Supervisor, fusery_command
 from fusery.run_sections import ServicesSpec
 from fusery.settings import child_environment
+from fusery.worker import hops as worker_hops
 from fusery.worker.app import TASK_NAME, make_app
 from fusery.worker.plan import Hop, Plan, ShardTask, corpus_shard
 
@@ -49,6 +57,7 @@ class Worker:
 
     processes: int
     broker_url: str
+    broker: Child
     child: Child
     runs: int = 0
 
@@ -65,11 +74,15 @@ class Worker:
 
     def children(self) -> list[psutil.Process]:
         """The processes that carry tasks out."""
-        found = psutil.Process(self.child.pid).children(recursive=True)
-        return [process for process in found if "resource_tracker" not in " ".join(process.cmdline())]
+        return list(psutil.Process(self.child.pid).children(recursive=True))
 
     def cpu_s(self) -> float:
         return sum(sum(process.cpu_times()[:2]) for process in self.children())
+
+    def cpu_s_beside(self) -> dict[str, float]:
+        """Of what hands the work out: this process, which is the coordinator, the broker, the worker's first one."""
+        pids = {"coordinator": os.getpid(), "broker": self.broker.pid, "worker's first process": self.child.pid}
+        return {name: sum(psutil.Process(pid).cpu_times()[:2]) for name, pid in pids.items()}
 
     def peak_mb(self) -> float:
         """Of the process that took most so far."""
@@ -88,11 +101,12 @@ def _folder(store: Store, hop: Hop) -> Path:
 
 def start_worker(supervisor: Supervisor, folder: Path, store: Store, processes: int) -> Worker:
     broker_url = start_broker(supervisor, folder / f"broker-{processes}")
+    broker = supervisor.children[-1]
     environment = child_environment(FUSERY_BROKER_URL=broker_url, FUSERY_STORE=store.url)
     command = fusery_command("worker", "--processes", str(processes), "--hops", "align,fuse")
     child = Child(f"worker {processes}", command, environment, folder / f"worker-{processes}.log")
     supervisor.start(child)
-    return Worker(processes, broker_url, child)
+    return Worker(processes, broker_url, broker, child)
 
 
 def with_shards(store: Store, plan: Plan, shards: int) -> Plan:
@@ -119,6 +133,60 @@ def bytes_per_token(store: Store, plan: Plan, tokens: int) -> dict[str, float]:
     }
     sizes = {kind: [sum(store.listed(folder).values()) for folder in of_kind] for kind, of_kind in folders.items()}
     return {kind: round(sum(of_kind) / len(of_kind) / tokens, 2) for kind, of_kind in sizes.items()}
+
+
+def in_plain_processes(pool: Pool, store: Store, plan: Plan) -> float:
+    """Seconds in which the processes of `pool` align and fuse all shards."""
+    forget(store)
+    start = time.perf_counter()
+    shards = zip(repeat(store.url), repeat(plan.model_dump_json()), range(plan.corpus_shards))
+    pool.starmap(_align_and_fuse, shards, chunksize=1)
+    return time.perf_counter() - start
+
+
+def _align_and_fuse(store_url: str, plan_json: str, shard: int) -> None:
+    store, plan = Store(store_url), Plan.model_validate_json(plan_json)
+    fuse = ShardTask(Hop.FUSE, "", shard)
+    for task in (*plan.needs(fuse), fuse):
+        worker_hops.HOPS[task.hop](store, plan, task)
+
+
+@dataclass
+class Pair:
+    """Seconds, and CPU seconds, of one process and of two, once."""
+
+    seconds: dict[int, float]
+    cpu_s: dict[int, float]
+    plain_seconds: dict[int, float]
+    beside: dict[str, float]
+
+    @property
+    def ratio(self) -> float:
+        return self.seconds[1] / self.seconds[2]
+
+    @property
+    def plain_ratio(self) -> float:
+        return self.plain_seconds[1] / self.plain_seconds[2]
+
+
+def one_pair(workers: list[Worker], pools: dict[int, Pool], store: Store, plan: Plan) -> Pair:
+    """`workers` in the order in which they are measured."""
+    found = Pair({}, {}, {}, {})
+    for worker in workers:
+        found.plain_seconds[worker.processes] = in_plain_processes(pools[worker.processes], store, plan)
+        forget(store)
+        before, beside = worker.cpu_s(), worker.cpu_s_beside()
+        found.seconds[worker.processes] = worker.carry_out(store, plan)
+        found.cpu_s[worker.processes] = worker.cpu_s() - before
+        if worker.processes == 2:
+            found.beside = {name: spent - beside[name] for name, spent in worker.cpu_s_beside().items()}
+    times, plain = found.seconds, found.plain_seconds
+    print(
+        f"1 process {times[1]:.1f} s, 2 processes {times[2]:.1f} s: {found.ratio:.3f}; "
+        f"without worker and broker {plain[1]:.1f} s, {plain[2]:.1f} s: {found.plain_ratio:.3f}",
+        flush=True,
+    )
+    return found
 
 
 def forget(store: Store) -> None:
@@ -157,49 +225,48 @@ def broker_memory(supervisor: Supervisor, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shards", type=int, default=32)
+    parser.add_argument("--shards", type=int, default=24)
     parser.add_argument("--repeats", type=int, default=3)
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as name, Supervisor() as supervisor:
-        folder, store = Path(name), Store(str(Path(name) / "store"))
+    with ExitStack() as opened:
+        folder = Path(opened.enter_context(tempfile.TemporaryDirectory()))
+        supervisor, store = opened.enter_context(Supervisor()), Store(str(folder / "store"))
         small = with_shards(store, prepared(store, DOCUMENTS, K), max(2, given.shards // 8))
         workers = [start_worker(supervisor, folder, store, processes) for processes in (1, 2)]
-        for worker in workers:  # imports, tokenizers, maps
-            worker.carry_out(store, small)
-            forget(store)
+        spawn = multiprocessing.get_context("spawn")
+        pools = {processes: opened.enter_context(spawn.Pool(processes)) for processes in (1, 2)}
+        one_pair(workers, pools, store, small)  # imports, tokenizers, maps
         peak_small = {f"{worker.processes} processes": worker.peak_mb() for worker in workers}
         large = with_shards(store, small, given.shards)
-        seconds: dict[int, list[float]] = {worker.processes: [] for worker in workers}
-        cpu_s: dict[int, list[float]] = {worker.processes: [] for worker in workers}
-        for _ in range(given.repeats):
-            for worker in workers:
-                before = worker.cpu_s()
-                seconds[worker.processes].append(worker.carry_out(store, large))
-                cpu_s[worker.processes].append(worker.cpu_s() - before)
-                print(f"{worker.processes} processes: {seconds[worker.processes][-1]:.1f} s", flush=True)
-                entry = store.find(large.artefact(ShardTask(Hop.FUSE, "", 0)))
-                assert entry is not None, "just made"
-                tokens = int(entry.facts["tokens"]) * given.shards
-                sizes = bytes_per_token(store, large, tokens)
-                forget(store)
+        pairs = []
+        for repeated in range(given.repeats):
+            pairs.append(one_pair(workers[:: 1 if repeated % 2 else -1], pools, store, large))
+        entry = store.find(large.artefact(ShardTask(Hop.FUSE, "", 0)))
+        assert entry is not None, "just made"
+        tokens = int(entry.facts["tokens"]) * given.shards
+        sizes = bytes_per_token(store, large, tokens)
         hops = list(by_hop(workers[-1], store, large, tokens))
         peak_large = {f"{worker.processes} processes": worker.peak_mb() for worker in workers}
         memory = broker_memory(supervisor, folder)
-    best = {processes: min(times) for processes, times in seconds.items()}
+    middle = statistics.median(pair.ratio for pair in pairs)
+    one, two = (statistics.median(pair.seconds[processes] for pair in pairs) for processes in (1, 2))
     write_result(
         "workers",
         measure=f"align and fuse of {given.shards} shards, k={K}, two sources: time of 1 process by time of 2",
-        value=round(best[1] / best[2], 3),
+        value=round(middle, 3),
         unit="times as fast",
-        baseline={"what": "1 worker process", "value": round(best[1], 2), "unit": "s"},
-        ratio=round(best[1] / best[2], 3),
+        baseline={"what": "1 worker process", "value": round(one, 2), "unit": "s"},
+        ratio=round(middle, 3),
         goal="at least 1.8",
-        seconds=seconds,
+        ratios=[round(pair.ratio, 3) for pair in pairs],
+        ratios_of_plain_processes=[round(pair.plain_ratio, 3) for pair in pairs],
+        median_ratio_of_plain_processes=round(statistics.median(pair.plain_ratio for pair in pairs), 3),
+        seconds={processes: [pair.seconds[processes] for pair in pairs] for processes in (1, 2)},
         # On cores of their own, two processes need half of this: what they cost each other shows under any load.
-        cpu_s=cpu_s,
-        median_ratio=round(statistics.median(seconds[1]) / statistics.median(seconds[2]), 3),
+        cpu_s={processes: [pair.cpu_s[processes] for pair in pairs] for processes in (1, 2)},
+        cpu_s_beside_2_processes=[pair.beside for pair in pairs],
         tokens=tokens,
-        tokens_per_second_2_processes=round(tokens / best[2]),
+        tokens_per_second_2_processes=round(tokens / two),
         shard_bytes=DOCUMENTS * 2000,
         bytes_per_target_token=sizes,
         hops=hops,

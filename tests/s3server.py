@@ -12,6 +12,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 BUCKET = "fusery-tests"
+SECRET_KEY = "a-secret-of-the-tests"
 
 
 @contextmanager
@@ -26,7 +27,7 @@ def s3_server() -> Iterator[str]:
         for name, value in {
             "AWS_ENDPOINT_URL": address,
             "AWS_ACCESS_KEY_ID": "tests",
-            "AWS_SECRET_ACCESS_KEY": "a-secret-of-the-tests",
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
             "AWS_DEFAULT_REGION": "us-east-1",
             # Otherwise a missing key is looked for in the network.
             "AWS_EC2_METADATA_DISABLED": "true",

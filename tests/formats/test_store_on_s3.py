@@ -10,7 +10,7 @@ import fsspec
 import pytest
 
 from fusery.errors import ConfigError, Corrupt, FuseryError, Mismatch, StoreFull, Unavailable
-from fusery.formats.bucket import Bucket
+from fusery.formats.bucket import Bucket, Patience
 from fusery.formats.store import Store
 from s3server import BUCKET, forget_connections, new_store_url, s3_server
 
@@ -145,7 +145,7 @@ class Fails:
 )
 def test_what_a_server_answers_is_said_with_a_remedy(code: str, expected: type[FuseryError], message: str) -> None:
     with pytest.raises(expected, match=message):
-        Bucket(Fails(code), "bucket", "s3://bucket").write("a", b"x" * 100)
+        Bucket(Fails(code), "bucket", "s3://bucket", Patience(0, 0, 0)).write("a", b"x" * 100)
 
 
 @pytest.mark.usefixtures("address")
@@ -160,6 +160,7 @@ def test_missing_credentials_and_a_server_that_is_away_are_told_apart(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     url = new_store_url()
+    monkeypatch.setattr(Bucket, "_patience_s", lambda *_: 0.0)
     forget_connections()
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     with pytest.raises(Unavailable, match=r"127\.0\.0\.1:1.*check AWS_ENDPOINT_URL") as caught:

@@ -4,15 +4,19 @@ A bucket publishes whole objects, so there are no temporaries. The first of seve
 write (If-None-Match: *). A server that refuses conditions is asked first, written to, and read back: of two writers at
 the same moment both may then think they were first, which ends in a checksum that does not fit, and a shard made again.
 Address and credentials come from the standard AWS_… variables (AWS_ENDPOINT_URL), never from the store's URL.
+
+One place tries again, `_asked`: what a busy or broken server answers for a minute, what can't be reached for some
+seconds. The layers below (botocore, s3fs) would each try five times, up to six minutes of silence in all.
 """
 
 from __future__ import annotations
 
 import errno
 import logging
+import random
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from fusery.errors import ConfigError, FuseryError, StoreFull, Unavailable
@@ -21,7 +25,8 @@ from fusery.formats.place import checked
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 
-_CONFLICT = "ConditionalRequestConflict"
+_READ_S, _CONNECT_S = 20.0, 5.0
+_NOT_FIRST = {"PreconditionFailed", "412"}
 _NO_CONDITIONS = {"NotImplemented", "501"}
 _FULL = {"QuotaExceeded", "XMinioStorageFull", "InsufficientStorage", "507"}
 _WRONG_ERRORS = {
@@ -40,11 +45,40 @@ _WRONG_CODES = {
 }
 
 
+_UNREACHED = {"ClientConnectorError", "ConnectTimeoutError", "ProxyConnectionError", "SSLError"}
+"""Of aiohttp, where botocore calls a connection that was reset so too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """For how many seconds an operation is tried again, and the longest pause before another try."""
+
+    answered_s: float = 60.0
+    """Where a server is there that is busy, fails, hangs, or breaks off in the middle."""
+    unreached_s: float = 8.0
+    """Where nothing can be reached: whoever mistyped an address wants to know."""
+    pause_s: float = 5.0
+
+
+PATIENCE = Patience()
+
+
+def options(url: str) -> dict[str, Any]:
+    """What fsspec is told of the bucket at `url`, beside its address."""
+    if url.partition("://")[0] not in ("s3", "s3a"):
+        return {}
+    config = {"connect_timeout": _CONNECT_S, "read_timeout": _READ_S, "retries": {"total_max_attempts": 1}}
+    # Reading several ranges at a time would ask for the size first, and shards are small.
+    return {"config_kwargs": config, "max_concurrency": 1}
+
+
 class Bucket:
     """The objects below `root`, a path as `file_system` takes it. `url`: for messages."""
 
-    def __init__(self, file_system: Any, root: str, url: str) -> None:
-        self._fs, self._root, self._url = file_system, root.rstrip("/"), url
+    def __init__(self, file_system: Any, root: str, url: str, patience: Patience = PATIENCE) -> None:
+        self._fs, self._root, self._url, self._patience = file_system, root.rstrip("/"), url, patience
+        # As `_asked` does it; s3fs takes it as no argument.
+        self._fs.retries = 1
         self._takes_conditions = True
 
     def read(self, name: str) -> bytes | None:
@@ -56,30 +90,34 @@ class Bucket:
         return None if info is None or info["type"] != "file" else int(info["size"])
 
     def write(self, name: str, content: bytes) -> None:
-        with self._explained(name, len(content)):
-            self._fs.pipe_file(self._path(name), content)
+        self._asked(name, lambda: self._fs.pipe_file(self._path(name), content), len(content))
 
     def create(self, name: str, content: bytes) -> bool:
         if not self._takes_conditions:
             return self._create_without_conditions(name, content)
-        with self._explained(name, len(content)):
-            for attempt in range(5):
-                try:
-                    self._fs.pipe_file(self._path(name), content, mode="create")
-                    return True
-                except FileExistsError:
-                    return False
-                except OSError as error:
-                    # Another writer is at it at this moment: who was first is known a moment later.
-                    if _code(error) == _CONFLICT and attempt < 4:
-                        time.sleep(0.1 * 2**attempt)
-                        continue
-                    if _code(error) not in _NO_CONDITIONS and error.errno != errno.ENOSYS:
-                        raise
-                    break
+        is_first = self._asked(name, lambda: self._write_first(self._path(name), content), len(content))
+        if is_first is not None:
+            return is_first
         log.warning("store %s: the server refuses conditional writes; entries are written and read back", self._url)
         self._takes_conditions = False
         return self._create_without_conditions(name, content)
+
+    def _write_first(self, path: str, content: bytes) -> bool | None:
+        """Whether `content` is what stands at `path` first; None: the server knows no conditions.
+
+        A try whose answer was lost may have been the first: its writer finds its own bytes there.
+        """
+        try:
+            self._fs.pipe_file(path, content, mode="create")
+        except FileExistsError:
+            return False
+        except OSError as error:
+            if _code(error) in _NOT_FIRST:
+                return False
+            if _code(error) in _NO_CONDITIONS or error.errno == errno.ENOSYS:
+                return None
+            raise
+        return True
 
     def _create_without_conditions(self, name: str, content: bytes) -> bool:
         if self.size(name) is not None:
@@ -121,7 +159,8 @@ class Bucket:
 
     def _look(self, ask: Callable[[], _Result], name: str) -> _Result | None:
         """What `ask` says, None if nothing is there."""
-        with self._explained(name):
+
+        def look() -> _Result | None:
             try:
                 return ask()
             except FileNotFoundError as error:
@@ -129,17 +168,32 @@ class Bucket:
                     raise
                 return None
 
+        return self._asked(name, look)
+
     def _path(self, name: str) -> str:
         return f"{self._root}/{checked(name)}"
 
-    @contextmanager
-    def _explained(self, name: str, needed_bytes: int = 0) -> Iterator[None]:
-        try:
-            yield
-        except FuseryError:
-            raise
-        except Exception as error:  # botocore's errors are of no common class with those of other file systems
-            raise self._explanation(error, name, needed_bytes) from error
+    def _asked(self, name: str, ask: Callable[[], _Result], needed_bytes: int = 0) -> _Result:
+        """What `ask` answers; asked again while another answer may come, a bounded time."""
+        began, pause_s = time.monotonic(), 0.2
+        while True:
+            try:
+                return ask()
+            except FuseryError:
+                raise
+            except Exception as error:  # botocore's errors are of no common class with those of other file systems
+                said = self._explanation(error, name, needed_bytes)
+                if not isinstance(said, Unavailable) or time.monotonic() - began > self._patience_s(error):
+                    raise said from error
+                if pause_s > 1:
+                    log.warning("%s; trying again", said)
+            # By chance, so that workers that were refused together don't come back together.
+            time.sleep(min(pause_s, self._patience.pause_s) * random.uniform(0.5, 1))
+            pause_s *= 2
+
+    def _patience_s(self, error: Exception) -> float:
+        kinds = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
+        return self._patience.unreached_s if kinds & _UNREACHED else self._patience.answered_s
 
     def _explanation(self, error: Exception, name: str, needed_bytes: int) -> FuseryError:
         code, kind = _code(error), type(error).__name__
@@ -154,11 +208,16 @@ class Bucket:
         return Unavailable(f"{where}: {kind}: {error}; check AWS_ENDPOINT_URL and whether the server is up")
 
 
-def _code(error: BaseException | None) -> str:
-    """The code that an S3 server gave, '' if it gave none."""
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
-        response = getattr(error, "response", None)
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _code(error: BaseException) -> str:
+    """The code that an S3 server gave, '' if it gave none."""
+    for cause in _causes(error):
+        response = getattr(cause, "response", None)
         if isinstance(response, dict):
             return str(response.get("Error", {}).get("Code", ""))
-        error = error.__cause__
     return ""

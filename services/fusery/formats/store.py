@@ -20,7 +20,7 @@ import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
 from fusery.errors import ConfigError, Corrupt, InvalidInput, Mismatch, Unavailable
-from fusery.formats.bucket import Bucket
+from fusery.formats.bucket import Bucket, options
 from fusery.formats.folder import Folder
 from fusery.formats.place import TEMPORARY, Place, checked
 from fusery.formats.sealed import seal, unseal
@@ -260,7 +260,7 @@ def _open(url: str) -> Place:
         )
     try:
         # Another process writes there too: what was listed before says nothing.
-        file_system, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        file_system, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **options(url))
     except (ValueError, ImportError, OSError) as error:
         hint = "; it needs pip install 'fusery[s3]'" if isinstance(error, ImportError) else ""
         raise ConfigError(

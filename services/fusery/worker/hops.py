@@ -178,7 +178,7 @@ def fuse_shard(store: Store, plan: Plan, task: ShardTask, at: At = _nowhere) -> 
         "sources": [source.name for source in plan.sources],
         "vocabulary_maps": [plan.vocabulary_map(source.name) for source in plan.sources],
     }
-    known = {**shares, "sources": meta["sources"], "rule": plan.fusion.rule.value}
+    known = {**shares, **meta, "rule": plan.fusion.rule.value, **shards.fused_facts(fused)}
     return store.publish(plan.artefact(task), shards.write_fused(fused, meta), known)
 
 

@@ -16,7 +16,7 @@ from functools import cached_property
 
 from pydantic import BaseModel, ConfigDict
 
-from fusery.core.rules import Positions, Scope, Vocabulary
+from fusery.core.rules import Fallback, Positions, Scope, Vocabulary
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 
 CAPTURE_VERSION = 2
@@ -92,6 +92,25 @@ class Plan(BaseModel):
     def captured_top_k(self, source: PlannedSource) -> int:
         """Entries of each row in the capture that the run reads: at least those used, which alone decide the rest."""
         return source.captured_top_k or self.used_top_k(source)
+
+    def of_source_alone(self, name: str) -> Plan:
+        """The plan of the same run with one of its sources; captures and alignment are the run's own."""
+        return self._changed(sources=[self.source(name).model_dump()])
+
+    def over_held_out(self, corpus_digest: str, corpus_shards: int) -> Plan:
+        """The plan whose documents are the held-out ones.
+
+        Without fallbacks: they put the text itself where a source has no evidence, which a measure must not see.
+        """
+        sources = [source.model_copy(update={"captured_top_k": None}).model_dump() for source in self.sources]
+        alignment = self.alignment.model_copy(update={"fallback": Fallback.NONE}).model_dump(mode="json")
+        return self._changed(
+            corpus_digest=corpus_digest, corpus_shards=corpus_shards, sources=sources, alignment=alignment
+        )
+
+    def _changed(self, **fields: object) -> Plan:
+        # Not model_copy: it would keep what the plan has worked out from the old fields.
+        return Plan.model_validate(self.model_dump(mode="json") | fields)
 
     @cached_property
     def tasks(self) -> tuple[ShardTask, ...]:
