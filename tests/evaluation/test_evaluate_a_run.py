@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,31 @@ def test_a_second_evaluation_measures_nothing_again(
     monkeypatch.setattr("fusery.evaluation.task_library.TaskRunner.__init__", never)
     steps.evaluate_step(run.file.path, threads=1)
     assert reports.read(steps.evaluation_path(run)) == report
+
+
+def test_a_store_of_before_a_change_of_the_measures_says_what_to_do_and_that_helps(
+    finished: tuple[Run, Plan, Report], tmp_path: Path
+) -> None:
+    """What another version measured is not found; the run's note says that it is complete all the same."""
+    before, _, report = finished
+    shutil.copytree(before.file.folder, tmp_path, dirs_exist_ok=True)
+    run = open_run(tmp_path / before.file.path.name)
+    plan = steps.load_plan(run)
+    run.store.write_note(f"{run.name}/complete.json", {"promised": "everything"})
+    shutil.rmtree(run.store.local_path(f"{run.name}/scores"))
+    for folder in run.store.local_path("captures").glob(f"*/{run.corpora.held_out.digest[:8]}*"):
+        shutil.rmtree(folder)
+    shutil.rmtree(run.store.local_path("aligned"))
+    shutil.rmtree(run.store.local_path("fused"))
+    with pytest.raises(ConfigError, match=r"what sources prose, code said of the held-out text .* fusery run "):
+        steps.evaluate_step(run.file.path, threads=1)
+    assert run.store.read_note(f"{run.name}/complete.json") is None
+
+    carry_hops_out(run.file.path)
+    steps.evaluate_step(run.file.path, threads=1)
+    again = reports.read(steps.evaluation_path(run))
+    assert again.models == report.models
+    assert steps.load_plan(run) == plan
 
 
 def test_an_unknown_source_or_task_is_refused_with_what_there_is(finished: tuple[Run, Plan, Report]) -> None:

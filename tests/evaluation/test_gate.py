@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from fusery.errors import ConfigError
 from fusery.evaluation.gate import judge
 from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
 from fusery.evaluation.tables import render_tables, to_markdown, verdict_lines
 from fusery.evaluation.verdict import Check, Verdict
-from fusery.run_sections import GateSpec
+from fusery.run_file import read_run_file
+from fusery.run_sections import GateSpec, baseline_names
 
 DOCUMENTS = 12
 DOMAINS = ("code", "prose")
@@ -84,6 +89,69 @@ def test_every_source_may_be_asked_for() -> None:
     rule = GateSpec.model_validate({"better_than": ["sources"]})
     assert judge(report_of(scores_of(1.7, 1.7)), rule).passed
     assert failed(judge(report_of(scores_of(1.9, 2.5)), rule))[0] == "fewer bits per byte than source coder"
+
+
+@pytest.mark.parametrize(
+    ("baseline", "row"),
+    [
+        ("target_before", "target before"),
+        ("clm", "CLM"),
+        ("source:coder", "source coder"),
+        ("ensemble", "ensemble"),
+        ("weight_merging", "weight merging"),
+        ("single_source:coder", "single source coder"),
+    ],
+)
+def test_every_row_of_the_report_can_be_asked_for_by_its_name(baseline: str, row: str) -> None:
+    rule = GateSpec.model_validate({"better_than": [baseline], "domain_tolerance": None})
+    further = {name: scores_of(1.8, 1.8) for name in ("ensemble", "weight merging", "single source coder")}
+    better, worse = (report_of(scores_of(bits, bits), baselines=further) for bits in (1.7, 2.1))
+    assert judge(better, rule).passed
+    assert failed(judge(worse, rule)) == [f"fewer bits per byte than {row}"]
+    assert set(better.models) - {"fused"} >= {row}
+
+
+def test_the_gate_s_names_are_those_that_a_run_may_use() -> None:
+    known = baseline_names(["coder"])
+    assert known == [
+        *("target_before", "clm", "sources", "ensemble", "weight_merging"),
+        *("source:coder", "single_source:coder"),
+    ]
+    verdict = judge(report_of(scores_of(1.7, 1.7)), GateSpec(better_than=tuple(known)))
+    assert len(verdict.checks) == 7
+
+
+def test_a_baseline_that_is_not_there_fails_with_the_reason_of_the_report() -> None:
+    remarks = {"weight merging": "not measured: source coder is 'gpt_neox', the target is 'llama'"}
+    rule = GateSpec(better_than=("weight_merging", "ensemble"), domain_tolerance=None)
+    verdict = judge(report_of(scores_of(1.7, 1.7), remarks=remarks), rule)
+    assert [check.reason for check in verdict.checks] == [
+        "weight merging was not measured: source coder is 'gpt_neox', the target is 'llama'",
+        "ensemble was not measured: the run has no such model",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        ("weight_merge", "did you mean 'weight_merging'?"),
+        ("source:codr", "did you mean 'source:code'"),
+        ("single_source:prosa", "did you mean 'single_source:prose'"),
+        ("yesterday", "expected target_before, clm, sources, ensemble, weight_merging, source:prose, source:code, "),
+    ],
+)
+def test_a_name_that_the_run_does_not_have_is_refused_at_the_start(tmp_path: Path, given: str, hint: str) -> None:
+    file = tmp_path / "run.yaml"
+    content = {
+        "name": "tiny",
+        "target": {"model": "m"},
+        "sources": [{"name": name, "model": "m"} for name in ("prose", "code")],
+        "corpus": {"train": [{"path": "a"}], "held_out": [{"path": "b"}]},
+        "gate": {"better_than": ["clm", given]},
+    }
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=re.escape(f"gate.better_than: no baseline {given!r} in this run; {hint}")):
+        read_run_file(file)
 
 
 def test_a_least_gain_is_asked_of_the_whole_interval() -> None:

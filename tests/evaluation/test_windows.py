@@ -7,13 +7,16 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fusery.core.topk import empty
 from fusery.errors import CorpusError
 from fusery.evaluation.bits_per_byte import HeldOutDocument, measure
-from fusery.evaluation.windows import Read, Reading, joined, windows
+from fusery.evaluation.scores import Scores
+from fusery.evaluation.windows import Read, Reading, documents_of_pieces, joined, windows
+from fusery.formats.shards import CorpusDocument
+from fusery.pipeline.corpus_split import split
 from fusery.source.api import Distributions, Document
 from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 
@@ -115,3 +118,52 @@ def test_windows_reach_a_server_through_its_pipelined_call() -> None:
     scores = measure(model, documents, batch_bytes=200)
     assert len(model.requests) > 1
     assert scores == measure(ByteModel("unigram"), documents)
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["a", "b"], [[0], [1]]),
+        (["a#0", "a#1", "a#2", "b"], [[0, 1, 2], [3]]),
+        (["a#0", "b#1", "b#2"], [[0], [1, 2]]),
+        # A double or a sample left the second piece out.
+        (["a#0", "a#2", "a#3"], [[0], [1, 2]]),
+        (["#0", "#1", "a#x", "a#"], [[0], [1], [2], [3]]),
+        ([], []),
+    ],
+)
+def test_pieces_that_follow_each_other_are_one_document(names: list[str], found: list[list[int]]) -> None:
+    assert [list(places) for places in documents_of_pieces(names)] == found
+
+
+@given(st.lists(st.sampled_from(["a#0", "a#1", "a#2", "b", "b#1"]), max_size=12))
+def test_every_piece_stands_in_one_document_and_in_order(names: list[str]) -> None:
+    assert [place for places in documents_of_pieces(names) for place in places] == list(range(len(names)))
+
+
+def pieces_of(text: str, max_bytes: int) -> list[HeldOutDocument]:
+    whole = CorpusDocument("doc", "all", text)
+    return [HeldOutDocument(piece.doc_id, piece.domain, piece.text) for piece in split(whole, max_bytes)]
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS)
+@given(text=st.text(st.sampled_from("ab né東😀\n\tdef(x):"), min_size=20, max_size=400), max_bytes=st.integers(16, 90))
+def test_a_document_that_the_corpus_cut_is_measured_whole(kind: str, text: str, max_bytes: int) -> None:
+    """No byte but the first token's goes unpredicted, and no window is longer than the run's pieces, or 64 tokens."""
+    pieces, model = pieces_of(text, max_bytes), ByteModel(kind)
+    assume("".join(piece.text for piece in pieces) == text)
+    scores = measure(model, pieces, reading=Reading(model.tokenizer, 10_000))
+    assert scores.doc_ids == (pieces[0].doc_id,)
+    unread = int(model.tokenizer.tokenize(text).byte_ends_T[0])
+    assert scores.predicted_bytes == (len(text.encode()) - unread,)
+    assert scores.bits[0] == pytest.approx(scores.predicted_bytes[0], rel=1e-6)
+    longest = max(len(model.tokenizer.tokenize(piece.text).ids_T) for piece in pieces)
+    assert model.longest <= max(longest, 64)
+
+
+def test_scores_of_pieces_add_up_to_those_of_their_documents() -> None:
+    pieces = Scores(("a#0", "a#1", "b", "a#4"), ("x", "x", "y", "x"), (1.0, 2.0, 4.0, 8.0), (3, 5, 7, 11))
+    whole = pieces.of_whole_documents()
+    assert whole == Scores(("a#0", "b", "a#4"), ("x", "y", "x"), (3.0, 4.0, 8.0), (8, 7, 11))
+    assert whole.mean_bits_per_byte == pytest.approx(pieces.mean_bits_per_byte)
+    assert whole.of_whole_documents() == whole

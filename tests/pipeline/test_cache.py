@@ -13,13 +13,13 @@ from fusery.errors import ConfigError, InvalidInput
 from fusery.formats import shards
 from fusery.formats.shards import CorpusDocument
 from fusery.formats.store import Store
-from fusery.pipeline import cache_show, run
+from fusery.pipeline import cache_show, planning
 from fusery.pipeline.cache import Holding, captured_top_k, holdings, usage
 from fusery.pipeline.cache_show import Removal
 from fusery.pipeline.cache_verify import remove, verify
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker import hops
-from fusery.worker.plan import Hop, Plan, PlannedSource, plan_name, tokenizer_name
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, coordinator_name, plan_name, tokenizer_name
 from picomodels import TEXTS, pico_byte_tokenizer
 
 DOCUMENTS = [CorpusDocument(f"d{i}", "x", text) for i, text in enumerate(TEXTS)]
@@ -255,6 +255,36 @@ def test_held_out_text_of_a_run_is_used_and_quarantine_is_shown(store: Store) ->
     assert "quarantine" not in by_kind(store)
 
 
+def test_what_the_baselines_of_a_run_read_is_used_by_it(store: Store) -> None:
+    one = plan_of("one")
+    other = {**one.sources[0].model_dump(), "name": "prose", "model_fingerprint": "cd34" * 16}
+    plan = Plan.model_validate(one.model_dump(mode="json") | {"sources": [one.sources[0].model_dump(), other]})
+    store.write_note(plan_name("one"), plan.model_dump(mode="json"))
+    sides = {"train": {"digest": "c" * 64, "documents": 8}, "held_out": {"digest": "d" * 64, "documents": 1}}
+    store.write_note("readings/key.json", sides)
+    held_out = plan.over_held_out("d" * 64, 1)
+    names = [held_out.artefact(task) for task in held_out.tasks]
+    names += [plan.of_source_alone(name).artefact(ShardTask(Hop.FUSE, "", 0)) for name in ("code", "prose")]
+    for name in names:
+        store.publish(name, b"x")
+    assert cli.main(["cache", "rm", "--unused", "--store", store.url, "--yes"]) == 0
+    assert [name for name in names if store.find(name) is None] == []
+    used = usage(store)
+    with pytest.raises(InvalidInput, match="run one uses it and is not complete"):
+        cache_show.choose(holdings(store, used), used, Removal(("captures/*",), False, False, confirmed=True))
+
+
+def test_nothing_is_removed_while_a_run_has_begun_and_has_no_plan(
+    store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.publish("corpora/dddddddddddddddd/shard-00000.parquet", b"text", {"documents": 1})
+    store.write_note(coordinator_name("two"), {"launch": "l", "worker": "host:7", "beat": 1})
+    assert cli.main(["cache", "rm", "--unused", "--store", store.url, "--yes"]) == 2
+    assert "run two has begun and has no plan yet" in capsys.readouterr().err
+    assert cli.main(["cache", "rm", "--unused", "--store", store.url, "--yes", "--force"]) == 0
+    assert by_kind(store) == {}
+
+
 def test_the_store_is_found_by_url_by_yaml_or_in_the_environment(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,7 +318,7 @@ def test_a_plan_takes_a_complete_capture_of_more_entries_up_to_the_servers_limit
         corpora = SimpleNamespace(train=SimpleNamespace(digest="c" * 64, shards=2))
         asked = SimpleNamespace(run_id="r", config=config, store=store, corpora=corpora)
         services = SimpleNamespace(client=lambda _: nullcontext(client))
-        return run._plan(asked, tokenizer, services)  # type: ignore[arg-type]
+        return planning.plan_of(asked, tokenizer, services)  # type: ignore[arg-type]
 
     assert planned(most=100).folder(Hop.CAPTURE, "code") == plan_of("one", top_k=8).folder(Hop.CAPTURE, "code")
     assert planned(most=5).folder(Hop.CAPTURE, "code") == plan_of("x", top_k=3).folder(Hop.CAPTURE, "code")

@@ -35,6 +35,23 @@ def test_a_broker_that_does_not_answer_is_named_without_its_password(
     assert PASSWORD not in message
 
 
+def test_every_address_that_does_not_answer_is_named_at_once(
+    tmp_path: Path, closed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sources = [{**served(closed)[0], "name": name} for name in ("far", "further")]
+    file = write_run(tmp_path, sources=sources)
+    monkeypatch.setenv("FUSERY_BROKER_URL", f"redis://:{PASSWORD}@{closed}/0")
+    message = refused(file, AddressError, "does not answer")
+    assert [line.partition(closed)[0].split(": ")[-1] for line in message.splitlines()] == [
+        "broker redis://",
+        "no source server answers at ",
+        "no source server answers at ",
+    ]
+    assert "source far: " in message
+    assert "source further: " in message
+    assert PASSWORD not in message
+
+
 @pytest.mark.parametrize(
     "url",
     [
@@ -60,7 +77,9 @@ def test_a_broker_that_wants_a_password_is_told_from_one_that_does_not_answer(tm
         check_broker(url)
         password, _, place = url.removeprefix("redis://:").rpartition("@")
         for given in ("redis://", f"redis://:{PASSWORD}@", f"redis://user:{PASSWORD}@"):
-            with pytest.raises(AddressError, match="refuses user name or password; set FUSERY_BROKER_URL") as caught:
+            with pytest.raises(
+                AddressError, match="refuses user name or password; set FUSERY_BROKER_PASSWORD_FILE"
+            ) as caught:
                 check_broker(given + place)
             assert PASSWORD not in str(caught.value)
             assert password not in str(caught.value)

@@ -59,6 +59,19 @@ def test_rate_and_time_left_come_from_what_moved_since_it_began_to_move(clock: C
     assert shown(one)[0].split("  ") == ["align docs", "20/100 shards", "2.0 shards/s", "40 s"]
 
 
+def test_the_first_shard_counts_with_the_time_that_it_took(clock: Clock) -> None:
+    one, _ = board()
+    one.update(Line("capture docs", 0, 10, "shards"))
+    clock.now += 300  # until the source is loaded
+    one.update(Line("capture docs", 0, 10, "shards"))
+    for _ in range(120):
+        one.update(Line("capture docs", 0, 10, "shards", running=1))
+        clock.now += 0.5
+    one.update(Line("capture docs", 1, 10, "shards", running=1))
+    [line] = one.to_json()
+    assert line["left_s"] == pytest.approx(9 * 60, rel=0.02)
+
+
 def test_what_was_done_before_this_start_does_not_count_into_the_rate(clock: Clock) -> None:
     one, _ = board()
     one.update(Line("capture docs", 90, 100, "shards"))

@@ -21,9 +21,10 @@ from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
 from fusery.pipeline import registration, steps
 from fusery.pipeline.coverage import coverage_of, shares_of
+from fusery.pipeline.evaluation_baselines import single_source_plan
 from fusery.pipeline.licences import run_licences
 from fusery.pipeline.preflight import Run, publish_input
-from fusery.pipeline.provenance import git_commit, lineage, origin
+from fusery.pipeline.provenance import git_commit, lineage, of_training, origin
 from fusery.pipeline.report_files import PAGE, report_step, write_report
 from fusery.registry.record import FusionRecord, Registered
 from fusery.worker import hops
@@ -127,6 +128,19 @@ def test_lineage_names_models_licences_digests_rules_and_versions(tmp_path: Path
     assert (texts["clm_weight"], texts["top_k"], texts["licence"]) == ("0.5", "8", "apache-2.0")
     assert "torch 2" in texts["versions"]
     assert "git_commit" not in texts
+
+
+def test_a_card_says_what_its_training_learned_from_and_the_baseline_has_no_sources(tmp_path: Path) -> None:
+    run, plan = evaluated(tmp_path)
+    fused, clm = (of_training(run, plan, clm_only) for clm_only in (False, True))
+    assert fused.values == lineage(run, plan, run_licences(run))
+    assert fused.origin.base_models == ("target", "prose", "code")
+    assert {"fusion", "top_k", "clm_weight", "manifest", "source.code"} <= fused.values.keys() - clm.values.keys()
+    assert clm.origin.base_models == ("target",)
+    assert [key for key in clm.values if "code" in key or "prose" in key] == []
+    alone = of_training(run, single_source_plan(plan, "code"), clm_only=False)
+    assert alone.origin.base_models == ("target", "code")
+    assert [key for key in alone.values if "prose" in key] == []
 
 
 def test_a_folder_under_git_gives_its_commit_and_whether_files_were_changed(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from fusery.pipeline import status, steps
 from fusery.pipeline.hop_progress import DeadLetter, HopProgress, Progress
 from fusery.pipeline.lease import BEAT_S
 from fusery.pipeline.preflight import Run, open_run
+from fusery.pipeline.progress_note import keep_lines
 from fusery.pipeline.status import show_status, state
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, coordinator_name, plan_name, progress_name
 from picorun import write_run
@@ -111,6 +112,19 @@ def test_every_hop_and_step_is_counted(tmp_path: Path) -> None:
 def test_steps_that_the_run_leaves_out_are_not_listed(tmp_path: Path) -> None:
     run, plan = begun(tmp_path, evaluation={"clm_baseline": False})
     assert {"train clm", "register"} & set(state(run, plan)["steps"]) == set()
+
+
+def test_trainings_on_one_source_alone_are_listed_and_shown_as_they_go(tmp_path: Path) -> None:
+    run, plan = begun(tmp_path, evaluation={"single_source": True, "clm_baseline": False})
+    train(run, steps.single_sources(run, plan)["code"], clm_only=False)
+    counts = {"running": 0, "failed": 0, "dead": 0, "bytes": 0, "rate": None, "left_s": None}
+    line = {"title": "train only prose", "done": 40, "total": 90, "unit": "tokens", "note": "step 2", **counts}
+    keep_lines(run.store, run.run_id, [line])
+    found = state(run, plan)["steps"]
+    trainings = [name for name in found if name.startswith("train")]
+    assert trainings == ["train fused", "train only prose", "train only code"]
+    assert (found["train only prose"]["done"], found["train only prose"]["unit"]) == (40, "tokens")
+    assert found["train only code"]["done"] == found["train only code"]["total"] == 1
 
 
 def test_a_finished_run_names_its_model_report_and_version(

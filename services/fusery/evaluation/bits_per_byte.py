@@ -3,8 +3,8 @@
 A token's cross-entropy depends on how much text the token covers, so token perplexities of two tokenizers do
 not compare; bits divided by the bytes they predict do. The price: a model without BOS does not predict its
 first token, so that token's bytes are left out of its bits and of its bytes, and it is measured on a few bytes
-less per document than a model with BOS. The end of a document is predicted by nobody. Documents longer than the
-model's context are read in overlapping windows (`windows`).
+less per document than a model with BOS. The end of a document is predicted by nobody. Long documents are read whole, in
+overlapping windows (`windows`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -20,7 +20,7 @@ import numpy as np
 from fusery.core.batches import by_length
 from fusery.errors import CorpusError, Mismatch, ModelError
 from fusery.evaluation.scores import Scores
-from fusery.evaluation.windows import Read, Reading, Window, joined, windows
+from fusery.evaluation.windows import Read, Reading, Window, documents_of_pieces, fitted, joined, windows
 from fusery.source.api import Distributions, Document
 
 Progress = Callable[[int, int], None]
@@ -58,9 +58,11 @@ def measure(
 ) -> Scores:
     """Bits and predicted bytes of each document, in the order given.
 
-    Bits are −Σ log2 p over all rows but the last; predicted bytes are those between the first token's end and
-    the last's: all of them after a BOS. Batches depend on the documents, `reading` and `batch_bytes` alone, since a
-    model's probabilities depend on its batch. Without `reading`, every document must fit the model's context.
+    With `reading`, pieces NAME#0, NAME#1, … that follow each other are read as the document that they were cut from,
+    and stand in the scores under the first one's id. Without it, every document must fit the model's context. Bits are
+    −Σ log2 p over all rows but the last; predicted bytes are those between the first token's end and the last's: all of
+    them after a BOS. Batches depend on the documents, `reading` and `batch_bytes` alone, since a model's probabilities
+    depend on its batch.
 
     Raises:
         CorpusError: no documents, two with one id, a domain in which no byte is predicted, or text that can't be cut.
@@ -68,6 +70,9 @@ def measure(
         ModelError: a probability is not a number or 0.
     """
     _check_ids(documents)
+    if reading is not None:
+        reading = fitted(reading, [document.text for document in documents])
+        documents = whole_documents(documents)
     pieces = list(_pieces(documents, reading))
     reads: list[list[Read]] = [[] for _ in documents]
     left = Counter(piece.row for piece in pieces)
@@ -78,6 +83,14 @@ def measure(
         if progress is not None:
             progress(sum(not count for count in left.values()), len(documents))
     return _scores(documents, reads)
+
+
+def whole_documents(documents: Sequence[HeldOutDocument]) -> list[HeldOutDocument]:
+    """The documents that `documents` are pieces of, each under its first piece's id."""
+    return [
+        replace(documents[places[0]], text="".join(documents[place].text for place in places))
+        for places in documents_of_pieces([document.doc_id for document in documents])
+    ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,32 +14,43 @@ from fusery.evaluation.tables import gain_figures, percent
 from fusery.evaluation.verdict import Check, Verdict
 from fusery.run_sections import Baseline, GateSpec
 
-_NAMES = {Baseline.TARGET_BEFORE: "target before", Baseline.CLM: "CLM"}
+_NAMES = {
+    Baseline.TARGET_BEFORE: "target before",
+    Baseline.CLM: "CLM",
+    Baseline.SOURCE: "source",
+    Baseline.ENSEMBLE: "ensemble",
+    Baseline.WEIGHT_MERGING: "weight merging",
+    Baseline.SINGLE_SOURCE: "single source",
+}
 
 
 def judge(report: Report, rule: GateSpec) -> Verdict:
     """The verdict of `rule` on the models of `report`."""
     gains = report.gains()
     names = [name for baseline in rule.better_than for name in _models(report, baseline)]
-    checks = [_better(name, gains.get(name), rule.least_gain) for name in dict.fromkeys(names)]
+    checks = [
+        _better(name, gains.get(name), rule.least_gain, report.remarks.get(name, "")) for name in dict.fromkeys(names)
+    ]
     if rule.domain_tolerance is not None:
         checks.append(_no_domain_lost(report, rule.domain_tolerance))
     return Verdict(tuple(checks), rule.model_dump(mode="json"))
 
 
-def _models(report: Report, baseline: Baseline) -> Iterator[str]:
-    """The names, in the report's tables, of the models that `baseline` means."""
-    if baseline is Baseline.SOURCES:
+def _models(report: Report, baseline: str) -> Iterator[str]:
+    """The names, in the report's tables, of the models that `baseline` of the rule means."""
+    kind, _, source = baseline.partition(":")
+    if kind == Baseline.SOURCES:
         yield from (f"source {name}" for name in report.sources)
     else:
-        yield _NAMES[baseline]
+        yield f"{_NAMES[Baseline(kind)]} {source}".strip()
 
 
-def _better(name: str, gain: Gain | None, least: float) -> Check:
-    """Whether the whole interval lies below −least."""
+def _better(name: str, gain: Gain | None, least: float, remark: str) -> Check:
+    """Whether the whole interval lies below −least. `remark`: what the report says of a model that is not there."""
     asked = f"fewer bits per byte than {name}" + (f", by {least:.1%} at least" if least else "")
     if gain is None:
-        return Check(asked, False, f"{name} was not measured: the run has no such model")
+        why = remark.removeprefix("not measured: ") or "the run has no such model"
+        return Check(asked, False, f"{name} was not measured: {why}")
     return Check(asked, gain.relative.high < -least, gain_figures(gain))
 
 

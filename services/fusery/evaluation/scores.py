@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusery.errors import CorpusError, Mismatch
+from fusery.evaluation.windows import documents_of_pieces
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,16 @@ class Scores:
         """Mean over domains, each with the same weight whatever its size."""
         domains = self.domains.values()
         return math.fsum(score.bits_per_byte for score in domains) / len(domains)
+
+    def of_whole_documents(self) -> Scores:
+        """The same bits and bytes, those of a document's pieces as one row under the first one's id."""
+        groups = documents_of_pieces(self.doc_ids)
+        return Scores(
+            tuple(self.doc_ids[places[0]] for places in groups),
+            tuple(self.doc_domains[places[0]] for places in groups),
+            tuple(math.fsum(self.bits[place] for place in places) for places in groups),
+            tuple(sum(self.predicted_bytes[place] for place in places) for places in groups),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; the keys are documented in docs/evaluation-json.md."""

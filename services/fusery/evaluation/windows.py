@@ -1,4 +1,9 @@
-"""Documents longer than a model's context, read in windows that overlap by half.
+"""Long documents, read in windows that overlap by half.
+
+A corpus is cut into pieces that every source can hold, so that one request answers for one piece. Measuring puts those
+that follow each other together again: no text is lost at a cut, every model reads a piece with the one before it, and
+an interval draws whole documents, which pieces of one document are not. A window is as long as the longest piece, so
+that no server and no memory is asked for more than the run asks anyway.
 
 A model without the text before predicts badly, so every window but the first repeats the second half of the one
 before: what is counted of it has at least about half a context before it. The price is twice the forward passes. A
@@ -10,7 +15,7 @@ at the last byte at which a token ends in both.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -18,6 +23,9 @@ import numpy as np
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import FloatArray, IntArray
 from fusery.errors import CorpusError
+
+_LEAST_WINDOW_TOKENS = 64
+"""Where all pieces are tiny: a window must hold a character of many tokens, and something before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +51,28 @@ class Read:
     start: int
     byte_ends_T: IntArray
     next_log_probs_T: FloatArray
+
+
+def documents_of_pieces(names: Sequence[str]) -> list[range]:
+    """The places of `names` by document: pieces of one text, NAME#0, NAME#1, …, as far as none between them is missing.
+
+    Doubles and a sample leave pieces out; text on both sides of a gap is not read as one.
+    """
+    found: list[range] = []
+    before: tuple[str, int] | None = None
+    for place, name in enumerate(names):
+        whole, _, number = name.rpartition("#")
+        here = (whole, int(number)) if whole and number.isdecimal() else None
+        follows = before is not None and here == (before[0], before[1] + 1)
+        found.append(range(found.pop().start if follows else place, place + 1))
+        before = here
+    return found
+
+
+def fitted(reading: Reading, pieces: Sequence[str]) -> Reading:
+    """`reading` with windows no longer than the longest of `pieces`."""
+    longest = max((len(text.ids_T) for text in reading.tokenizer.tokenize_batch(pieces)), default=0)
+    return replace(reading, window_tokens=min(reading.window_tokens, max(longest, _LEAST_WINDOW_TOKENS)))
 
 
 def windows(texts: Sequence[str], reading: Reading) -> list[list[Window]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from pydantic import ValidationError
@@ -16,7 +16,15 @@ from pydantic import ValidationError
 from fusery.errors import Corrupt
 from fusery.formats.store import Entry, Store
 from fusery.run_sections import CaptureSpec
-from fusery.worker.plan import Hop, Plan, capture_name, captures_folder, corpus_shard, plan_name
+from fusery.worker.plan import (
+    Hop,
+    Plan,
+    capture_name,
+    captures_folder,
+    coordinator_name,
+    corpus_shard,
+    plan_name,
+)
 
 QUARANTINE = "quarantine"
 SINGLE = ("tokenizers", "maps", "training")
@@ -62,6 +70,8 @@ class Usage:
     runs_of: dict[str, list[str]] = field(default_factory=dict)
     complete: set[str] = field(default_factory=set)
     unreadable: list[str] = field(default_factory=list)
+    beginning: list[str] = field(default_factory=list)
+    """Runs that somebody carries out, and that have no plan yet."""
 
     def is_needed(self, name: str) -> bool:
         return any(run not in self.complete for run in self.runs_of.get(name, ()))
@@ -75,10 +85,12 @@ def usage(store: Store) -> Usage:
         run_id = folder.rpartition("/")[2]
         plan = _plan(store, run_id, found.unreadable)
         if plan is None:
+            if run_id not in found.unreadable and _has_note(store, coordinator_name(run_id)):
+                found.beginning.append(run_id)
             continue
         if _has_note(store, f"{folder}/complete.json"):
             found.complete.add(run_id)
-        for name in {*_names(plan), *held_out.get(plan.corpus_digest, ())}:
+        for name in {*_names(plan), *_names_of_measures(plan, held_out.get(plan.corpus_digest, ()))}:
             found.runs_of.setdefault(name, []).append(run_id)
     return found
 
@@ -93,6 +105,14 @@ def _names(plan: Plan) -> Iterator[str]:
         yield plan.vocabulary_map(source.name)
         yield plan.folder(Hop.CAPTURE, source.name)
         yield plan.folder(Hop.ALIGN, source.name)
+
+
+def _names_of_measures(plan: Plan, held_out: Iterable[str]) -> Iterator[str]:
+    """Of the holdings that a run's baselines read or make, whether it asks for them or not."""
+    for source in plan.sources:
+        yield plan.of_source_alone(source.name).folder(Hop.FUSE)
+    for digest in held_out:
+        yield from _names(plan.over_held_out(digest, 1))
 
 
 def _plan(store: Store, run_id: str, unreadable: list[str]) -> Plan | None:
@@ -123,11 +143,10 @@ def _readings(store: Store) -> Iterator[Mapping[str, Mapping[str, object]]]:
 
 
 def _held_out_of(store: Store) -> dict[str, set[str]]:
-    """Digest of a training corpus → folders of the held-out ones that belong to it."""
+    """Digest of a training corpus → digests of the held-out ones that belong to it."""
     found: dict[str, set[str]] = {}
     for note in _readings(store):
-        folder = corpus_shard(str(note["held_out"]["digest"]), 0).rpartition("/")[0]
-        found.setdefault(str(note["train"]["digest"]), set()).add(folder)
+        found.setdefault(str(note["train"]["digest"]), set()).add(str(note["held_out"]["digest"]))
     return found
 
 

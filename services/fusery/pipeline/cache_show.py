@@ -176,6 +176,11 @@ def choose(found: Sequence[Holding], used: Usage, removal: Removal) -> list[Hold
             f"the plan of run {used.unreadable[0]} can't be read, so it is not known what that run uses; run it again, "
             "or give --force"
         )
+    if used.beginning and not removal.force:
+        raise InvalidInput(
+            f"run {used.beginning[0]} has begun and has no plan yet, so it is not known what it uses; wait until it "
+            "captures, or give --force if its process is gone"
+        )
     if removal.unused:
         return [holding for holding in found if _may_go(holding)]
     chosen: dict[str, Holding] = {}

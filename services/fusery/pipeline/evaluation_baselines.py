@@ -2,6 +2,7 @@
 
 The ensemble needs the sources' distributions over the held-out text. They are captured while the servers are up, by the
 same code and under the same kind of names as the training text's, so the next run with these sources finds them too.
+`fusery evaluate` starts no server: where they are missing it says what makes them.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusery.core.rules import Fallback, Positions
+from fusery.core.rules import Positions
 from fusery.evaluation.bits_per_byte import HeldOutDocument
 from fusery.evaluation.scores import Scores
 from fusery.formats import shards
 from fusery.models.checkpoint import local_folder
+from fusery.pipeline.evaluation_needs import check_measured
 from fusery.pipeline.preflight import Run
 from fusery.run_config import EngineKind, SourceSpec, split_engine
 from fusery.source.client import SourceClient
@@ -24,25 +26,12 @@ from fusery.worker.plan import Hop, Plan, ShardTask, digest
 
 def single_source_plan(plan: Plan, source: str) -> Plan:
     """The plan of the same run with one of its sources alone; captures and alignment are the run's own."""
-    return _changed(plan, sources=[plan.source(source).model_dump()])
+    return plan.of_source_alone(source)
 
 
 def held_out_plan(run: Run, plan: Plan) -> Plan:
-    """The plan whose documents are the held-out ones.
-
-    Without fallbacks: they put the text itself where a source has no evidence, which a measure must not see.
-    """
-    held_out = run.corpora.held_out
-    sources = [source.model_copy(update={"captured_top_k": None}).model_dump() for source in plan.sources]
-    alignment = plan.alignment.model_copy(update={"fallback": Fallback.NONE}).model_dump(mode="json")
-    return _changed(
-        plan, corpus_digest=held_out.digest, corpus_shards=held_out.shards, sources=sources, alignment=alignment
-    )
-
-
-def _changed(plan: Plan, **fields: object) -> Plan:
-    # Not model_copy: it would keep what the plan has worked out from the old fields.
-    return Plan.model_validate(plan.model_dump(mode="json") | fields)
+    """The plan of the same run whose documents are the held-out ones."""
+    return plan.over_held_out(run.corpora.held_out.digest, run.corpora.held_out.shards)
 
 
 def why_no_ensemble(run: Run) -> str | None:
@@ -77,12 +66,19 @@ def ensemble_made_from(run: Run, plan: Plan) -> list[str]:
 
 
 def measure_ensemble(run: Run, plan: Plan, documents: Sequence[HeldOutDocument]) -> Scores:
-    """The scores of the fused evidence on the held-out `documents`; aligns and fuses what is not yet."""
+    """The scores of the fused evidence on the held-out `documents`; aligns and fuses what is not yet.
+
+    Each piece is read by itself, as the sources were asked about it; what is scored is the whole document.
+
+    Raises:
+        ConfigError: a source's distributions over the held-out text are not there; says which command asks for them.
+    """
     from fusery.evaluation.ensemble import ensemble_bits
     from fusery.models.head import split
     from fusery.models.loading import load_model
 
     held_out = held_out_plan(run, plan)
+    check_measured(run, {source.name: _needed_captures(run, held_out, source.name) for source in held_out.sources})
     make_missing(run, held_out)
     expect = {"target": plan.target_tokenizer_fingerprint}
     names = [held_out.artefact(ShardTask(Hop.FUSE, "", shard)) for shard in range(held_out.corpus_shards)]
@@ -94,7 +90,7 @@ def measure_ensemble(run: Run, plan: Plan, documents: Sequence[HeldOutDocument])
     texts = tokenizer.tokenize_batch([document.text for document in documents])
     predicted = tuple(int(text.byte_ends_T[-1]) - int(text.byte_ends_T[0]) for text in texts)
     ids, domains = (document.doc_id for document in documents), (document.domain for document in documents)
-    return Scores(tuple(ids), tuple(domains), tuple(bits), predicted)
+    return Scores(tuple(ids), tuple(domains), tuple(bits), predicted).of_whole_documents()
 
 
 def make_missing(run: Run, plan: Plan) -> None:
@@ -107,6 +103,17 @@ def make_missing(run: Run, plan: Plan) -> None:
             if run.store.find(plan.artefact(need)) is None:
                 hops.align_shard(run.store, plan, need)
         hops.fuse_shard(run.store, plan, fused)
+
+
+def _needed_captures(run: Run, held_out: Plan, source: str) -> list[str]:
+    """The captures of a source from which something is still to be made."""
+    shards_left = [
+        shard
+        for shard in range(held_out.corpus_shards)
+        if run.store.find(held_out.artefact(ShardTask(Hop.FUSE, "", shard))) is None
+        and run.store.find(held_out.artefact(ShardTask(Hop.ALIGN, source, shard))) is None
+    ]
+    return [held_out.artefact(ShardTask(Hop.CAPTURE, source, shard)) for shard in shards_left]
 
 
 @dataclass(frozen=True, slots=True)

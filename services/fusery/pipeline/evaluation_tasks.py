@@ -13,6 +13,7 @@ from fusery.errors import Unavailable
 from fusery.evaluation.task_library import TaskRunner, TaskSettings, data_digest, load_task
 from fusery.evaluation.task_library import check_tasks as check_names
 from fusery.evaluation.task_scores import TaskScores
+from fusery.pipeline.evaluation_needs import check_domains
 from fusery.pipeline.preflight import Run
 from fusery.worker.plan import digest
 
@@ -33,11 +34,13 @@ Results = dict[str, dict[str, TaskScores]]
 
 
 def check_tasks(run: Run) -> tuple[str, ...]:
-    """The single tasks that the run asks for; none where it asks for none.
+    """The single tasks that the run asks for, none where it asks for none; and its text can be measured.
 
     Raises:
-        ConfigError: one is unknown, or needs what is not here.
+        ConfigError: a task is unknown, or needs what is not here.
+        CorpusError: a domain of the training text has no held-out text.
     """
+    check_domains(run)
     if not run.config.evaluation.tasks:
         return ()
     return check_names(run.config.evaluation.tasks, _settings(run))

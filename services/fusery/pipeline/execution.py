@@ -9,6 +9,7 @@ import logging
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 
 from fusery.errors import FuseryError, StoreFull
@@ -71,8 +72,11 @@ def coordinate(job: HopsJob, launch: str, report: Callable[[Progress], None] = _
     ours.write(store)
     how = "interrupted"
     try:
-        with Publisher(job.broker_url, run_id, launch) as publisher:
-            progress = _loop(_coordinator(job, publisher, (launch, *before)), _Reports(store, ours, report), job.check)
+        with (
+            Publisher(job.broker_url, run_id, launch) as publisher,
+            closing(_coordinator(job, publisher, (launch, *before))) as coordinator,
+        ):
+            progress = _loop(coordinator, _Reports(store, ours, report), job.check)
         how = "degraded" if progress.dead_letters else "done"
         return progress
     except StoreFull:

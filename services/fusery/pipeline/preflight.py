@@ -11,7 +11,9 @@ import hashlib
 import json
 import tempfile
 import uuid
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from fusery.errors import AddressError, ConfigError, Mismatch, ModelError, Unavailable
@@ -154,16 +156,8 @@ def check_run(run: Run) -> Checkpoint:
         ModelError, ConfigError, CorpusError, AddressError: what is wrong, with its place and a remedy.
     """
     _check_store(run)
-    if run.config.registry.enabled:
-        check_tracking(run.tracking_uri, timeout_s=5.0)
-    if run.broker_url is not None:
-        check_broker(run.broker_url)
     _check_tls(run)
-    for source in run.config.sources:
-        if source.address is not None:
-            _check_served(run, source, source.address)
-        elif _is_asked(source):
-            _check_asked(run, source)
+    _knock(_addresses(run))
     target = _inspect("target", run.file, run.config.target)
     _check_sequence_length(run, target)
     check_documents(run.file, run.corpora, "a training sequence", target.tokenizer, run.config.training.sequence_length)
@@ -175,6 +169,38 @@ def check_run(run: Run) -> Checkpoint:
                 run.file, run.corpora, f"source {source.name}", checkpoint.tokenizer, checkpoint.context_length
             )
     return target
+
+
+def _addresses(run: Run) -> Iterator[Callable[[], None]]:
+    """One check for each address that the run names."""
+    broker = run.broker_url
+    if run.config.registry.enabled:
+        yield lambda: check_tracking(run.tracking_uri, timeout_s=5.0)
+    if broker is not None:
+        yield lambda: check_broker(broker)
+    for source in run.config.sources:
+        if source.address is not None:
+            yield partial(_check_served, run, source, source.address)
+        elif _is_asked(source):
+            yield partial(_check_asked, run, source)
+
+
+def _knock(checks: Iterable[Callable[[], None]]) -> None:
+    """Returns if every address answers. All that don't are named at once, for who mends one wants to know the others.
+
+    Raises:
+        AddressError: those that don't.
+    """
+    silent: list[AddressError] = []
+    for check in checks:
+        try:
+            check()
+        except AddressError as error:
+            silent.append(error)
+    if len(silent) == 1:
+        raise silent[0]
+    if silent:
+        raise AddressError("\n".join(str(error) for error in silent))
 
 
 def _check_tls(run: Run) -> None:

@@ -45,7 +45,7 @@ class Line:
 
 @dataclass(slots=True)
 class Board:
-    """Shows lines with their rates and the time left; each line's clock starts when it first moves.
+    """Shows lines with their rates and the time left; each line's clock starts when work on it does.
 
     `keep` is handed the lines as JSON values every few seconds, for those who look from elsewhere.
     """
@@ -87,8 +87,8 @@ class Board:
         now = time.monotonic()
         for line in lines:
             first = self._seen.setdefault(line.title, (now, line.amount))
-            if first[1] == line.amount and not line.is_done:
-                # Waiting is not work: the clock starts with the first move.
+            if first[1] == line.amount and not line.is_done and not line.running:
+                # Waiting is not work: the clock starts when somebody is at it, or else with the first move.
                 self._seen[line.title] = (now, line.amount)
             if not line.is_done:
                 # What was finished may be found corrupt, and made again.

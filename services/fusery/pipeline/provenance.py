@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import platform
 import subprocess
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fusery import __version__
 from fusery.pipeline import steps
-from fusery.pipeline.licences import RunLicences
+from fusery.pipeline.licences import RunLicences, run_licences
 from fusery.pipeline.preflight import Run
+from fusery.registry.licences import TARGET
+from fusery.registry.model_card import Lineage
 from fusery.registry.record import ModelLicence, Origin
 from fusery.run_config import ModelSpec
 from fusery.worker.plan import Plan, digest
@@ -21,31 +24,53 @@ _GIT_S = 10
 
 def lineage(run: Run, plan: Plan, licences: RunLicences) -> dict[str, str]:
     """Models with revisions, fingerprints, licences; digests of corpora and manifest; rules, versions, git commit."""
+    return _of_training(run, plan, licences) | _of_fusion(run, plan)
+
+
+def _of_training(run: Run, plan: Plan, licences: RunLicences) -> dict[str, str]:
+    """What the baseline comes from, too."""
     commit = git_commit(run.file.folder)
     accepted = ", ".join(f"{id} ({when})" for id, when in licences.accepted.items())
     return {
         "target": _model(run, run.config.target),
         **_target_weights(run),
         "target_tokenizer": plan.target_tokenizer_fingerprint,
-        **_sources(run, plan),
         **{f"licence.{model.role}": f"{model.id} ({model.found_in})" for model in licences.models},
         "licence": " ".join(part for part in licences.of_result if part),
         **({"licences_accepted": accepted} if accepted else {}),
         "corpus": plan.corpus_digest,
         "held_out": run.corpora.held_out.digest,
-        **_rules(plan),
-        "clm_weight": f"{run.config.training.clm_weight:g}",
-        "manifest": digest(steps.manifest(run, plan)),
         "config": run.config.digest(),
         "versions": versions(),
         **({} if commit is None else {"git_commit": commit}),
     }
 
 
+def _of_fusion(run: Run, plan: Plan) -> dict[str, str]:
+    return {
+        **_sources(run, plan),
+        **_rules(plan),
+        "clm_weight": f"{run.config.training.clm_weight:g}",
+        "manifest": digest(steps.manifest(run, plan)),
+    }
+
+
+def of_training(run: Run, plan: Plan, clm_only: bool) -> Lineage:
+    """For the card of the model that `plan` trains: with the sources that it learns from, and none for the baseline."""
+    known = run_licences(run)
+    roles = {TARGET} if clm_only else {TARGET, *(source.name for source in plan.sources)}
+    models = tuple(model for model in known.models if model.role in roles)
+    asked = tuple(condition for condition in known.conditions if condition.model.role in roles)
+    licences = replace(known, models=models, conditions=asked)
+    values = _of_training(run, plan, licences) | ({} if clm_only else _of_fusion(run, plan))
+    return Lineage(origin(run, licences), values)
+
+
 def _model(run: Run, spec: ModelSpec) -> str:
     """With the revision of a model on the Hub; a folder has none, its fingerprint tells."""
     if spec.revision is None and _is_here(run, spec):
-        return spec.model
+        # Where it lies is nobody's business but this machine's.
+        return Path(spec.model).name if Path(spec.model).is_absolute() else spec.model
     return f"{spec.model}@{spec.revision or 'unpinned'}"
 
 
@@ -57,8 +82,9 @@ def _target_weights(run: Run) -> dict[str, str]:
 
 
 def _sources(run: Run, plan: Plan) -> dict[str, str]:
-    values = {}
-    for planned, spec in zip(plan.sources, run.config.sources, strict=True):
+    values, specs = {}, {spec.name: spec for spec in run.config.sources}
+    for planned in plan.sources:
+        spec = specs[planned.name]
         values[f"source.{planned.name}"] = f"{_model(run, spec)} {planned.model_fingerprint}"
         values[f"source_tokenizer.{planned.name}"] = planned.tokenizer_fingerprint
     return values
@@ -106,7 +132,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 def origin(run: Run, licences: RunLicences) -> Origin:
     """For the card: a model of this machine goes by its folder's name, which says nothing of the machine."""
-    specs = [run.config.target, *run.config.sources]
+    roles = {model.role for model in licences.models}
+    specs = [run.config.target, *(source for source in run.config.sources if source.name in roles)]
     models = dict.fromkeys(Path(spec.model).name if _is_here(run, spec) else spec.model for spec in specs)
     datasets = dict.fromkeys(file.dataset[0] for file in run.config.corpus.train if file.dataset is not None)
     licence, name = licences.of_result

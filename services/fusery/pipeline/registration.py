@@ -25,14 +25,14 @@ from fusery.settings import settings
 from fusery.worker.plan import Plan
 
 
-def accept_step(path: Path, accepted: Sequence[str]) -> None:
-    """Notes with the run of `path` that its user accepts these licences.
+def accept_step(path: Path, accepted: Sequence[str], folder: Path | None = None) -> None:
+    """Notes with the run of `path` that its user accepts these licences; paths in it are relative to `folder`.
 
     Raises:
         ConfigError: one of them is no licence or model of the run.
     """
     if accepted:
-        accept_licences(open_run(path), accepted)
+        accept_licences(open_run(path, folder=folder), accepted)
 
 
 def register_step(path: Path, folder: Path | None = None) -> dict[str, Any]:

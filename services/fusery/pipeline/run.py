@@ -22,11 +22,10 @@ from typing import Any
 from rich.console import Console
 
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import Corrupt, Degraded, Interrupted, InvalidInput
+from fusery.errors import Corrupt, Degraded, Interrupted
 from fusery.evaluation import report as reports
 from fusery.evaluation.tables import render_tables
-from fusery.pipeline import local, run_children, steps
-from fusery.pipeline.cache import captured_top_k
+from fusery.pipeline import local, run_children, step_jobs, steps
 from fusery.pipeline.coordinator import PACE
 from fusery.pipeline.coverage_warnings import warnings_of
 from fusery.pipeline.evaluation_tasks import check_tasks
@@ -34,12 +33,13 @@ from fusery.pipeline.execution import HopsJob, coordinate, new_launch
 from fusery.pipeline.hop_progress import DeadLetter, Progress
 from fusery.pipeline.lease import lease
 from fusery.pipeline.licences import check_licences
+from fusery.pipeline.planning import plan_of, publish_tokenizer
 from fusery.pipeline.preflight import Run, check_run, open_run, publish_input
 from fusery.pipeline.progress import Board, Line, hop_lines
 from fusery.pipeline.progress_note import keep_lines, kept_lines
 from fusery.pipeline.registration import check_gate
 from fusery.pipeline.run_children import keep_run_file
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, digest, plan_name, tokenizer_name
+from fusery.worker.plan import Hop, Plan, ShardTask, digest, plan_name
 
 log = logging.getLogger(__name__)
 
@@ -59,8 +59,10 @@ class Until(StrEnum):
         return list(Until).index(step) <= list(Until).index(self)
 
 
-def run_to_the_end(path: Path, until: Until | None = None, as_json: bool = False) -> None:
+def run_to_the_end(path: Path, until: Until | None = None, as_json: bool = False, folder: Path | None = None) -> None:
     """Carries the run of `path` out, or up to and with the step `until`, and shows its table.
+
+    `folder`: what relative paths in the file are relative to; None: its own.
 
     Raises:
         InvalidInput: something is wrong with the input; nothing was begun.
@@ -74,10 +76,9 @@ def run_to_the_end(path: Path, until: Until | None = None, as_json: bool = False
     started = time.monotonic()
     try:
         with _Interrupts().taken():
-            run = _open_and_carry_out(path, until, board)
+            run = _open_and_carry_out(path, folder, until, board)
     except KeyboardInterrupt:
-        again = " ".join(["fusery run", shlex.quote(str(path)), *([f"--until {until}"] if until else [])])
-        raise Interrupted(f"stopped; nothing is lost. Take it up again with: {again}") from None
+        raise Interrupted(f"stopped; nothing is lost. Take it up again with: {_again(path, folder, until)}") from None
     if until is None:
         _show_result(run, board)
     board.say("end", f"took {time.monotonic() - started:.0f} s", seconds=round(time.monotonic() - started, 1))
@@ -85,9 +86,9 @@ def run_to_the_end(path: Path, until: Until | None = None, as_json: bool = False
         check_gate(run)
 
 
-def _open_and_carry_out(path: Path, until: Until | None, board: Board) -> Run:
+def _open_and_carry_out(path: Path, folder: Path | None, until: Until | None, board: Board) -> Run:
     with board.open():
-        run = open_run(path, lambda *line: board.update(Line(*line)))
+        run = open_run(path, lambda *line: board.update(Line(*line)), folder=folder)
         board.say("run", f"run {run.run_id}: {len(run.config.sources)} sources, {_documents(run)}", run_id=run.run_id)
         if _is_complete(run):
             board.say("complete", "everything is done already; nothing to do")
@@ -119,8 +120,10 @@ def _carry_out(run: Run, launch: str, until: Until | None, board: Board) -> None
     target = check_run(run)
     check_tasks(run)
     check_licences(run)
+    step_jobs.check_jobs(run)
     keep_run_file(run)
-    board.say("store", f"store {run.store.url}; stop with Ctrl-C, take up again with: fusery run {run.file.path}")
+    again = _again(run.file.path, run.file.relative_to, until)
+    board.say("store", f"store {run.store.url}; stop with Ctrl-C, take up again with: {again}")
     plan = _hops(run, target.tokenizer, launch, until, board)
     if until is not None and not until.includes(Until.TRAIN):
         return
@@ -143,21 +146,21 @@ def _carry_out(run: Run, launch: str, until: Until | None, board: Board) -> None
 def _hops(run: Run, target: ByteTokenizer, launch: str, until: Until | None, board: Board) -> Plan:
     """Capture, align and fuse; and the sources' scores, while their servers are up."""
     publish_input(run, lambda *line: board.update(Line(*line)))
-    _publish_tokenizer(run, target)
+    publish_tokenizer(run, target)
     known = _note(run, plan_name(run.run_id))
     if known is not None and all(source.address is None for source in run.config.sources):
         plan = Plan.model_validate(known)
         if _hops_are_done(run, plan):
             return plan
     with local.services(run) as services:
-        plan = _plan(run, target, services)
+        plan = plan_of(run, target, services)
 
         def make_inputs() -> None:
             publish_input(run)
-            _publish_tokenizer(run, target)
+            publish_tokenizer(run, target)
             for source in plan.sources:
                 with services.client(source.name) as client:
-                    _publish_tokenizer(run, client.tokenizer())
+                    publish_tokenizer(run, client.tokenizer())
 
         job = HopsJob(
             run.store,
@@ -231,43 +234,6 @@ def _hops_are_done(run: Run, plan: Plan) -> bool:
     return all([run.store.is_whole(name) for name in names])
 
 
-def _plan(run: Run, target: ByteTokenizer, services: local.Services) -> Plan:
-    """Asks every source what it is, and keeps its tokenizer."""
-    train, sources = run.corpora.train, []
-    for spec in run.config.sources:
-        with services.client(spec.name) as client:
-            model, tokenizer = client.model(), client.tokenizer()
-        if run.config.capture.top_k > model.vocabulary_size:
-            raise InvalidInput(f"source {spec.name}: capture.top_k is over its vocabulary of {model.vocabulary_size}")
-        _publish_tokenizer(run, tokenizer)
-        planned = PlannedSource(
-            name=spec.name,
-            model_fingerprint=model.fingerprint,
-            tokenizer_fingerprint=tokenizer.fingerprint,
-            vocabulary_size=model.vocabulary_size,
-            captured_top_k=captured_top_k(
-                run.store, model.fingerprint, train.digest, train.shards, run.config.capture, model.limits.max_top_k
-            ),
-        )
-        sources.append(planned)
-    return Plan(
-        run_id=run.run_id,
-        corpus_digest=train.digest,
-        corpus_shards=train.shards,
-        target_tokenizer_fingerprint=target.fingerprint,
-        sources=tuple(sources),
-        capture=run.config.capture,
-        alignment=run.config.alignment,
-        fusion=run.config.fusion,
-    )
-
-
-def _publish_tokenizer(run: Run, tokenizer: ByteTokenizer) -> None:
-    name = tokenizer_name(tokenizer.fingerprint)
-    if run.store.find(name) is None:
-        run.store.publish(name, tokenizer.definition().encode(), {"name": tokenizer.name})
-
-
 def _is_complete(run: Run) -> bool:
     """Everything that the run promises is there."""
     note = _note(run, f"{run.name}/complete.json")
@@ -313,9 +279,20 @@ def _show_result(run: Run, board: Board) -> None:
     board.say("report", f"report      {run.folder / 'report/report.html'}")
 
 
+def _again(path: Path, folder: Path | None, until: Until | None) -> str:
+    """The command that takes the run up."""
+    options = [
+        *([f"--relative-to {shlex.quote(str(folder))}"] if folder else []),
+        *([f"--until {until}"] if until else []),
+    ]
+    return " ".join(["fusery run", shlex.quote(str(path)), *options])
+
+
 def _documents(run: Run) -> str:
-    train, held_out = run.corpora.train, run.corpora.held_out
-    return f"{train.documents} training documents, {held_out.documents} held out"
+    train, held_out, removed = run.corpora.train, run.corpora.held_out, run.corpora.removed
+    counts = f"{train.documents} training documents, {held_out.documents} held out"
+    doubles = removed.duplicates + removed.held_out
+    return f"{counts}, {doubles} exact doubles left out" if doubles else counts
 
 
 class _Interrupts:

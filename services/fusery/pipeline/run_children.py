@@ -1,5 +1,7 @@
 """Training, evaluation and registration of a run, as commands of their own that a run starts, watches and shows.
 
+In a cluster, training and evaluation may be jobs instead (`step_jobs`): the same commands in pods of their own.
+
 They work on a copy of the YAML as the run was started with it: a file that is edited while a run goes on changes the
 next start and nothing else.
 """
@@ -13,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusery import tracing
+from fusery.cluster.manifests import Step
 from fusery.errors import ConfigError, FuseryError, InvalidInput
-from fusery.pipeline import local, steps
+from fusery.pipeline import local, step_jobs, steps
 from fusery.pipeline.preflight import Run
 from fusery.pipeline.processes import Child, Supervisor, fusery_command
 from fusery.pipeline.progress import Board, Line
@@ -66,10 +69,17 @@ def train(run: Run, plan: Plan, board: Board) -> None:
     at_once = 2 if run.config.services.parallel_trainers else 1
     threads = local.threads_per_process(run) if at_once > 1 else _cores(run)
     for first in range(0, len(missing), at_once):
-        _train_some(run, board, missing[first : first + at_once], threads)
+        some = missing[first : first + at_once]
+        if step_jobs.has_job(run, Step.TRAIN):
+            _train_in_jobs(run, board, some)
+        else:
+            _train_some(run, board, some, threads)
 
 
 def evaluate(run: Run, board: Board) -> None:
+    if step_jobs.has_job(run, Step.EVALUATE):
+        _evaluate_in_a_job(run, board)
+        return
     _command(run, board, "evaluate", "--threads", str(_cores(run)))
 
 
@@ -83,10 +93,7 @@ def report(run: Run, board: Board) -> None:
 
 
 def _train_some(run: Run, board: Board, trainings: Sequence[_Training], threads: int) -> None:
-    # Every training reads the same tokens.
-    plan = steps.load_plan(run)
-    entries = (run.store.find(plan.artefact(ShardTask(Hop.FUSE, "", n))) for n in range(plan.corpus_shards))
-    total = run.config.training.epochs * sum(int(entry.facts["tokens"]) for entry in entries if entry is not None)
+    total = _tokens(run)
     with Supervisor() as supervisor:
         children = []
         for training in trainings:
@@ -98,6 +105,33 @@ def _train_some(run: Run, board: Board, trainings: Sequence[_Training], threads:
             _check_ended(children)
         _check_ended(children)
         board.update(*(_training_line(run, training, total) for training in trainings))
+
+
+def _train_in_jobs(run: Run, board: Board, trainings: Sequence[_Training]) -> None:
+    total, by_name = _tokens(run), {training.name: training for training in trainings}
+
+    def show() -> None:
+        board.update(*(_training_line(run, training, total) for training in trainings))
+
+    options = {training.name: training.options for training in trainings}
+    step_jobs.StepJobs(
+        run, board, Step.TRAIN, options, show, is_done=lambda name: by_name[name].is_done(run)
+    ).carry_out()
+
+
+def _evaluate_in_a_job(run: Run, board: Board) -> None:
+    board.update(Line("evaluate", 0, 1, "steps"))
+    is_there = steps.evaluation_path(run).exists
+    options: dict[str, tuple[str, ...]] = {"evaluate": ()}
+    step_jobs.StepJobs(run, board, Step.EVALUATE, options, board.heartbeat, is_done=lambda _: is_there()).carry_out()
+    board.update(Line("evaluate", 1, 1, "steps"))
+
+
+def _tokens(run: Run) -> int:
+    """What every training of the run reads."""
+    plan = steps.load_plan(run)
+    entries = (run.store.find(plan.artefact(ShardTask(Hop.FUSE, "", n))) for n in range(plan.corpus_shards))
+    return run.config.training.epochs * sum(int(entry.facts["tokens"]) for entry in entries if entry is not None)
 
 
 def _training_line(run: Run, training: _Training, total: int) -> Line:

@@ -159,8 +159,11 @@ def _later_steps(run: Run, plan: Plan) -> dict[str, bool]:
         f"measure {source.name}": run.store.find(steps.source_scores_name(run, plan, source.name)) is not None
         for source in plan.sources
     }
-    for clm_only in [False, True] if run.config.evaluation.clm_baseline else [False]:
-        done["train clm" if clm_only else "train fused"] = steps.is_trained(run, plan, clm_only)
+    done["train fused"] = steps.is_trained(run, plan, clm_only=False)
+    if run.config.evaluation.clm_baseline:
+        done["train clm"] = steps.is_trained(run, plan, clm_only=True)
+    for source, alone in steps.single_sources(run, plan).items():
+        done[f"train only {source}"] = steps.is_trained(run, alone, clm_only=False)
     done["evaluate"] = steps.evaluation_path(run).exists()
     if run.config.registry.enabled:
         done["register"] = run.store.read_note(f"{run.name}/registered.json") is not None

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from fusery.pipeline import evaluation_baselines as baselines
 from fusery.pipeline import evaluation_tasks
 from fusery.pipeline.coverage import coverage_of, shares_of
 from fusery.pipeline.coverage_warnings import warnings_of
+from fusery.pipeline.evaluation_needs import check_measured
 from fusery.pipeline.evaluation_tasks import Results, TaskModel
 from fusery.pipeline.preflight import Run, open_run
 from fusery.registry.follow import Followed
@@ -36,7 +39,7 @@ from fusery.worker.plan import Hop, Plan, ShardTask, digest, plan_name
 
 FUSED, CLM, TARGET_BEFORE = "fused", "clm", "target_before"
 ENSEMBLE, MERGED = "ensemble", "weight merging"
-_EVALUATE_VERSION = 2
+_EVALUATE_VERSION = 3
 
 
 def load_plan(run: Run) -> Plan:
@@ -71,7 +74,12 @@ def is_trained(run: Run, plan: Plan, clm_only: bool) -> bool:
 def fused_documents(run: Run, plan: Plan) -> Stored:
     """All training documents with their evidence, in corpus order, read from the store shard by shard."""
     names = [plan.artefact(ShardTask(Hop.FUSE, "", shard)) for shard in range(plan.corpus_shards)]
-    return Stored(run.store, names, {"target": plan.target_tokenizer_fingerprint})
+    header = {
+        "target": plan.target_tokenizer_fingerprint,
+        "sources": [source.name for source in plan.sources],
+        "vocabulary_maps": [plan.vocabulary_map(source.name) for source in plan.sources],
+    }
+    return Stored(run.store, names, header)
 
 
 def train_step(
@@ -92,6 +100,7 @@ def train_step(
         baselines.make_missing(run, plan)
     config = run.config
     # Imports torch: not before a wrong file name is found out.
+    from fusery.pipeline.provenance import of_training
     from fusery.trainer.job import TrainJob, train
 
     result = train(
@@ -108,6 +117,7 @@ def train_step(
             threads=threads,
             held_out=_held_out_tokens(run, plan) if config.training.evaluate_every_steps else (),
             tracking=_tracking(run, plan, clm_only) if config.registry.enabled else None,
+            lineage=partial(of_training, run, plan, clm_only),
         )
     )
     return {key: str(value) if isinstance(value, Path) else value for key, value in asdict(result).items()}
@@ -162,7 +172,7 @@ def measure_source(
     if run.store.find(name) is None:
         reading = Reading(client.tokenizer(), _window_tokens(client.model()))
         scores = measure(client, held_out(run), run.config.evaluation.batch_bytes, progress, reading)
-        _keep_scores(run, name, scores)
+        keep_scores(run, name, scores)
     baselines.capture_held_out(run, plan, source, client)
 
 
@@ -176,7 +186,7 @@ def _window_tokens(model: ModelDescription) -> int:
     return min(model.context_length, model.limits.max_tokens)
 
 
-def _keep_scores(run: Run, name: str, scores: Scores) -> None:
+def keep_scores(run: Run, name: str, scores: Scores) -> None:
     run.store.publish(name, json.dumps(scores.to_json(), sort_keys=True).encode())
 
 
@@ -204,7 +214,7 @@ def own_models(run: Run, plan: Plan) -> dict[str, tuple[str, str | None, str]]:
     return models
 
 
-def _ensemble_scores_name(run: Run, plan: Plan) -> str:
+def ensemble_scores_name(run: Run, plan: Plan) -> str:
     return scores_name(run, ENSEMBLE, baselines.ensemble_made_from(run, plan))
 
 
@@ -231,6 +241,7 @@ def evaluate_step(
         run = replace(run, file=replace(run.file, config=config))
     plan = load_plan(run)
     tasks = evaluation_tasks.check_tasks(run)
+    check_measured(run, {source.name: [source_scores_name(run, plan, source.name)] for source in plan.sources})
     if threads is not None:
         import torch
 
@@ -245,17 +256,21 @@ def _measure_own(run: Run, plan: Plan) -> None:
     for role, (model, revision, name) in own_models(run, plan).items():
         if run.store.find(name) is not None:
             continue
-        from fusery.source.engine import load_engine
-
         if role == MERGED:
             baselines.merge_weights(run, baselines.merging(run, plan))
-        engine = load_engine(model, revision)
-        reading = Reading(engine.tokenizer, _window_tokens(engine.model))
-        batch_bytes = run.config.evaluation.batch_bytes
-        _keep_scores(run, name, measure(engine, held_out(run), batch_bytes, reading=reading))
-    if baselines.wants_ensemble(run) and run.store.find(_ensemble_scores_name(run, plan)) is None:
+        measure_model(run, model, revision, name)
+    if baselines.wants_ensemble(run) and run.store.find(ensemble_scores_name(run, plan)) is None:
         scores = baselines.measure_ensemble(run, plan, held_out(run))
-        _keep_scores(run, _ensemble_scores_name(run, plan), scores)
+        keep_scores(run, ensemble_scores_name(run, plan), scores)
+
+
+def measure_model(run: Run, model: str, revision: str | None, name: str) -> None:
+    """Keeps the scores of a checkpoint on the held-out documents under `name`."""
+    from fusery.source.engine import load_engine
+
+    engine = load_engine(model, revision)
+    reading = Reading(engine.tokenizer, _window_tokens(engine.model))
+    keep_scores(run, name, measure(engine, held_out(run), run.config.evaluation.batch_bytes, reading=reading))
 
 
 def _task_models(run: Run, plan: Plan) -> dict[str, TaskModel]:
@@ -286,7 +301,7 @@ def build_report(
     own = {role: scores(name) for role, (_, _, name) in own_models(run, plan).items()}
     further = {role: found for role, found in own.items() if role not in (TARGET_BEFORE, CLM, FUSED)}
     if baselines.wants_ensemble(run):
-        further = {ENSEMBLE: scores(_ensemble_scores_name(run, plan)), **further}
+        further = {ENSEMBLE: scores(ensemble_scores_name(run, plan)), **further}
     report = Report(
         run_id=run.run_id,
         target_before=own[TARGET_BEFORE],
@@ -327,5 +342,8 @@ def settings_of(run: Run) -> dict[str, Any]:
 
 def manifest(run: Run, plan: Plan) -> dict[str, str]:
     """Name → SHA-256 of every artefact that the run's plan names and the store has."""
-    entries = ((plan.artefact(task), run.store.find(plan.artefact(task))) for task in plan.tasks)
-    return {name: entry.sha256 for name, entry in entries if entry is not None}
+    names = [plan.artefact(task) for task in plan.tasks]
+    # A bucket answers many at a time.
+    with ThreadPoolExecutor(16) as pool:
+        entries = zip(names, pool.map(run.store.find, names), strict=True)
+        return {name: entry.sha256 for name, entry in entries if entry is not None}
