@@ -77,7 +77,7 @@ def _set_up(command: str) -> None:
         # Not `from error`: its text has the value, which may be a secret.
         raise ConfigError(f"environment variable {name}: {wrong['msg']}; correct it, or unset it") from None
     quiet = (
-        command in ("run", "status", "validate", "coverage", "align", "conformance", "query")
+        command in ("run", "status", "validate", "coverage", "align", "conformance", "query", "ablate")
         and place.log_level.lower() == "info"
     )
     set_up_logging(command, "warning" if quiet else place.log_level, place.log_format)

@@ -58,9 +58,11 @@ def validate(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parser: argparse.ArgumentParser) -> None:
-    run_file(parser)
+    started_run(parser)
     steps = ("capture", "align", "fuse", "train", "evaluate")
     parser.add_argument("--until", choices=steps, help="end after this step (default: all of them)")
+    where = "create the run's Job in the cluster of your kubeconfig and follow it; Ctrl-C leaves it alone"
+    parser.add_argument("--on", choices=("here", "kubernetes"), default="here", help=f"kubernetes: {where}")
     parser.add_argument("--json", action="store_true", help="progress and result as one JSON object per line")
     accepts_licences(parser)
 
@@ -153,11 +155,15 @@ def cache(parser: argparse.ArgumentParser) -> None:
     act.add_argument("--yes", action="store_true", help="do not ask")
 
 
-def train(parser: argparse.ArgumentParser) -> None:
-    started_run(parser)
+def kind_of_training(parser: argparse.ArgumentParser) -> None:
     kind = parser.add_mutually_exclusive_group()
     kind.add_argument("--clm-only", action="store_true", help="the baseline: the same tokens and steps, λ = 1")
     kind.add_argument("--only-source", metavar="NAME", help="the baseline: this source's evidence alone")
+
+
+def train(parser: argparse.ArgumentParser) -> None:
+    started_run(parser)
+    kind_of_training(parser)
     parser.add_argument("--threads", type=_count, help="CPU threads (default: all cores)")
 
 
@@ -167,6 +173,12 @@ def evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tasks", metavar="NAMES", help="suites and tasks, such as commonsense,reasoning or arc_easy")
     parser.add_argument("--task-limit", type=_count, help="only so many items of each task")
     parser.add_argument("--task-data", type=Path, metavar="FOLDER", help="where tasks have their data, before the hub")
+
+
+def ablate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE.yaml", help="the ablation's YAML (docs/ablation.md)")
+    parser.add_argument("--parallel", type=_count, default=1, metavar="N", help="trainings at a time (default: 1)")
+    parser.add_argument("--json", action="store_true", help="progress and result as one JSON object per line")
 
 
 def register(parser: argparse.ArgumentParser) -> None:
@@ -184,6 +196,19 @@ def promote(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("given", metavar="FILE.yaml|NAME", help=what)
     parser.add_argument("--version", metavar="N", help="(default: the run's; of a name, the one with alias candidate)")
     parser.add_argument("--force", metavar="REASON", help="though the gate did not pass it; the reason is kept with it")
+
+
+def k8s(parser: argparse.ArgumentParser) -> None:
+    acts = parser.add_subparsers(dest="act", metavar="render", required=True)
+    summary = "Print complete manifests: fusery k8s render FILE.yaml | kubectl create --filename -"
+    act = acts.add_parser("render", help=summary, description=summary)
+    run_file(act)
+    jobs = ("run", "train", "evaluate")
+    act.add_argument("--job", choices=jobs, default="run", help="what is to run (default: the whole run)")
+    kind_of_training(act)
+    act.add_argument("--namespace", metavar="NAME", help="instead of kubernetes.namespace")
+    act.add_argument("--release", metavar="NAME", help="of the chart, instead of kubernetes.release")
+    act.add_argument("--image", metavar="IMAGE", help="instead of kubernetes.image")
 
 
 def report(parser: argparse.ArgumentParser) -> None:

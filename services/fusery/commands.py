@@ -33,12 +33,28 @@ def _validate(given: Arguments) -> None:
         print(f"  {removed.held_out} left out of the training documents because their text is held out")
 
 
-def _run(given: Arguments) -> None:
+def _run(given: Arguments) -> int | None:
+    if given.on == "kubernetes":
+        return _run_on_kubernetes(given)
     from fusery.pipeline.registration import accept_step
     from fusery.pipeline.run import Until, run_to_the_end
 
-    accept_step(given.file, given.accept_license)
-    run_to_the_end(given.file, None if given.until is None else Until(given.until), as_json=given.json)
+    accept_step(given.file, given.accept_license, given.relative_to)
+    until = None if given.until is None else Until(given.until)
+    run_to_the_end(given.file, until, as_json=given.json, folder=given.relative_to)
+    return None
+
+
+def _run_on_kubernetes(given: Arguments) -> int:
+    from fusery.cluster.command import run_on_kubernetes
+    from fusery.errors import ConfigError
+
+    if given.relative_to is not None:
+        raise ConfigError("--relative-to: names a folder of this machine; for --on kubernetes set kubernetes.folder")
+    options = [] if given.until is None else ["--until", given.until]
+    for licence in given.accept_license:
+        options += ["--accept-license", licence]
+    return run_on_kubernetes(given.file, options, as_json=given.json)
 
 
 def _status(given: Arguments) -> None:
@@ -128,7 +144,7 @@ def _evaluate(given: Arguments) -> None:
 def _register(given: Arguments) -> None:
     from fusery.pipeline.registration import accept_step, gate_of, register_step
 
-    accept_step(given.file, given.accept_license)
+    accept_step(given.file, given.accept_license, given.relative_to)
     registered: dict[str, Any] = register_step(given.file, given.relative_to)
     print(json.dumps(registered, indent=2), flush=True)
     # A run that started this command says at its end what the gate said.
@@ -147,6 +163,24 @@ def _report(given: Arguments) -> None:
     from fusery.pipeline.report_files import report_step
 
     print(report_step(given.file, given.out, given.relative_to))
+
+
+def _k8s(given: Arguments) -> None:
+    from fusery.cluster.render import RenderedJob, render
+    from fusery.errors import ConfigError
+
+    arguments = ["--clm-only"] if given.clm_only else []
+    arguments += [] if given.only_source is None else ["--only-source", given.only_source]
+    if arguments and given.job != "train":
+        raise ConfigError(f"{arguments[0]}: goes with --job train, got --job {given.job}")
+    changes = {key: getattr(given, key) for key in ("namespace", "release", "image")}
+    print(render(given.file, RenderedJob(given.job), changes, arguments), end="")
+
+
+def _ablate(given: Arguments) -> None:
+    from fusery.ablation.run import ablate
+
+    ablate(given.file, given.parallel, as_json=given.json)
 
 
 COMMANDS: list[tuple[str, str, str, Setup, Callable[[Arguments], int | None]]] = [
@@ -216,6 +250,13 @@ COMMANDS: list[tuple[str, str, str, Setup, Callable[[Arguments], int | None]]] =
         _cache,
     ),
     (
+        "k8s",
+        "Print a run as manifests for a Kubernetes cluster.",
+        "fusery k8s render examples/kubernetes/one-pod.yaml --namespace ml",
+        options.k8s,
+        _k8s,
+    ),
+    (
         "train",
         "Train the target of a run whose shards are there.",
         "fusery train examples/tiny.yaml --clm-only",
@@ -228,6 +269,13 @@ COMMANDS: list[tuple[str, str, str, Setup, Callable[[Arguments], int | None]]] =
         "fusery evaluate examples/tiny.yaml --tasks commonsense --task-limit 200",
         options.evaluate,
         _evaluate,
+    ),
+    (
+        "ablate",
+        "Run one run in many settings from one set of captures, and show them in one table.",
+        "fusery ablate examples/ablations/tiny.yaml",
+        options.ablate,
+        _ablate,
     ),
     (
         "register",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -165,19 +166,38 @@ class EvaluationSpec(Section):
 
 
 class Baseline(StrEnum):
-    """A model of the run that the fused one is compared with."""
+    """A model of the run that the fused one is compared with; one source's are named with `of_source`."""
 
     TARGET_BEFORE = "target_before"
     CLM = "clm"
     SOURCES = "sources"
     """Every source."""
+    SOURCE = "source"
+    ENSEMBLE = "ensemble"
+    WEIGHT_MERGING = "weight_merging"
+    SINGLE_SOURCE = "single_source"
+
+    @property
+    def is_of_one_source(self) -> bool:
+        return self in (Baseline.SOURCE, Baseline.SINGLE_SOURCE)
+
+    def of_source(self, name: str) -> str:
+        """The baseline's name where it belongs to one source: source:NAME, single_source:NAME."""
+        return f"{self.value}:{name}"
+
+
+def baseline_names(sources: Sequence[str]) -> list[str]:
+    """Everything that a gate of a run with these sources can compare the fused model with."""
+    plain = [baseline.value for baseline in Baseline if not baseline.is_of_one_source]
+    return plain + [kind.of_source(name) for kind in Baseline if kind.is_of_one_source for name in sources]
 
 
 class GateSpec(Section):
     """What the measures must show before a registered version gets its alias. They decide no byte: in no digest."""
 
-    better_than: tuple[Baseline, ...] = (Baseline.TARGET_BEFORE, Baseline.CLM)
-    """Models over which the mean of bits per byte must be lower, with a 95 % interval that excludes 0."""
+    better_than: tuple[str, ...] = (Baseline.TARGET_BEFORE.value, Baseline.CLM.value)
+    """Models over which the mean of bits per byte must be lower, with a 95 % interval that excludes 0: target_before,
+    clm, sources (every one), source:NAME, ensemble, weight_merging, single_source:NAME."""
     least_gain: float = Field(default=0.0, ge=0, lt=1)
     """By how much: 0.01 asks that the whole interval is below −1 %."""
     domain_tolerance: float | None = Field(default=0.01, ge=0)
