@@ -42,6 +42,10 @@ class AddressError(InvalidInput):
     """An address given to a run does not answer; found out before any work."""
 
 
+class NoAnswer(AddressError):
+    """Nothing answers at an address; a server may be about to come."""
+
+
 class Mismatch(InvalidInput):
     """Two things that must belong together don't: a fingerprint, a digest, a partition."""
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -45,6 +45,8 @@ class Settings(BaseSettings):
     """For a client: the name in the servers' certificates, where it differs from the address."""
     engine_token_file: Path | None = None
     """A file with the bearer token of the inference servers behind tgi: and vllm: sources."""
+    wait_s: float = Field(default=0.0, ge=0)
+    """How long a run waits at its start for servers that do not answer yet; where they are started beside it."""
     worker_heartbeat_file: Path | None = None
     """A worker touches it every 15 s while it takes tasks from its broker; for liveness probes."""
     log_level: str = "info"

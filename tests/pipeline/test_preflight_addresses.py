@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from fusery.errors import AddressError, ConfigError, CorpusError, FuseryError
+from fusery.errors import AddressError, ConfigError, CorpusError, FuseryError, NoAnswer
 from fusery.pipeline.local import start_broker
 from fusery.pipeline.preflight import check_run, open_run
 from fusery.pipeline.processes import Supervisor
 from fusery.source.api import Limits
-from fusery.worker.broker import BrokerAway, check_broker
+from fusery.worker.broker import check_broker
 from picorun import write_run
 from refusals import refused
 from sourceservers import UniformEngine, running
@@ -31,7 +31,7 @@ def test_a_broker_that_does_not_answer_is_named_without_its_password(
 ) -> None:
     file = write_run(tmp_path)
     monkeypatch.setenv("FUSERY_BROKER_URL", f"redis://user:{PASSWORD}@{closed}/0")
-    message = refused(file, BrokerAway, f"broker redis://{closed} does not answer: .*refused.*; start it")
+    message = refused(file, NoAnswer, f"broker redis://{closed} does not answer: .*refused.*; start it")
     assert PASSWORD not in message
 
 
@@ -110,7 +110,7 @@ def _answer_like_a_web_server(listening: socket.socket) -> None:
 def test_a_tracking_server_that_does_not_answer_is_named_without_its_password(tmp_path: Path, closed: str) -> None:
     services = {"tracking_uri": f"http://user:{PASSWORD}@{closed}"}
     file = write_run(tmp_path, services=services, registry={"enabled": True})
-    assert PASSWORD not in refused(file, AddressError, f"http://{closed}: no MLflow server answers .*; start it")
+    assert PASSWORD not in refused(file, NoAnswer, f"http://{closed}: no MLflow server answers .*; start it")
 
 
 def test_a_tracking_server_is_not_asked_where_nothing_is_registered(tmp_path: Path, closed: str) -> None:
@@ -119,14 +119,14 @@ def test_a_tracking_server_is_not_asked_where_nothing_is_registered(tmp_path: Pa
 
 def test_a_source_that_does_not_answer_is_named(tmp_path: Path, closed: str) -> None:
     file = write_run(tmp_path, sources=served(closed))
-    refused(file, AddressError, f"run.yaml: source far: no source server answers at {closed}: .*UNAVAILABLE")
+    refused(file, NoAnswer, f"run.yaml: source far: no source server answers at {closed}: .*UNAVAILABLE")
 
 
 def test_something_that_is_no_source_server_is_found_out(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         threading.Thread(target=_answer_like_a_web_server, args=(listening,), daemon=True).start()
-        refused(write_run(tmp_path, sources=served(address)), AddressError, "no source server answers")
+        refused(write_run(tmp_path, sources=served(address)), NoAnswer, "no source server answers")
 
 
 def test_a_served_source_passes_if_it_fits_and_needs_no_files_here(tmp_path: Path) -> None:
@@ -204,3 +204,25 @@ def test_a_store_of_an_unknown_kind_is_refused(tmp_path: Path) -> None:
 def test_with_tls_every_source_needs_an_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FUSERY_SOURCE_TLS_CA_FILE", str(tmp_path / "ca.pem"))
     refused(write_run(tmp_path), ConfigError, "every source needs the address of a server with TLS, and source")
+
+
+def test_a_source_that_comes_up_in_time_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FUSERY_WAIT_S", "120")
+    may_load = threading.Event()
+
+    def load() -> UniformEngine:
+        assert may_load.wait(60)
+        return UniformEngine()
+
+    monkeypatch.setattr("fusery.pipeline.preflight.log.warning", lambda *_: may_load.set())
+    with running(load, wait=False) as server:
+        check_run(open_run(write_run(tmp_path, sources=served(server.address))))
+    assert may_load.is_set()
+
+
+def test_what_does_not_get_better_is_not_waited_for(
+    tmp_path: Path, closed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FUSERY_WAIT_S", "3600")
+    monkeypatch.setenv("FUSERY_BROKER_URL", "http://127.0.0.1/0")
+    refused(write_run(tmp_path, sources=served(closed)), AddressError, "not an address of a Redis server")

@@ -140,6 +140,9 @@ def _environment(config: RunConfig, part: Part) -> list[Manifest]:
     values: dict[str, Any] = dict(part.env)
     # Lines that kubectl logs shows to people; whoever collects logs has the release's own setting for the rest.
     values["FUSERY_LOG_FORMAT"] = "text"
+    if part.component is Component.RUN:
+        # A release that was installed a moment ago still loads its models.
+        values["FUSERY_WAIT_S"] = "3600"
     if part.component is Component.RUN and config.services.broker_url is None:
         values["FUSERY_BROKER_URL"] = f"redis://{service_host(kubernetes, f'{kubernetes.full_name}-broker')}:6379/0"
     if config.services.tracking_uri is None and part.component is not Component.EVALUATE:

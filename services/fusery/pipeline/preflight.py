@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
+import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from fusery.errors import AddressError, ConfigError, Mismatch, ModelError, Unavailable
+from fusery.errors import AddressError, ConfigError, Mismatch, ModelError, NoAnswer, Unavailable
 from fusery.formats.store import Store
 from fusery.models.checkpoint import Checkpoint, inspect_checkpoint
 from fusery.pipeline.conformance import ServedSource
@@ -32,6 +34,11 @@ from fusery.source.client import client_from_settings
 from fusery.source.conformance import quick_test, refuse_failed
 from fusery.source.engines import check_engine, load_engine
 from fusery.worker.broker import check_broker
+
+log = logging.getLogger(__name__)
+
+_PAUSE_S, _WORD_S = 2.0, 60.0
+"""Between two times that silent servers are asked, and that it is said."""
 
 _IDENTITY_FILES = (
     *("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json"),
@@ -189,18 +196,46 @@ def _knock(checks: Iterable[Callable[[], None]]) -> None:
     """Returns if every address answers. All that don't are named at once, for who mends one wants to know the others.
 
     Raises:
-        AddressError: those that don't.
+        AddressError: those that don't, nor within FUSERY_WAIT_S seconds where one may be about to.
     """
-    silent: list[AddressError] = []
+    patience = _Patience(settings().wait_s)
+    silent = _silent(checks)
+    while silent and patience.lasts(list(silent.values())):
+        silent = _silent(silent)
+    if len(silent) == 1:
+        raise next(iter(silent.values()))
+    if silent:
+        raise AddressError("\n".join(map(str, silent.values())))
+
+
+def _silent(checks: Iterable[Callable[[], None]]) -> dict[Callable[[], None], AddressError]:
+    """The checks that fail, each with its error."""
+    found: dict[Callable[[], None], AddressError] = {}
     for check in checks:
         try:
             check()
         except AddressError as error:
-            silent.append(error)
-    if len(silent) == 1:
-        raise silent[0]
-    if silent:
-        raise AddressError("\n".join(str(error) for error in silent))
+            found[check] = error
+    return found
+
+
+class _Patience:
+    """Waits `whole_s` seconds in all for servers that may be about to come, and says now and then for which."""
+
+    def __init__(self, whole_s: float) -> None:
+        self._ends_at = time.monotonic() + whole_s
+        self._says_at = 0.0
+
+    def lasts(self, errors: Sequence[AddressError]) -> bool:
+        """Whether it makes sense to ask again, after a pause. A wrong password, say, does not get better."""
+        now = time.monotonic()
+        if now >= self._ends_at or not all(isinstance(error, NoAnswer) for error in errors):
+            return False
+        if now >= self._says_at:
+            self._says_at = now + _WORD_S
+            log.warning("waiting up to %.0f s more: %s", self._ends_at - now, "; ".join(map(str, errors)))
+        time.sleep(min(_PAUSE_S, self._ends_at - now))
+        return True
 
 
 def _check_tls(run: Run) -> None:
@@ -245,9 +280,8 @@ def _check_served(run: Run, source: SourceSpec, address: str) -> None:
         with client_from_settings(address, timeout_s=5.0, retry_for_s=5.0) as client:
             model = client.model()
     except (Unavailable, AddressError) as error:
-        raise AddressError(
-            f"{run.file.path}: source {source.name}: no source server answers at {address}: {error}"
-        ) from error
+        kind = NoAnswer if isinstance(error, Unavailable) else AddressError
+        raise kind(f"{run.file.path}: source {source.name}: no source server answers at {address}: {error}") from error
     except Mismatch as error:
         raise Mismatch(f"{run.file.path}: source {source.name}: {error}") from error
     _check_k(run, source.name, min(model.vocabulary_size, model.limits.max_top_k))
@@ -267,7 +301,8 @@ def _check_asked(run: Run, source: SourceSpec) -> None:
         _check_k(run, source.name, engine.model.limits.max_top_k)
         refuse_failed(quick_test(engine), f"{run.file.path}: {role}")
     except (Unavailable, AddressError) as error:
-        raise AddressError(f"{run.file.path}: {role}: no inference server answers: {error}") from error
+        kind = NoAnswer if isinstance(error, Unavailable) else AddressError
+        raise kind(f"{run.file.path}: {role}: no inference server answers: {error}") from error
     tokens = check_documents(run.file, run.corpora, role, engine.tokenizer, engine.model.context_length)
     check_requests(run.file, run.corpora, source.name, engine.model, tokens)
 

@@ -14,7 +14,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
-from fusery.errors import AddressError
+from fusery.errors import AddressError, NoAnswer
 
 SQLITE = "sqlite:///"
 _SCHEMES = "http(s)://host:port of an MLflow server, or sqlite:///path/mlflow.db"
@@ -74,7 +74,7 @@ def _check_server(uri: str, timeout_s: float) -> None:
         raise AddressError(f"{shown}: /health answered {error.code}, expected 200: no MLflow server? {hint}") from None
     except (OSError, HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
-        raise AddressError(f"{shown}: no MLflow server answers within {timeout_s:g} s ({reason}); {hint}") from None
+        raise NoAnswer(f"{shown}: no MLflow server answers within {timeout_s:g} s ({reason}); {hint}") from None
     if body.strip() != b"OK":
         raise AddressError(f"{shown}: /health answered {body[:20]!r}, expected b'OK': no MLflow server? {hint}")
 

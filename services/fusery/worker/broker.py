@@ -6,13 +6,9 @@ import logging
 import time
 from urllib.parse import urlsplit
 
-from fusery.errors import AddressError
+from fusery.errors import AddressError, NoAnswer
 
 log = logging.getLogger(__name__)
-
-
-class BrokerAway(AddressError):
-    """Nothing answers at the address, which may yet come; any other AddressError is final."""
 
 
 def check_broker(url: str) -> None:
@@ -48,7 +44,7 @@ def check_broker(url: str) -> None:
             "password, or FUSERY_BROKER_URL to redis://user:password@host:port/0"
         ) from error
     except redis.RedisError as error:
-        raise BrokerAway(
+        raise NoAnswer(
             f"broker {shown} does not answer: {error}; start it, or leave it out for an embedded one"
         ) from error
 
@@ -63,7 +59,7 @@ def wait_for_broker(url: str, timeout_s: float) -> None:
     while True:
         try:
             return check_broker(url)
-        except BrokerAway as error:
+        except NoAnswer as error:
             if time.monotonic() > deadline:
                 raise AddressError(f"{error} (waited {timeout_s:.0f} s)") from error
             log.warning("%s; trying again", error)
