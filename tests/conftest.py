@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 
 # Before any library reads them.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -19,6 +21,15 @@ settings.load_profile("fusery")
 
 
 _LONG = ("e2e", "faults")
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A command sets its process's logging up; here the process goes on."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

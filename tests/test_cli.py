@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,14 +18,6 @@ from fusery.settings import Settings
 
 COMMANDS = [entry[0] for entry in TABLE]
 NOWHERE = "127.0.0.1:1"
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_before() -> Iterator[None]:
-    handlers, level = logging.root.handlers[:], logging.root.level
-    yield
-    logging.root.handlers[:] = handlers
-    logging.root.setLevel(level)
 
 
 def fusery(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -41,15 +41,12 @@ FORM = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01")
 
 @pytest.fixture(autouse=True)
 def _own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No trace of another test, and logging as it was."""
+    """No trace of another test."""
     for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "TRACEPARENT"):
         monkeypatch.delenv(name, raising=False)
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
     tracing.stop()
     yield
     tracing.stop()
-    root.handlers[:], root.level = handlers, level
 
 
 @given(trace=st.integers(1, 2**128 - 1), span=st.integers(1, 2**64 - 1), flags=st.integers(0, 255))

@@ -321,11 +321,6 @@ def test_a_child_of_the_worker_logs_as_the_worker_does(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("FUSERY_LOG_FORMAT", "json")
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
-    try:
-        signals.worker_process_init.send(sender=None)
-        logging.getLogger("x").info("a line")
-    finally:
-        root.handlers[:], root.level = handlers, level
+    signals.worker_process_init.send(sender=None)
+    logging.getLogger("x").info("a line")
     assert json.loads(capsys.readouterr().err)["service"] == "worker"
