@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusery.errors import AddressError, ConfigError, CorpusError, FuseryError, ModelError
+from fusery.errors import AddressError, ConfigError, CorpusError, FuseryError, ModelError, NoAnswer
 from fusery.pipeline.local import services
 from fusery.pipeline.preflight import check_run, open_run
 from fusery.source.api import Distributions, Document
@@ -80,7 +80,7 @@ def test_an_inference_server_that_is_one_position_off_is_refused(tmp_path: Path)
 
 def test_an_inference_server_that_does_not_answer_is_named(tmp_path: Path, closed: str) -> None:
     file = write_run(tmp_path, sources=asked(f"tgi:http://{closed}"))
-    refused(file, AddressError, f"source far: no inference server answers: tgi:http://{closed}: no answer")
+    refused(file, NoAnswer, f"source far: no inference server answers: tgi:http://{closed}: no answer")
 
 
 @pytest.mark.parametrize(

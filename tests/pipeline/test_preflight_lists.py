@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from fusery.errors import AddressError, Mismatch
+from fusery.errors import AddressError, Mismatch, NoAnswer
 from fusery.pipeline.preflight import check_run, open_run
 from picorun import write_run
 from refusals import refused
@@ -39,7 +39,7 @@ def test_a_list_with_two_models_is_refused_with_both_addresses(tmp_path: Path) -
 def test_a_list_of_which_one_does_not_answer_is_refused(tmp_path: Path, closed: str) -> None:
     with running(UniformEngine()) as one:
         file = write_run(tmp_path, sources=served(f"{one.address},{closed}"))
-        refused(file, AddressError, f"run.yaml: source far: no source server answers at .*: source {closed}: UNAVAIL")
+        refused(file, NoAnswer, f"run.yaml: source far: no source server answers at .*: source {closed}: UNAVAIL")
 
 
 @pytest.mark.parametrize("address", ["nowhere", "a:1,,b:1", "dns:///a"])

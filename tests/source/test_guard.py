@@ -146,7 +146,7 @@ STATUSES: list[tuple[errors.FuseryError, Any]] = [
 ]
 
 
-OF_THE_SERVER = (errors.ConfigError, errors.AddressError)
+OF_THE_SERVER = (errors.ConfigError, errors.AddressError, errors.NoAnswer)
 
 
 def test_every_class_of_the_tree_stands_in_the_table() -> None:
