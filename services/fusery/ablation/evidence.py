@@ -15,11 +15,11 @@ from pydantic import ValidationError
 
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import Corrupt, Degraded
-from fusery.pipeline import local, steps
+from fusery.pipeline import local
 from fusery.pipeline.cache import captured_top_k
 from fusery.pipeline.execution import HopsJob, coordinate
 from fusery.pipeline.hop_progress import Progress
-from fusery.pipeline.planning import plan_of, publish_tokenizer
+from fusery.pipeline.planning import hops_job, measure_sources, plan_of, plan_with
 from fusery.pipeline.preflight import Run, publish_input
 from fusery.pipeline.processes import Child, Supervisor, fusery_command
 from fusery.pipeline.progress import Board, Line, hop_lines
@@ -94,16 +94,7 @@ def case_plan(run: Run, asked: Plan) -> Plan:
             run.store, source.model_fingerprint, train.digest, train.shards, run.config.capture, most
         )
         sources.append(source.model_copy(update={"captured_top_k": found}))
-    return Plan(
-        run_id=run.run_id,
-        corpus_digest=train.digest,
-        corpus_shards=train.shards,
-        target_tokenizer_fingerprint=asked.target_tokenizer_fingerprint,
-        sources=tuple(sources),
-        capture=run.config.capture,
-        alignment=run.config.alignment,
-        fusion=run.config.fusion,
-    )
+    return plan_with(run, asked.target_tokenizer_fingerprint, sources)
 
 
 def is_fused(run: Run, plan: Plan) -> bool:
@@ -127,41 +118,13 @@ def capture(of: Captures, base: Run, target: ByteTokenizer, measures: bool, laun
     run = of.run
     with local.services(run) as services:
         plan = plan_of(run, target, services)
-
-        def make_inputs() -> None:
-            publish_input(run)
-            publish_tokenizer(run, target)
-            for source in plan.sources:
-                with services.client(source.name) as client:
-                    publish_tokenizer(run, client.tokenizer())
-
-        job = HopsJob(
-            run.store,
-            plan,
-            services.broker_url,
-            services.addresses,
-            Hop.CAPTURE,
-            run.config.services.max_in_flight,
-            make_inputs,
-            services.supervisor.check,
-        )
+        job = hops_job(run, plan, target, services, Hop.CAPTURE)
         progress = coordinate(job, launch, lambda progress: board.update(*hop_lines(progress)))
         if progress.dead_letters:
             raise Degraded(f"{_reason(progress)}; mend the cause and run the same command again")
         if measures:
-            _measure_sources(base, case_plan(base, plan), services, board)
+            measure_sources(base, case_plan(base, plan), services, board)
     return plan
-
-
-def _measure_sources(base: Run, plan: Plan, services: local.Services, board: Board) -> None:
-    for source in plan.sources:
-
-        def report(done: int, total: int, title: str = f"measure {source.name}") -> None:
-            board.update(Line(title, done, total, "documents"))
-
-        with services.client(source.name) as client:
-            steps.measure_source(base, plan, source.name, client, report)
-        services.supervisor.check()
 
 
 def fuse(base: Run, plans: Sequence[Plan], launch: str, board: Board) -> dict[str, str]:

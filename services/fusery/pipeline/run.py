@@ -10,7 +10,6 @@ import logging
 import shlex
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,11 +28,11 @@ from fusery.pipeline import local, run_children, step_jobs, steps
 from fusery.pipeline.coordinator import PACE
 from fusery.pipeline.coverage_warnings import warnings_of
 from fusery.pipeline.evaluation_tasks import check_tasks
-from fusery.pipeline.execution import HopsJob, coordinate, new_launch
+from fusery.pipeline.execution import coordinate, new_launch
 from fusery.pipeline.hop_progress import DeadLetter, Progress
 from fusery.pipeline.lease import lease
 from fusery.pipeline.licences import check_licences
-from fusery.pipeline.planning import plan_of, publish_tokenizer
+from fusery.pipeline.planning import hops_job, measure_sources, plan_of, publish_tokenizer
 from fusery.pipeline.preflight import Run, check_run, open_run, publish_input
 from fusery.pipeline.progress import Board, Line, hop_lines
 from fusery.pipeline.progress_note import keep_lines, kept_lines
@@ -42,8 +41,6 @@ from fusery.pipeline.run_children import keep_run_file
 from fusery.worker.plan import Hop, Plan, ShardTask, digest, plan_name
 
 log = logging.getLogger(__name__)
-
-_POLL_S = 0.5
 
 
 class Until(StrEnum):
@@ -154,29 +151,13 @@ def _hops(run: Run, target: ByteTokenizer, launch: str, until: Until | None, boa
             return plan
     with local.services(run) as services:
         plan = plan_of(run, target, services)
-
-        def make_inputs() -> None:
-            publish_input(run)
-            publish_tokenizer(run, target)
-            for source in plan.sources:
-                with services.client(source.name) as client:
-                    publish_tokenizer(run, client.tokenizer())
-
-        job = HopsJob(
-            run.store,
-            plan,
-            services.broker_url,
-            services.addresses,
-            Hop(until.value) if until in (Until.CAPTURE, Until.ALIGN) else Hop.FUSE,
-            run.config.services.max_in_flight,
-            make_inputs,
-            services.supervisor.check,
-        )
+        hop = Hop(until.value) if until in (Until.CAPTURE, Until.ALIGN) else Hop.FUSE
+        job = hops_job(run, plan, target, services, hop)
         progress = coordinate(job, launch, lambda progress: board.update(*hop_lines(progress)))
         if progress.dead_letters:
             raise _degraded(run, progress)
         if job.until is Hop.FUSE:
-            _measure_sources(run, plan, services, board)
+            measure_sources(run, plan, services, board)
     return plan
 
 
@@ -201,30 +182,6 @@ def _degraded(run: Run, progress: Progress) -> Degraded:
 def _letter(letter: DeadLetter) -> str:
     few = ", ".join(letter.documents[:5]) + (f" and {len(letter.documents) - 5} more" * (len(letter.documents) > 5))
     return f"  {letter.task.key}: {letter.reason}" + (f" (at work on: {few})" if few else "")
-
-
-def _measure_sources(run: Run, plan: Plan, services: local.Services, board: Board) -> None:
-    """All sources at the same time: each is a server of its own."""
-    marks: dict[str, tuple[int, int]] = {}
-    failures: list[Exception] = []
-
-    def measure(name: str) -> None:
-        try:
-            with services.client(name) as client:
-                steps.measure_source(run, plan, name, client, lambda done, total: marks.update({name: (done, total)}))
-        except Exception as error:  # handed to the main thread
-            failures.append(error)
-
-    # Daemons: Ctrl-C does not wait for a request that is under way.
-    threads = [threading.Thread(target=measure, args=(source.name,), daemon=True) for source in plan.sources]
-    for thread in threads:
-        thread.start()
-    while any(thread.is_alive() for thread in threads):
-        services.supervisor.check()
-        time.sleep(_POLL_S)
-        board.update(*(Line(f"measure {name}", *mark, "documents") for name, mark in sorted(marks.items())))
-    if failures:
-        raise failures[0]
 
 
 def _hops_are_done(run: Run, plan: Plan) -> bool:
