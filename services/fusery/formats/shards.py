@@ -291,7 +291,9 @@ def _read(kind: str, content: bytes, expect: Meta | None = None) -> tuple[pa.Tab
         Mismatch: another kind or format version, or a header field that is not as in `expect`.
     """
     try:
-        table = pq.read_table(pa.BufferReader(content))
+        # On this thread alone: a process that ends soon after Arrow's threads have read may be aborted by their end
+        # (apache/arrow#34314), and workers are one process a core.
+        table = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
         header: Meta = json.loads(table.schema.metadata[b"fusery"])
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
         raise Corrupt(f"not a {kind} shard: {error}") from error

@@ -166,9 +166,10 @@ def _domain(fields: Mapping[str, Any], file: CorpusFile, place: str) -> str:
 def _read_parquet(path: Path, file: CorpusFile, label: str, meter: Meter) -> Iterator[CorpusDocument]:
     before, size = meter.amount, path.stat().st_size
     try:
-        with pq.ParquetFile(path) as parquet:
+        # No threads of Arrow's: as in `formats.shards`.
+        with pq.ParquetFile(path, pre_buffer=False) as parquet:
             columns, rows = chosen_columns(parquet.schema_arrow, file, str(path)), parquet.metadata.num_rows
-            batches = parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns)
+            batches = parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns, use_threads=False)
             for number, document in enumerate(documents_of(batches, file, str(path), label), start=1):
                 meter.amount = before + size * number // rows
                 yield document
