@@ -28,11 +28,16 @@ HERE = Path(__file__).parent
 POLL_S = 0.02
 
 _SHIFTED_CLOCK = """
-import contextlib, datetime, os, time
+import contextlib, datetime, os, time, types
 
 # Its compiled types build on the true class; Arrow imports it at the first array, where it is installed.
 with contextlib.suppress(ImportError):
     import pandas
+
+# gRPC's core compares a deadline with the machine's own clock; where that is wrong, both are wrong by as much.
+with contextlib.suppress(ImportError):
+    import grpc._channel
+    grpc._channel.time = types.SimpleNamespace(**vars(time))
 
 _shift = float(os.environ["RIG_CLOCK_SHIFT_S"])
 _time, _time_ns, _now = time.time, time.time_ns, datetime.datetime
