@@ -17,7 +17,7 @@ setup: $(STAMP) ## Create .venv and install fusery with everything (torch for CP
 $(STAMP): $(ROOT)/pyproject.toml $(ROOT)/constraints.txt $(ROOT)/scripts/setup.sh
 	@PYTHON=$(PYTHON) $(ROOT)/scripts/setup.sh $(VENV)
 
-demo: $(STAMP) ## Make three tiny LLMs, fuse them, show the table: everything on this machine, a few minutes
+demo: $(STAMP) ## Make three tiny LLMs, fuse them, show the table: everything on this machine, about twelve minutes
 	@$(BIN)/python $(ROOT)/examples/make_tiny.py
 	@$(BIN)/fusery run $(ROOT)/examples/tiny.yaml
 
@@ -46,7 +46,7 @@ proto: $(STAMP) ## Generate services/fusery/pb from proto/
 schema: $(STAMP) ## Write docs/run-schema.json, the JSON Schema of a run's YAML
 	@$(BIN)/fusery schema > $(ROOT)/docs/run-schema.json
 
-bench: bench-align bench-hops bench-workers bench-source bench-tokenizers bench-seeds bench-train ## Run every benchmark; results in bench/results/
+bench: bench-align bench-hops bench-workers bench-source bench-tokenizers bench-seeds bench-train ## Run every benchmark, after make demo; results in bench/results/
 
 bench-align: $(STAMP) ## Alignment and fusion against the plain Python rule (fetches real tokenizers)
 	@cd $(ROOT) && $(BIN)/python bench/real_tokenizers.py --names smollm2 llama-2 && $(BIN)/python bench/align.py
@@ -60,7 +60,7 @@ bench-workers: $(STAMP) ## Align and fuse on 1 and on 2 worker processes: speed,
 bench-source: $(STAMP) ## Capture through the service against the bare model (after make demo, make small-llms)
 	@cd $(ROOT) && $(BIN)/python bench/source.py
 
-bench-seeds: $(STAMP) ## Fused against CLM over seeds on the tiny models
+bench-seeds: $(STAMP) ## Fused against CLM over seeds on the tiny models (after make demo)
 	@cd $(ROOT) && $(BIN)/python bench/tiny_seeds.py
 
 bench-train: $(STAMP) ## A fused step against a CLM step and dense ways, and the trainer's loader (about 6 minutes)

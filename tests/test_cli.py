@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import signal
@@ -190,6 +191,17 @@ def test_the_traceback_is_there_at_level_debug(
     assert "in fail\n" in shown
 
 
+@pytest.mark.parametrize(("asked", "level"), [(None, logging.WARNING), ("info", logging.INFO)])
+def test_commands_that_answer_a_person_show_what_is_asked_for(
+    asked: str | None, level: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raising(monkeypatch, IndexError("list index out of range"))
+    if asked is not None:
+        monkeypatch.setenv("FUSERY_LOG_LEVEL", asked)
+    assert cli.main(["query", NOWHERE, "text"]) == 1
+    assert logging.getLogger().level == level
+
+
 def test_a_package_that_is_not_installed_is_named_with_how_to_get_it() -> None:
     # None there makes `import` say that there is no such module. In a process of its own: modules that are imported
     # twice would trouble the tests after this one.
@@ -200,7 +212,8 @@ def test_a_package_that_is_not_installed_is_named_with_how_to_get_it() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == (
-        "fusery query: the package grpc is not installed; this command needs it: pip install 'fusery[all]'\n"
+        "fusery query: the package grpc is not installed; this command needs it: "
+        "pip install --constraint constraints.txt '.[all]' in a checkout of fusery\n"
     )
 
 

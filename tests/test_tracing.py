@@ -242,7 +242,7 @@ def test_without_the_extra_traces_work_until_they_are_asked_for(
     assert cli.main(["query", "127.0.0.1:1", "a"]) == 2
     [line] = capsys.readouterr().err.splitlines()
     assert "FUSERY_OTLP_ENDPOINT asks for traces" in line
-    assert "pip install 'fusery[tracing]'" in line
+    assert "'.[tracing]'" in line
 
 
 @pytest.mark.parametrize("endpoint", ["127.0.0.1:4317", "grpc://collector:4317"])

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 
 from fusery import __version__
 from fusery.commands import COMMANDS
-from fusery.errors import FuseryError
+from fusery.errors import FuseryError, how_to_install
 
 _INTERRUPTED, _OUTPUT_CLOSED = 130, 141
 
@@ -53,7 +53,7 @@ def _failed(command: str, message: str, exit_code: int) -> int:
 def _unexpected(error: Exception) -> tuple[str, int]:
     """Message and exit code of an error that fusery did not raise on purpose."""
     if isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("fusery"):
-        return f"the package {error.name} is not installed; this command needs it: pip install 'fusery[all]'", 2
+        return f"the package {error.name} is not installed; this command needs it: {how_to_install('all')}", 2
     first_line = next(iter(str(error).splitlines()), "")
     shown = f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
     hint = "this is a defect, please report it; set FUSERY_LOG_LEVEL=debug for the traceback"
@@ -78,7 +78,7 @@ def _set_up(command: str) -> None:
         raise ConfigError(f"environment variable {name}: {wrong['msg']}; correct it, or unset it") from None
     quiet = (
         command in ("run", "status", "validate", "coverage", "align", "conformance", "query", "ablate")
-        and place.log_level.lower() == "info"
+        and "log_level" not in place.model_fields_set
     )
     set_up_logging(command, "warning" if quiet else place.log_level, place.log_format)
 

@@ -105,3 +105,8 @@ class Interrupted(FuseryError):
     """The user stopped the run; the same command takes it up again."""
 
     exit_code = 130
+
+
+def how_to_install(extra: str) -> str:
+    """What to do where a package of one of fusery's extras is missing; fusery itself is on no package index."""
+    return f"pip install --constraint constraints.txt '.[{extra}]' in a checkout of fusery"

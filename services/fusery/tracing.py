@@ -19,7 +19,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
-from fusery.errors import ConfigError
+from fusery.errors import ConfigError, how_to_install
 from fusery.settings import trace_settings
 
 HEADER = "traceparent"
@@ -165,7 +165,7 @@ def _check_collector(variable: str, endpoint: str) -> None:
     if found is None:
         raise ConfigError(
             f"{variable} asks for traces, but OpenTelemetry's exporter is not installed; "
-            "pip install 'fusery[tracing]', or unset the variable"
+            f"{how_to_install('tracing')}, or unset the variable"
         )
 
 

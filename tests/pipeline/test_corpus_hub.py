@@ -218,7 +218,7 @@ def test_code_in_a_dataset_is_never_run(tmp_path: Path) -> None:
 
 def test_without_the_package_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ConfigError, match=r"hf:owner/name: .*pip install 'fusery\[datasets\]'"):
+    with pytest.raises(ConfigError, match=r"hf:owner/name: .*pip install .*'\.\[datasets\]'"):
         read(tmp_path, path="hf:owner/name", split="train")
 
 

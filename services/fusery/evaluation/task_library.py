@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fusery.errors import ConfigError, FuseryError, Unavailable
+from fusery.errors import ConfigError, FuseryError, Unavailable, how_to_install
 from fusery.evaluation import code_sandbox
 from fusery.evaluation.task_data import Row, own_tasks, rows_of
 from fusery.evaluation.task_scores import TaskScores
@@ -288,7 +288,7 @@ def _library() -> Any:
         import lm_eval
     except ModuleNotFoundError as error:
         raise ConfigError(
-            "evaluation.tasks: lm-evaluation-harness is not installed; pip install 'fusery[eval]', or leave tasks out"
+            f"evaluation.tasks: lm-evaluation-harness is not installed; {how_to_install('eval')}, or leave tasks out"
         ) from error
     return lm_eval
 

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
 
-from fusery.errors import ConfigError, Corrupt, InvalidInput, Mismatch, Unavailable
+from fusery.errors import ConfigError, Corrupt, InvalidInput, Mismatch, Unavailable, how_to_install
 from fusery.formats.bucket import Bucket, options
 from fusery.formats.folder import Folder
 from fusery.formats.place import TEMPORARY, Place, checked
@@ -262,7 +262,7 @@ def _open(url: str) -> Place:
         # Another process writes there too: what was listed before says nothing.
         file_system, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **options(url))
     except (ValueError, ImportError, OSError) as error:
-        hint = "; it needs pip install 'fusery[s3]'" if isinstance(error, ImportError) else ""
+        hint = f"; it needs fusery's extra s3: {how_to_install('s3')}" if isinstance(error, ImportError) else ""
         raise ConfigError(
             f"store {url!r}: {error}; give a folder or an fsspec URL such as s3://bucket/folder{hint}"
         ) from error

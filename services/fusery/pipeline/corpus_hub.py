@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from fusery.errors import ConfigError, CorpusError
+from fusery.errors import ConfigError, CorpusError, how_to_install
 from fusery.formats.shards import CorpusDocument
 from fusery.pipeline.corpus_files import BATCH_ROWS, Meter, chosen_columns, documents_of, files_of
 from fusery.pipeline.file_states import state_of
@@ -79,7 +79,7 @@ def _builder(where: str, revision: str | None, file: CorpusFile) -> Any:
         import datasets
     except ImportError as error:
         raise ConfigError(
-            f"{file.path}: Hugging Face datasets need the package datasets; install it: pip install 'fusery[datasets]'"
+            f"{file.path}: Hugging Face datasets need the package datasets: {how_to_install('datasets')}"
         ) from error
     with _refusals(file):
         # For a folder with a card `datasets` takes what it cached earlier even where the files are others now.

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from fusery.errors import InvalidInput
+from fusery.errors import InvalidInput, how_to_install
 
 
 def add(model: PreTrainedModel, rank: int, alpha: int, seed: int) -> Any:
@@ -25,7 +25,7 @@ def add(model: PreTrainedModel, rank: int, alpha: int, seed: int) -> Any:
         from peft import LoraConfig
         from peft.tuners.lora import LoraModel
     except ModuleNotFoundError as error:
-        raise InvalidInput("training.lora_rank needs the package peft: pip install 'fusery[lora]'") from error
+        raise InvalidInput(f"training.lora_rank needs the package peft: {how_to_install('lora')}") from error
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         # GPT-2 keeps its weights the other way round; peft sees that and says so.
