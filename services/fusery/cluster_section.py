@@ -220,8 +220,8 @@ class KubernetesSpec(Section):
     """Failures of a pod that are followed by another one."""
     grace_s: int = Field(default=300, ge=30, le=86_400)
     """For a pod that is stopped: the step at hand and a checkpoint."""
-    ttl_s: int = Field(default=604_800, ge=0)
-    """A finished job stays as long, then the cluster deletes it; what it made stays."""
+    ttl_s: int = Field(default=604_800, ge=60)
+    """A finished job stays as long, for whoever follows it; then the cluster deletes it. What it made stays."""
     user: int = Field(default=10001, ge=1)
     """The release's security.runAsUser."""
     fs_group: int = Field(default=10001, ge=1)

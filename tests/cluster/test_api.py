@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,33 @@ def test_a_kubeconfig_without_a_current_context_says_how_to_choose_one(tmp_path:
     path.write_text("apiVersion: v1\nkind: Config\nclusters: []\nusers: []\ncontexts: []\n")
     with pytest.raises(ConfigError, match="kubectl config use-context"):
         from_kubeconfig("ml", str(path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"clusters: [",
+        b"- a list\n",
+        b"just words\n",
+        b"clusters: 7\ncontexts: []\n",
+        b"current-context: here\ncontexts: [{name: here, context: words}]\nclusters: []\n",
+        b"current-context: here\ncontexts: [{name: here}]\nclusters: []\n",
+        b"\xff\xfe\x00",
+    ],
+)
+def test_a_file_that_is_no_kubeconfig_is_named_with_what_was_expected(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "config"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=f"kubeconfig {path}: .*expected a file of kind Config") as refused:
+        from_kubeconfig("ml", str(path))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_package_that_is_missing_is_named_with_what_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What is None there can't be imported.
+    monkeypatch.setitem(sys.modules, "kubernetes", None)
+    with pytest.raises(ConfigError, match=r"kubernetes is not installed: .*'\.\[kubernetes\]' in a checkout"):
+        from_kubeconfig("ml")
 
 
 def test_a_pod_uses_its_service_account_over_tls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

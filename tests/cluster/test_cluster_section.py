@@ -49,6 +49,7 @@ def refusal(folder: Path, kubernetes: Any) -> str:
         ({"store": {"credentials_secret": "s3"}}, "store.credentials_secret: goes with store.volume: false"),
         ({"folder": "work"}, "kubernetes.folder"),
         ({"grace_s": 5}, "kubernetes.grace_s"),
+        ({"ttl_s": 0}, "kubernetes.ttl_s"),
         (
             {"addressing": "environment", "trainer": {"kind": "jobset", "nodes": 2}},
             "trainer.kind: jobset finds its nodes by DNS",
@@ -123,7 +124,9 @@ def test_a_path_of_the_pods_is_taken(model: str) -> None:
     ("services", "said"),
     [
         ({"broker_url": "redis://:hunter2@broker:6379/0"}, "services.broker_url: has a password"),
+        ({"broker_url": "redis://broker:6379/0?password=hunter2"}, "services.broker_url: has a password"),
         ({"tracking_uri": "https://me:hunter2@mlflow"}, "services.tracking_uri: has a password"),
+        ({"tracking_uri": "https://hunter2@mlflow"}, "services.tracking_uri: has a password or a token"),
         ({"broker_url": "redis://127.0.0.1:6379/0"}, "is each pod's own loopback"),
     ],
 )
@@ -132,6 +135,56 @@ def test_a_service_that_pods_can_t_use_is_refused(services: dict[str, str], said
         run_objects(configured(services=services), "x")
     assert said in str(refused.value)
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["FUSERY_TRACKING_URI", "HTTPS_PROXY"])
+def test_a_password_in_a_variable_s_url_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        run_objects(configured({"run": {"env": {name: "http://me:hunter2@there:80"}}}), "x")
+    assert f"kubernetes.run.env.{name}: has a password" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_no_message_shows_a_password_that_stands_beside_another_mistake() -> None:
+    sources = content()["sources"]
+    sources[0] |= {"model": "vllm:http://me:hunter2@there:8000", "address": "localhost:1,http://me:hunter3@there"}
+    with pytest.raises(ConfigError) as refused:
+        run_objects(configured(sources=sources), "x")
+    places = [line.partition(": ")[0] for line in str(refused.value).splitlines()]
+    assert places == ["sources.0.model", "sources.0.address"]
+    assert "hunter" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "services",
+    [
+        {"broker_url": "rediss://fusery@broker:6379/0"},
+        {"tracking_uri": "https://mlflow/team@home"},
+        {"tracking_uri": "sqlite:////store/mlflow.db"},
+        {"work": "/store/work"},
+        {"work": "mine"},
+    ],
+)
+def test_services_without_a_secret_and_on_a_volume_are_taken(services: dict[str, str]) -> None:
+    assert run_objects(configured(services=services), "x")
+
+
+@pytest.mark.parametrize(
+    ("services", "said"),
+    [
+        ({"work": "/home/me/work"}, "services.work: /home/me/work lies on none of the pods' volumes"),
+        ({"tracking_uri": "sqlite:////home/me/mlflow.db"}, "services.tracking_uri: /home/me/mlflow.db lies on none"),
+        ({"tracking_uri": "sqlite:///mlflow.db"}, "services.tracking_uri: /tmp/mlflow.db lies on none"),
+    ],
+)
+def test_a_place_to_write_that_is_on_no_volume_is_refused(services: dict[str, str], said: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        run_objects(configured(services=services), "x")
+    assert said in str(refused.value)
+
+
+def test_a_work_folder_that_the_pods_do_not_use_may_lie_anywhere() -> None:
+    assert run_objects(configured({"work_claim": "work"}, services={"work": "/home/me/work"}), "x")
 
 
 def test_every_mistake_is_named_at_once() -> None:

@@ -221,6 +221,29 @@ def test_a_job_that_is_deleted_meanwhile_is_told_from_one_that_ends(
         look_to_the_end(follower)
 
 
+@pytest.mark.parametrize("condition", ["Complete", "Failed"])
+def test_a_job_that_was_deleted_after_its_end_has_ended_and_is_not_gone(
+    follower: Follower, kube: Kube, condition: str
+) -> None:
+    look_until(follower, lambda: kube.requests.count(("watch", "jobs", "")))
+    with kube.lock:
+        # Its pods can't be asked for at once, so the deletion is seen before its end is told.
+        kube.broken = [503] * 10
+        kube.finishes("train", condition)
+        kube.delete(("batch", "jobs", "train"), "Background")
+    assert look_to_the_end(follower).succeeded == (condition == "Complete")
+
+
+def test_another_job_of_the_name_does_not_change_the_end_that_was_seen(follower: Follower, kube: Kube) -> None:
+    look_until(follower, lambda: kube.requests.count(("watch", "jobs", "")))
+    with kube.lock:
+        kube.broken = [503] * 10
+        kube.finishes("train", "Complete")
+        kube.delete(("batch", "jobs", "train"), "Background")
+        kube.create("batch/v1", "jobs", job())
+    assert look_to_the_end(follower).succeeded
+
+
 def test_a_right_that_is_missing_ends_the_following(cluster: Cluster, ear: Ear, kube: Kube) -> None:
     cluster.create(job())
     kube.deny("list", "pods")

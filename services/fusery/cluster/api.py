@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fusery.cluster.places import POD, Asked, Object, Place
 from fusery.cluster.refusals import connecting, refusal
-from fusery.errors import ConfigError
+from fusery.errors import ConfigError, how_to_install
 from fusery.settings import cluster_settings
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -26,6 +28,9 @@ _SILENCE_S = 15.0
 """What a watch may be late with its own end."""
 _LOG_SILENCE_S = 180.0
 """A run shows where it is every 30 seconds."""
+
+_MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
+"""What the client meets in YAML that is no kubeconfig: it looks at nothing before it takes it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,19 +168,20 @@ def from_kubeconfig(namespace: str | None = None, path: str | None = None) -> Cl
     `path`: of the file; None: KUBECONFIG, or the usual place.
 
     Raises:
-        ConfigError: there is no kubeconfig, or it names no cluster.
+        ConfigError: there is no kubeconfig, it is none, or it names no cluster.
     """
     config, settings = _modules(), _configuration()
     path = path or cluster_settings().kubeconfig or "~/.kube/config"
     try:
         config.load_kube_config(config_file=path, client_configuration=settings)
         _, chosen = config.list_kube_config_contexts(path)
-    except (config.ConfigException, OSError) as error:
+        namespace = namespace or chosen["context"].get("namespace") or "default"
+    except (config.ConfigException, OSError, yaml.YAMLError, *_MALFORMED) as error:
         raise ConfigError(
-            f"kubeconfig {path}: {error}; expected a file whose current context is the cluster: set KUBECONFIG, or "
-            "choose one with kubectl config use-context"
+            f"kubeconfig {path}: {' '.join(str(error).split())}; expected a file of kind Config whose current context "
+            "is the cluster: set KUBECONFIG, or choose one with kubectl config use-context"
         ) from error
-    return _cluster(settings, namespace or chosen["context"].get("namespace") or "default")
+    return _cluster(settings, namespace)
 
 
 def is_run_pod() -> bool:
@@ -208,7 +214,7 @@ def _modules() -> Any:
     except ModuleNotFoundError as error:
         if error.name != "kubernetes":
             raise
-        raise ConfigError("the package kubernetes is not installed: pip install 'fusery[kubernetes]'") from error
+        raise ConfigError(f"the package kubernetes is not installed: {how_to_install('kubernetes')}") from error
     return config
 
 

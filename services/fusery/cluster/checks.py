@@ -6,17 +6,23 @@ import posixpath
 import re
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from urllib.parse import urlsplit
+from typing import Any
 
 from fusery.cluster.names import Step
 from fusery.cluster_section import Addressing, KubernetesSpec, StepKind, TrainerKind
 from fusery.errors import ConfigError, TooLarge
+from fusery.registry.tracking import SQLITE
 from fusery.run_config import RunConfig, SourceSpec
 
 _CONFIG_MAP_BYTES = 1_048_576
 _ROOM_BYTES = 4096
 """For keys, labels and what the API adds."""
 _LOOPBACK = re.compile(r"(^|,|/)\s*(localhost|127\.[0-9.]+|\[::1\]):")
+_IN_URL = re.compile(r"(\w*)://([^/\s]*)@")
+"""Scheme of a URL, and what stands in it before its host."""
+_IN_QUERY = re.compile(r"://\S*[?&][^=\s]*(password|secret|token|key|signature)=", re.IGNORECASE)
+_WORKING_FOLDER = "/tmp"
+"""Of the image, gone with the pod."""
 
 
 def check_size(text: str) -> None:
@@ -39,7 +45,8 @@ def check_placement(config: RunConfig, step: Step | None = None) -> None:
     Raises:
         ConfigError: one line for everything that is wrong, each with its key and what to write.
     """
-    wrong = [*_addresses(config), *_paths(config), *_passwords(config)]
+    # Secrets alone, for the others show what they find.
+    wrong = [*_secrets(config)] or [*_addresses(config), *_paths(config), *_loopbacks(config)]
     if step is not None and (reason := _own_job(config.kubernetes, step)) is not None:
         wrong.append(reason)
     if wrong:
@@ -96,20 +103,45 @@ def _named_paths(config: RunConfig) -> Iterator[tuple[str, str]]:
         yield from ((f"corpus.{name}.{number}.path", file.path) for number, file in enumerate(files))
     if config.evaluation.task_data is not None:
         yield "evaluation.task_data", config.evaluation.task_data
+    services = config.services
+    if services.work is not None and config.kubernetes.work_claim is None:
+        yield "services.work", services.work
+    if services.tracking_uri is not None and services.tracking_uri.startswith(SQLITE):
+        path = services.tracking_uri.removeprefix(SQLITE)
+        yield "services.tracking_uri", posixpath.join(_WORKING_FOLDER, path)
 
 
 def _lies_in(path: str, mounts: list[str]) -> bool:
     return any(PurePosixPath(posixpath.normpath(path)).is_relative_to(mount) for mount in mounts)
 
 
-def _passwords(config: RunConfig) -> Iterator[str]:
+def _secrets(config: RunConfig) -> Iterator[str]:
+    for place, text in _texts(config.model_dump(mode="json")):
+        if _IN_QUERY.search(text) or any(_is_secret(*found) for found in _IN_URL.findall(text)):
+            yield (
+                f"{place}: has a password or a token in a URL, which would stand in a ConfigMap; take it out (that of "
+                "a broker goes into a Secret: kubernetes.broker_password_secret)"
+            )
+
+
+def _is_secret(scheme: str, user: str) -> bool:
+    """Brokers have users, whose password comes from a Secret; what else stands there lets somebody in."""
+    return scheme.lower() not in ("redis", "rediss") or ":" in user
+
+
+def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:
+    """Every text of a configuration, with its key: sources.0.model."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(inner, f"{place}.{key}" if place else str(key))
+
+
+def _loopbacks(config: RunConfig) -> Iterator[str]:
     for key in ("broker_url", "tracking_uri"):
         url = getattr(config.services, key)
-        if url is None:
-            continue
-        if urlsplit(url).password is not None:
-            yield f"services.{key}: has a password, which would stand in a ConfigMap; take it out, and name a Secret"
-        elif _LOOPBACK.search(url):
+        if url is not None and _LOOPBACK.search(url):
             yield f"services.{key}: {url!r} is each pod's own loopback; leave it out, or name one of the network"
 
 

@@ -18,6 +18,7 @@ from fusery.cluster.places import EVENT, JOB, POD, Object, Place
 from fusery.cluster.words import State
 from fusery.errors import FuseryError, Unavailable
 
+_ENDS = (State.DONE, State.FAILED)
 _LAST_LINES = 12
 _LAST_WAIT_S = 10.0
 _ASKED_PODS = 4
@@ -93,7 +94,7 @@ class Follower:
             return None
         self._speak(self._job)
         state, reason = words.state_of(self._job)
-        if state in (State.DONE, State.FAILED):
+        if state in _ENDS:
             return self._end(state, reason)
         self._ask_events()
         return None
@@ -113,18 +114,29 @@ class Follower:
             case Listed() if news.place == POD:
                 self._pods = {name_of(pod): pod for pod in news.objects}
             case Listed():
-                self._set_job(next(iter(news.objects), None))
+                self._set_job(next(iter(news.objects), None), is_gone=not news.objects)
             case Changed() if news.place == POD:
                 self._pods[name_of(news.object)] = news.object
                 if news.is_gone:
                     del self._pods[name_of(news.object)]
             case Changed():
-                self._set_job(None if news.is_gone else news.object)
+                self._set_job(news.object, news.is_gone)
 
-    def _set_job(self, job: Object | None) -> None:
-        if job is None:
+    def _set_job(self, job: Object | None, is_gone: bool) -> None:
+        """Takes what is known of the Job. One that has ended may be deleted before somebody looks: its end stays.
+
+        Raises:
+            Deleted: it is gone, and had not ended.
+        """
+        if self._has_ended:
+            return
+        self._job = job or self._job
+        if is_gone and not self._has_ended:
             raise Deleted(f"{self._shown} in namespace {self.cluster.namespace} was deleted")
-        self._job = job
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._job is not None and words.state_of(self._job)[0] in _ENDS
 
     @property
     def _shown(self) -> str:
