@@ -103,12 +103,13 @@ def test_a_second_ablation_starts_no_source_and_captures_nothing(
     monkeypatch.setattr(evidence, "capture", never)
     axes = {"capture.top_k": [8, 3], "training.clm_weight": [0.5, 0.2]}
     path = write_ablation(folder, name="second", axes=axes, keep_models=True)
-    # One training of four was done for the first ablation, with its CLM, and the target is measured.
+    # One training of four was done for the first ablation, with its CLM, and the target is measured; but no model of
+    # these two was kept, so they are trained again.
     trained = len(list(folder.glob("store/ablations/trainings/*/result.json")))
     assert cli.main(["ablate", str(path), "--parallel", "2", "--json"]) == 0
     assert captures(folder) == before
     assert len(list(folder.glob("store/ablations/trainings/*/result.json"))) == trained + 3
-    assert len(list(folder.glob("store/ablations/trainings/*/model/model.safetensors"))) == 3
+    assert len(list(folder.glob("store/ablations/trainings/*/model/model.safetensors"))) == 5
     shown = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     (table,) = (line["ablation"] for line in shown if line["event"] == "result")
     assert table == result(path)

@@ -75,6 +75,12 @@ def test_set_holds_for_all_cases_and_a_case_goes_over_it(tmp_path: Path) -> None
     assert [(case.config.training.epochs, case.config.capture.top_k) for case in found] == [(3, 8), (5, 8)]
 
 
+def test_leaving_out_every_combination_is_a_mistake(tmp_path: Path) -> None:
+    exclude = [{"where": {"training.epochs": epochs}, "why": "known"} for epochs in (1, 2)]
+    message = refused(tmp_path, axes={"training.epochs": [1, 2]}, exclude=exclude)
+    assert message == "ablation.yaml:7: exclude: leaves no case; expected at least one combination left"
+
+
 @pytest.mark.parametrize(("repeat", "seeds"), [(3, (0, 1, 2)), ([4, 2], (4, 2)), (1, (0,))])
 def test_repeat_counts_seeds_or_names_them(repeat: Any, seeds: tuple[int, ...], tmp_path: Path) -> None:
     assert ablation(tmp_path, axes={"training.epochs": [1]}, repeat=repeat).seeds == seeds

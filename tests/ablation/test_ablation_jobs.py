@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from fusery.ablation.jobs import Job, Jobs, _Lane
+from fusery.ablation.child import _carry_out
+from fusery.ablation.jobs import Job, Jobs, _Lane, jobs_of, keep_run_file
+from fusery.errors import ConfigError, Mismatch
 from fusery.pipeline.processes import Child
 from fusery.pipeline.progress import Board
+from fusery.run_file import read_run_file
 from fusery.settings import child_environment
 
 WORKER = """
@@ -86,5 +90,52 @@ def test_a_child_is_told_its_jobs_by_standard_input_alone(tmp_path: Path) -> Non
     lane: Any = _Lane(0, [Job("a", "a", {}), Job("b", "b", {})])
     child = jobs._child(lane)
     assert child.command[1:] == ["-m", "fusery.ablation.child", f"{tmp_path}/run.yaml", "/elsewhere", "3"]
-    assert child.stdin == f"{tmp_path}/jobs/a.json\n{tmp_path}/jobs/b.json\n"
+    assert isinstance(child.stdin, Path)
+    assert child.stdin.read_text() == f"{tmp_path}/jobs/a.json\n{tmp_path}/jobs/b.json\n"
     assert child.environment == child_environment()
+
+
+def test_a_child_starts_before_it_has_read_the_names_of_all_its_jobs(tmp_path: Path) -> None:
+    names, go = tmp_path / "train-0.jobs", tmp_path / "go"
+    names.write_text("".join(f"{tmp_path}/jobs/{number:032x}.json\n" for number in range(5000)))
+    waits = "import pathlib, sys, time\nwhile not pathlib.Path(sys.argv[1]).exists(): time.sleep(0.05)\n"
+    counts = "print(sum(1 for line in sys.stdin))"
+    child = Child("patient", [sys.executable, "-c", waits + counts, str(go)], {}, tmp_path / "log", names)
+    child.start()
+    go.touch()
+    assert child.wait(60)
+    child.kill()
+    assert child.last_words() == "5000"
+
+
+def opened_run(folder: Path) -> Any:
+    path = folder / "run.yaml"
+    path.write_text(
+        "name: base\ntarget: {model: target}\nsources: [{name: docs, model: docs}]\n"
+        "corpus: {train: [{path: train.jsonl}], held_out_share: 0.5}\nservices: {threads: 2}\n"
+    )
+    file = read_run_file(path)
+    return SimpleNamespace(file=file, config=file.config, run_id="base-1")
+
+
+def test_processes_read_the_yaml_as_it_was_at_the_start(tmp_path: Path) -> None:
+    run = opened_run(tmp_path)
+    before = run.file.path.read_text()
+    keep_run_file(run, tmp_path / "ablation")
+    run.file.path.write_text("name: edited\n")
+    jobs = jobs_of(run, tmp_path / "ablation", 1, 8)
+    assert jobs.file.read_text() == before
+    assert (jobs.relative_to, jobs.threads) == (tmp_path, 2)
+
+
+def test_a_yaml_that_changed_since_it_was_read_is_refused(tmp_path: Path) -> None:
+    run = opened_run(tmp_path)
+    run.file.path.write_text(run.file.path.read_text().replace("0.5", "0.4"))
+    with pytest.raises(ConfigError, match=r"run\.yaml: changed while the ablation was starting; start it again"):
+        keep_run_file(run, tmp_path / "ablation")
+
+
+def test_a_child_that_finds_another_run_than_the_ablations_trains_nothing() -> None:
+    run: Any = SimpleNamespace(run_id="base-2")
+    with pytest.raises(Mismatch, match="this is run base-2, the ablation was started with base-1"):
+        _carry_out(run, {"run_id": "base-1", "training": {}}, 1)

@@ -20,7 +20,7 @@ from typing import Any
 from fusery.ablation import comparisons
 from fusery.ablation.file import Comparison
 from fusery.ablation.trainings import Training
-from fusery.errors import FuseryError, Interrupted
+from fusery.errors import Corrupt, FuseryError, Interrupted, Mismatch
 from fusery.pipeline import steps
 from fusery.pipeline.preflight import Run, open_run
 from fusery.settings import settings
@@ -57,6 +57,8 @@ def main() -> int:
             log.warning("%s", error)
             return error.exit_code
         except FuseryError as error:
+            if isinstance(error, Corrupt) and error.artefact is not None:
+                run.store.discard(error.artefact)
             _end(path, str(error))
         except Exception as error:  # a defect, or a library's: this job's alone
             log.exception("%s", path)
@@ -71,6 +73,12 @@ def _end(job: Path, failure: str | None) -> None:
 
 
 def _carry_out(run: Run, job: Mapping[str, Any], threads: int) -> None:
+    if job["run_id"] != run.run_id:
+        # Scores stand under the run's id: those of another run would never be found.
+        raise Mismatch(
+            f"this is run {run.run_id}, the ablation was started with {job['run_id']}: models, texts or settings were "
+            "changed since; run the same command again"
+        )
     if "training" in job:
         _train(run, Training.from_json(job["training"]), threads, keep=job["keep_models"])
     else:
@@ -97,7 +105,8 @@ def _train(run: Run, training: Training, threads: int, keep: bool) -> None:
             threads=threads,
         )
     )
-    steps.measure_model(run, str(result.model), None, training.scores(run))
+    if not training.is_measured(run):
+        steps.measure_model(run, str(result.model), None, training.scores(run))
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     if not keep:
         shutil.rmtree(result.model)

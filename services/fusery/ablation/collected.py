@@ -31,6 +31,9 @@ def table_of(ablation: Ablation, plans: Plans, failed: Mapping[str, str], reason
             beside[row.clm_name] = row.clm
         rows.append(row)
     every = {one.key: one for pairs in plans.trainings.values() for pair in pairs for one in pair}
+    # What is measured has its figures, whatever became of a model to keep.
+    unkept = [one for one in every.values() if one.key in reasons and one.is_measured(base)]
+    lost |= {f"model of {one.title}": reasons[one.key] for one in unkept}
     return Table(
         name=file.spec.name,
         ablation_id=ablation.ablation_id,

@@ -48,6 +48,11 @@ def asks_sources(compare: Sequence[Comparison]) -> bool:
     return bool({Comparison.SOURCES, Comparison.ENSEMBLE} & set(compare))
 
 
+def is_asked(name: str) -> bool:
+    """Whether the scores called `name` in tables come from a source's server alone."""
+    return name not in (steps.ENSEMBLE, *_ROLES.values())
+
+
 def needs_sources(run: Run, plan: Plan, compare: Sequence[Comparison]) -> bool:
     """Whether something of this is missing that only a source's server can say."""
     names = [name for source in plan.sources for name in steps.source_measures(run, plan, source.name)]

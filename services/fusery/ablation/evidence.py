@@ -7,18 +7,18 @@ differ in their training alone share a plan, and so the fused text.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pydantic import ValidationError
 
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import Corrupt, Degraded
+from fusery.errors import Corrupt, FuseryError, StoreFull, Unavailable
 from fusery.pipeline import local
 from fusery.pipeline.cache import captured_top_k
 from fusery.pipeline.execution import HopsJob, coordinate
-from fusery.pipeline.hop_progress import Progress
+from fusery.pipeline.hop_progress import DeadLetter, Progress
 from fusery.pipeline.planning import hops_job, measure_sources, plan_of, plan_with
 from fusery.pipeline.preflight import Run, publish_input
 from fusery.pipeline.processes import Child, Supervisor, fusery_command
@@ -28,6 +28,7 @@ from fusery.settings import child_environment
 from fusery.worker.plan import Hop, Plan, ShardTask, digest, plan_name
 
 _SECTIONS = ("capture", "alignment", "fusion", "sources")
+_NOT_CAPTURED = "captures are missing; run the same command again, which asks the sources for them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,19 @@ class Captures:
     run: Run
     cases: Mapping[str, Run]
 
-    @property
-    def names(self) -> set[str]:
-        return set(self.cases)
+    def lacking(self, lost: Mapping[str, str]) -> dict[str, str]:
+        """By run's id, the cases that read a source of `lost`, with the reason that stands there."""
+        pairs = [(run, source.name) for run in self.cases.values() for source in run.config.sources]
+        return {run.run_id: lost[source] for run, source in pairs if source in lost}
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What came of asking the sources. `lost`: by source, why captures of it are missing; `unmeasured`: why scores."""
+
+    plan: Plan
+    lost: Mapping[str, str] = field(default_factory=dict)
+    unmeasured: str | None = None
 
 
 def evidence_run(base: Run, config: RunConfig) -> Run:
@@ -86,10 +97,11 @@ def known_plan(run: Run) -> Plan | None:
 
 def case_plan(run: Run, asked: Plan) -> Plan:
     """The plan of a case's run, from what its sources said when `asked` was made."""
-    train, most = run.corpora.train, asked.capture.top_k
-    sources = []
+    train, sources = run.corpora.train, []
     for spec in run.config.sources:
         source = asked.source(spec.name)
+        # The store may have a capture of more entries than were asked for, and none was made then.
+        most = asked.captured_top_k(source)
         found = captured_top_k(
             run.store, source.model_fingerprint, train.digest, train.shards, run.config.capture, most
         )
@@ -104,52 +116,104 @@ def is_fused(run: Run, plan: Plan) -> bool:
 
 
 def is_captured(plan: Plan) -> bool:
+    """Whether all captures that a case's plan reads were there when it was made."""
     return all(source.captured_top_k is not None for source in plan.sources)
 
 
-def capture(of: Captures, base: Run, target: ByteTokenizer, measures: bool, launch: str, board: Board) -> Plan:
-    """Asks the sources for what the store lacks, with their servers up; the plan of the captures.
+def has_tokenizers(run: Run, plans: Collection[Plan]) -> bool:
+    """Whether those of the target and of all sources are in the store; only a source has its own."""
+    names = {plan.tokenizer(plan.target_tokenizer_fingerprint) for plan in plans}
+    names |= {plan.tokenizer(source.tokenizer_fingerprint) for plan in plans for source in plan.sources}
+    return all(run.store.find(name) is not None for name in names)
 
-    `measures`: also for what is measured of the sources themselves.
 
-    Raises:
-        Degraded: shards could not be captured.
+def capture(of: Captures, base: Run, target: ByteTokenizer, measures: bool, launch: str, board: Board) -> Asked:
+    """Asks the sources for what the store lacks, with their servers up.
+
+    `measures`: also for what is measured of the sources themselves, with the settings of `base`.
     """
     run = of.run
     with local.services(run) as services:
         plan = plan_of(run, target, services)
         job = hops_job(run, plan, target, services, Hop.CAPTURE)
         progress = coordinate(job, launch, lambda progress: board.update(*hop_lines(progress)))
-        if progress.dead_letters:
-            raise Degraded(f"{_reason(progress)}; mend the cause and run the same command again")
-        if measures:
-            measure_sources(base, case_plan(base, plan), services, board)
-    return plan
+        unmeasured = _measure(base, plan, services, board) if measures else None
+    return Asked(plan, _lost(progress), unmeasured)
 
 
-def fuse(base: Run, plans: Sequence[Plan], launch: str, board: Board) -> dict[str, str]:
-    """Aligns and fuses what the store lacks of `plans`; for those that could not be, their run's id and the reason."""
-    failed: dict[str, str] = {}
-    if not plans:
+def _measure(base: Run, plan: Plan, services: local.Services, board: Board) -> str | None:
+    """Has the sources measured; the reason, where that failed. The cases don't need it."""
+    try:
+        measure_sources(base, case_plan(base, plan), services, board)
+    except StoreFull:
+        raise
+    except FuseryError as error:
+        return str(error)
+    return None
+
+
+def _lost(progress: Progress) -> dict[str, str]:
+    letters: dict[str, list[DeadLetter]] = {}
+    for letter in progress.dead_letters:
+        letters.setdefault(letter.task.source, []).append(letter)
+    return {source: _reason(found) for source, found in letters.items()}
+
+
+def fuse(base: Run, plans: Sequence[Plan], lost: Mapping[str, str], launch: str, board: Board) -> dict[str, str]:
+    """Aligns and fuses what the store lacks of `plans`; for those that could not be, their run's id and the reason.
+
+    `lost`: by run's id, why captures are missing, where that is known.
+    """
+    failed = {plan.run_id: lost.get(plan.run_id, _NOT_CAPTURED) for plan in plans if not is_captured(plan)}
+    captured = [plan for plan in plans if is_captured(plan)]
+    if not captured:
         return failed
     with _workers(base) as (broker_url, supervisor):
-        for number, plan in enumerate(plans):
-            board.update(Line("align, fuse", number, len(plans), "settings"))
-            job = HopsJob(
-                base.store,
-                plan,
-                broker_url,
-                {},
-                Hop.FUSE,
-                base.config.services.max_in_flight,
-                lambda: publish_input(base),
-                supervisor.check,
-            )
-            progress = coordinate(job, launch, lambda _: board.heartbeat())
-            if progress.dead_letters:
-                failed[plan.run_id] = _reason(progress)
-    board.update(Line("align, fuse", len(plans), len(plans), "settings"))
+        for number, plan in enumerate(captured):
+            board.update(Line("align, fuse", number, len(captured), "settings"))
+            reason = _fuse(base, plan, broker_url, _Watch(supervisor, board), launch)
+            if reason is not None:
+                failed[plan.run_id] = reason
+    board.update(Line("align, fuse", len(captured), len(captured), "settings"))
     return failed
+
+
+def _fuse(base: Run, plan: Plan, broker_url: str, watch: _Watch, launch: str) -> str | None:
+    """The reason, where shards of one plan could not be made."""
+    in_flight = base.config.services.max_in_flight
+    job = HopsJob(base.store, plan, broker_url, {}, Hop.FUSE, in_flight, lambda: publish_input(base), watch.check)
+    try:
+        progress = coordinate(job, launch, watch.see)
+    except _CaptureGone as error:
+        return str(error)
+    return _reason(progress.dead_letters) if progress.dead_letters else None
+
+
+class _CaptureGone(Unavailable):
+    """A capture was found damaged and taken away, or somebody removed it."""
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Looks at captures while others read them: with no source's server up, nobody would make one again."""
+
+    supervisor: Supervisor
+    board: Board
+    gone: str | None = None
+
+    def see(self, progress: Progress) -> None:
+        self.board.heartbeat()
+        captures = (hop for hop in progress.hops if hop.hop is Hop.CAPTURE)
+        self.gone = next((hop.source for hop in captures if hop.done < hop.total), None)
+
+    def check(self) -> None:
+        """Raises what ends the hops; what `see` raises, the coordinator would take for a store that is away."""
+        self.supervisor.check()
+        if self.gone is not None:
+            raise _CaptureGone(
+                f"a capture of source {self.gone} was damaged or removed; run the same command again, which asks the "
+                "source for it"
+            )
 
 
 @contextmanager
@@ -167,13 +231,12 @@ def _workers(run: Run) -> Iterator[tuple[str, Supervisor]]:
         yield url, supervisor
 
 
-def complete(base: Run, plans: Iterable[Plan]) -> None:
-    """Notes that nothing of these plans is still to be made, so that the store may be cleared of what they name."""
-    for plan in plans:
-        if plan.run_id != base.run_id:
-            base.store.write_note(f"runs/{plan.run_id}/complete.json", {"promised": "an ablation's cases"})
+def complete(base: Run, run_ids: Iterable[str]) -> None:
+    """Notes that nothing of these runs is still to be made, so that the store may be cleared of what they name."""
+    for run_id in run_ids:
+        base.store.write_note(f"runs/{run_id}/complete.json", {"promised": "an ablation's cases"})
 
 
-def _reason(progress: Progress) -> str:
-    first, *more = progress.dead_letters
+def _reason(letters: Sequence[DeadLetter]) -> str:
+    first, *more = letters
     return f"{first.task.key} failed for good: {first.reason}" + (f" (and {len(more)} more shards)" * bool(more))

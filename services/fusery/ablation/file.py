@@ -180,17 +180,20 @@ def _product(file: YamlFile, spec: AblationSpec) -> Iterator[_Draft]:
     if count > _MOST_CASES:
         raise ConfigError(f"{file.at(('axes',))}: axes: {count:,} combinations, expected at most {_MOST_CASES:,}")
     excluded = _exclusions(file, spec, axes)
-    used = [False] * len(excluded)
+    used, left = [False] * len(excluded), 0
     for chosen in product(*(values.items() for values in axes.values())):
         labels = {axis: label for axis, (label, _) in zip(axes, chosen, strict=True)}
         out = [all(labels[axis] == label for axis, label in where.items()) for where in excluded]
         used = [before or now for before, now in zip(used, out, strict=True)]
         if any(out):
             continue
+        left += 1
         settings = {axis: value for axis, (_, (value, _)) in zip(axes, chosen, strict=True)}
         places = {axis: place for axis, (_, (_, place)) in zip(axes, chosen, strict=True)}
         common = {key: ("set", key) for key in spec.set}
         yield _Draft(_name(labels), labels, {**spec.set, **settings}, {**common, **places}, ("axes",))
+    if left == 0:
+        raise ConfigError(f"{file.at(('exclude',))}: exclude: leaves no case; expected at least one combination left")
     if not all(used):
         place: Place = ("exclude", used.index(False))
         raise ConfigError(f"{file.at(place)}: {_shown(place)}: leaves out nothing that is not left out already")

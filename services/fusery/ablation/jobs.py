@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from fusery.ablation.child import outcome_of
+from fusery.errors import ConfigError
 from fusery.pipeline.preflight import Run
 from fusery.pipeline.processes import Child, Supervisor
 from fusery.pipeline.progress import Board, Line
+from fusery.run_file import read_run_file
 from fusery.settings import child_environment
 
 _POLL_S = 0.5
@@ -97,15 +99,31 @@ class Jobs:
 
     def _child(self, lane: _Lane) -> Child:
         command = [sys.executable, "-m", "fusery.ablation.child", str(self.file), str(self.relative_to)]
-        paths = "".join(f"{self._path(job)}\n" for job in lane.waiting)
+        # A file: a pipe holds some hundred paths, and who fills it waits for the trainings.
+        paths = self.folder / f"train-{lane.number}.jobs"
+        paths.write_text("".join(f"{self._path(job)}\n" for job in lane.waiting), encoding="utf-8")
         log = self.folder / f"train-{lane.number}.log"
         return Child(f"trainer {lane.number}", [*command, str(self.threads)], child_environment(), log, paths)
 
 
-def jobs_of(base: Run, folder: Path, parallel: int, cores: int) -> Jobs:
-    """Jobs on a copy of the base run's YAML: one that is edited meanwhile changes the next start only."""
-    copy = folder / "run.yaml"
+def keep_run_file(base: Run, folder: Path) -> None:
+    """Copies the base run's YAML for the processes of `jobs_of`: one that is edited meanwhile changes nothing there.
+
+    Raises:
+        ConfigError: it was changed since this command read it.
+    """
+    copy = _copy(folder)
     copy.parent.mkdir(parents=True, exist_ok=True)
     copy.write_bytes(base.file.path.read_bytes())
+    if read_run_file(copy, base.file.folder).config != base.config:
+        raise ConfigError(f"{base.file.path}: changed while the ablation was starting; start it again")
+
+
+def jobs_of(base: Run, folder: Path, parallel: int, cores: int) -> Jobs:
+    """Jobs on the copy of the base run's YAML that `keep_run_file` made in `folder`."""
     threads = base.config.services.threads or max(1, cores // parallel)
-    return Jobs(folder, copy, base.file.folder, threads, parallel)
+    return Jobs(folder, _copy(folder), base.file.folder, threads, parallel)
+
+
+def _copy(folder: Path) -> Path:
+    return folder / "run.yaml"

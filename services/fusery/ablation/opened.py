@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,22 +51,32 @@ class Plans:
     """What the cases and the models beside them are made from."""
 
     base: Plan
+    keep_models: bool = False
     of_cases: dict[str, Plan] = field(default_factory=dict)
     trainings: dict[str, list[tuple[Training, Training]]] = field(default_factory=dict)
     """By case: of each seed the fused training and its CLM baseline."""
+    lost: dict[str, str] = field(default_factory=dict)
+    """By id of a case's run: why captures of its sources are missing."""
+    unmeasured: str | None = None
+    """Why the sources could not be measured."""
 
-    def missing(self, run: Run, names: Sequence[str] | None = None) -> dict[str, Training]:
-        """By key, the trainings of these cases (None: of all) whose scores are not there."""
+    def missing(self, run: Run, names: Sequence[str] | None = None, failed: Container[str] = ()) -> dict[str, Training]:
+        """By key, the trainings of these cases (None: of all) of which scores, or a model to keep, are not there.
+
+        Without those that read the text of a run in `failed`: of a baseline that other cases share, theirs is read.
+        """
         pairs = [pair for name in (self.trainings if names is None else names) for pair in self.trainings[name]]
-        both = (training for pair in pairs for training in pair)
-        # One listing order for all starts: a baseline is trained beside the first case that needs it.
-        return {found.key: found for found in both if not found.is_measured(run)}
+        found: dict[str, Training] = {}
+        for one in (one for pair in pairs for one in pair if one.plan.run_id not in failed):
+            # One order for all starts: a baseline is trained beside the first case that needs it.
+            found.setdefault(one.key, one)
+        return {key: one for key, one in found.items() if not one.is_done(run, self.keep_models)}
 
 
 def plans_of(ablation: Ablation, asked: Sequence[Plan]) -> Plans:
     """All plans, from what the sources said when the captures of each group were planned."""
     base, file = ablation.base, ablation.file
-    plans = Plans(evidence.case_plan(base, asked[0]))
+    plans = Plans(evidence.case_plan(base, asked[0]), file.spec.keep_models)
     for group, plan in zip(ablation.groups, asked, strict=True):
         of_runs: dict[str, Plan] = {}
         for name, run in group.cases.items():
@@ -89,3 +99,14 @@ def not_fused(base: Run, missing: Iterable[Training]) -> list[Plan]:
     """The plans, each once, whose fused text these trainings need and the store lacks."""
     wanted: Mapping[str, Plan] = {found.plan.run_id: found.plan for found in missing}
     return [plan for plan in wanted.values() if not evidence.is_fused(base, plan)]
+
+
+def finished_runs(ablation: Ablation, plans: Plans) -> set[str]:
+    """Ids of runs, not the base run's, of which nothing is still to be made: of cases, and of captures for them."""
+    base = ablation.base
+    waiting = {plan.run_id for name, plan in plans.of_cases.items() if plans.missing(base, [name])}
+    found = {plan.run_id for plan in plans.of_cases.values()}
+    for group in ablation.groups:
+        if waiting.isdisjoint(run.run_id for run in group.cases.values()):
+            found.add(group.run.run_id)
+    return found - waiting - {base.run_id}

@@ -21,9 +21,9 @@ from rich.console import Console
 
 from fusery.ablation import comparisons, evidence
 from fusery.ablation.collected import table_of
-from fusery.ablation.evidence import Captures
-from fusery.ablation.jobs import Job, jobs_of
-from fusery.ablation.opened import Ablation, Plans, not_fused, open_ablation, plans_of
+from fusery.ablation.evidence import Asked, Captures
+from fusery.ablation.jobs import Job, jobs_of, keep_run_file
+from fusery.ablation.opened import Ablation, Plans, finished_runs, not_fused, open_ablation, plans_of
 from fusery.ablation.results import Table
 from fusery.ablation.tables import render
 from fusery.ablation.trainings import Training
@@ -34,7 +34,7 @@ from fusery.pipeline.execution import new_launch
 from fusery.pipeline.lease import lease
 from fusery.pipeline.licences import check_licences
 from fusery.pipeline.planning import publish_tokenizer
-from fusery.pipeline.preflight import check_run, publish_input
+from fusery.pipeline.preflight import Run, check_run, publish_input
 from fusery.pipeline.progress import Board, Line
 from fusery.registry.tracking import default_artifact_folder
 from fusery.worker.plan import digest
@@ -47,7 +47,7 @@ def ablate(path: Path, parallel: int = 1, as_json: bool = False) -> None:
     """Carries the ablation of `path` out, `parallel` trainings at a time, and shows its table.
 
     Raises:
-        InvalidInput: something is wrong with the input; nothing was begun.
+        InvalidInput: something is wrong with the input, or changed while it was read; nothing was begun.
         Degraded: some cases failed; the others are done, and in the table.
         Unavailable: MLflow is gone; the table is kept.
         Interrupted: it was stopped; the message says how to go on.
@@ -91,14 +91,26 @@ def _carry_out(ablation: Ablation, parallel: int, board: Board) -> Table:
 
     launch = new_launch()
     with lease(base.store, base.run_id, launch, PACE.lease_s, follow):
+        # Not when the first training starts: hours of captures may lie between.
+        keep_run_file(base, ablation.folder)
         plans = _evidence_plans(ablation, launch, board)
-        missing = plans.missing(base)
-        to_fuse = not_fused(base, missing.values())
-        failed = evidence.fuse(base, to_fuse, launch, board)
-        runnable = [found for found in missing.values() if found.plan.run_id not in failed]
-        reasons = _train(ablation, plans, runnable, parallel, board)
-        evidence.complete(base, {plan.run_id: plan for plan in plans.of_cases.values()}.values())
+        failed = _fuse(base, plans, launch, board)
+        reasons = _train(ablation, plans, list(plans.missing(base, failed=failed).values()), parallel, board)
+        evidence.complete(base, finished_runs(ablation, plans))
     return table_of(ablation, plans, failed, reasons)
+
+
+def _fuse(base: Run, plans: Plans, launch: str, board: Board) -> dict[str, str]:
+    """Fuses what trainings read; the reasons of what failed, by run's id.
+
+    A baseline of several cases goes on to the text of the next one, which may have to be fused for it.
+    """
+    failed: dict[str, str] = {}
+    looked_at: set[str] = set()
+    while new := [one for one in plans.missing(base, failed=failed).values() if one.plan.run_id not in looked_at]:
+        failed |= evidence.fuse(base, not_fused(base, new), plans.lost, launch, board)
+        looked_at |= {one.plan.run_id for one in new}
+    return failed
 
 
 def _evidence_plans(ablation: Ablation, launch: str, board: Board) -> Plans:
@@ -114,13 +126,17 @@ def _evidence_plans(ablation: Ablation, launch: str, board: Board) -> Plans:
     publish_input(ablation.base, lambda *line: board.update(Line(*line)))
     publish_tokenizer(ablation.base, target)
     measures = comparisons.asks_sources(ablation.file.spec.compare)
-    asked = []
+    answers, lost = [], dict[str, str]()
     for group, plan, must in zip(ablation.groups, known, asks, strict=True):
-        if plan is None or must:
-            is_first = group is ablation.groups[0]
-            plan = evidence.capture(group, ablation.comparing, target, measures and is_first, launch, board)
-        asked.append(plan)
-    return plans_of(ablation, asked)
+        if plan is not None and not must:
+            answers.append(Asked(plan))
+            continue
+        is_first = group is ablation.groups[0]
+        answers.append(evidence.capture(group, ablation.comparing, target, measures and is_first, launch, board))
+        lost |= group.lacking(answers[-1].lost)
+    plans = plans_of(ablation, [answer.plan for answer in answers])
+    plans.lost, plans.unmeasured = lost, answers[0].unmeasured
+    return plans
 
 
 def _checked_target(ablation: Ablation) -> ByteTokenizer:
@@ -136,11 +152,13 @@ def _checked_target(ablation: Ablation) -> ByteTokenizer:
 
 
 def _must_ask(ablation: Ablation, plans: Plans, group: Captures) -> bool:
-    """Whether a training needs evidence for which captures are missing, or a source must be measured."""
+    """Whether a training needs evidence for which captures or tokenizers are missing, or a source must be measured."""
     base, compare = ablation.base, ablation.file.spec.compare
     if group is ablation.groups[0] and comparisons.needs_sources(ablation.comparing, plans.base, compare):
         return True
     wanted = {one.plan.run_id: one.plan for one in plans.missing(base, list(group.cases)).values()}
+    if not evidence.has_tokenizers(base, wanted.values()):
+        return True
     # A server elsewhere may have another model by now.
     is_remote = any(source.address is not None for source in group.run.config.sources)
     unsure = [plan for plan in wanted.values() if is_remote or not evidence.is_captured(plan)]
@@ -152,16 +170,18 @@ def _train(
 ) -> dict[str, str]:
     """Trains and measures what is missing; the reasons of what failed, by the key of the training or the name."""
     base, spec = ablation.base, ablation.file.spec
-    found = [Job(one.key, one.title, {"training": one.to_json(), "keep_models": spec.keep_models}) for one in trainings]
-    run = ablation.comparing
-    for name, scores in comparisons.scores_by_name(run, plans.base, spec.compare).items():
-        if base.store.find(scores) is None:
+    common = {"run_id": base.run_id, "keep_models": spec.keep_models, "compare": list(spec.compare)}
+    found = [Job(one.key, one.title, {**common, "training": one.to_json()}) for one in trainings]
+    named = comparisons.scores_by_name(ablation.comparing, plans.base, spec.compare)
+    unmeasured = [name for name, scores in named.items() if base.store.find(scores) is None]
+    for name in unmeasured:
+        if not comparisons.is_asked(name):
             plan = plans.base.model_dump(mode="json")
-            content = {"measure": name, "plan": plan, "compare": list(spec.compare)}
-            found.append(Job(digest(name), name, content))
+            found.append(Job(digest(name), name, {**common, "measure": name, "plan": plan}))
     jobs = jobs_of(base, ablation.folder, parallel, len(os.sched_getaffinity(0)))
     jobs.carry_out(found, board)
-    return jobs.failed
+    asked = {digest(name): plans.unmeasured or "not measured" for name in unmeasured if comparisons.is_asked(name)}
+    return jobs.failed | asked
 
 
 def _keep(ablation: Ablation, table: Table, again: str, board: Board) -> None:

@@ -43,6 +43,10 @@ class Training:
     def is_measured(self, run: Run) -> bool:
         return run.store.find(self.scores(run)) is not None
 
+    def is_done(self, run: Run, keep_models: bool) -> bool:
+        """Whether what stays of it is there: the scores and, where it is to be kept, the model."""
+        return self.is_measured(run) and (not keep_models or (self.folder(run) / "model").is_dir())
+
     def to_json(self) -> dict[str, Any]:
         return {
             "title": self.title,

@@ -26,13 +26,17 @@ _STOP_GRACE_S = 25.0
 
 @dataclass(slots=True)
 class Child:
-    """A child process that is kept running. `restarts` counts deaths that nobody asked for."""
+    """A child process that is kept running. `restarts` counts deaths that nobody asked for.
+
+    `stdin`: what it reads there, a few lines of text or a file. Text goes through a pipe and leaves no trace on a disk,
+    but `start` waits until the child has read what is more than a pipe holds.
+    """
 
     name: str
     command: list[str]
     environment: Mapping[str, str]
     log: Path
-    stdin: str | None = None
+    stdin: str | Path | None = None
     max_restarts: int = 5
     restarts: int = 0
     _process: subprocess.Popen[str] | None = None
@@ -43,20 +47,29 @@ class Child:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self._log_file = self._log_file or self.log.open("a", encoding="utf-8")
         self._log_start = self.log.stat().st_size
-        self._process = subprocess.Popen(
-            self.command,
-            stdin=subprocess.PIPE if self.stdin is not None else subprocess.DEVNULL,
-            stdout=self._log_file,
-            stderr=subprocess.STDOUT,
-            env=dict(self.environment),
-            text=True,
-            # A group of its own: Ctrl-C reaches the run, which stops its children in order.
-            start_new_session=True,
-        )
-        if self.stdin is not None and self._process.stdin is not None:
+        with self._input() as stdin:
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=stdin,
+                stdout=self._log_file,
+                stderr=subprocess.STDOUT,
+                env=dict(self.environment),
+                text=True,
+                # A group of its own: Ctrl-C reaches the run, which stops its children in order.
+                start_new_session=True,
+            )
+        if isinstance(self.stdin, str) and self._process.stdin is not None:
             with contextlib.suppress(BrokenPipeError):
                 self._process.stdin.write(self.stdin)
                 self._process.stdin.close()
+
+    @contextlib.contextmanager
+    def _input(self) -> Iterator[int | IO[str]]:
+        if isinstance(self.stdin, Path):
+            with self.stdin.open(encoding="utf-8") as file:
+                yield file
+        else:
+            yield subprocess.DEVNULL if self.stdin is None else subprocess.PIPE
 
     @property
     def pid(self) -> int:
