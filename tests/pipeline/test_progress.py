@@ -179,7 +179,7 @@ def test_a_heartbeat_has_the_facts_of_the_table(clock: Clock) -> None:
     clock.now += 60
     one.update(Line("capture docs", 3, 4, "shards", running=1, failed=2, dead=1))
     assert output.getvalue().splitlines()[-1] == (
-        "[12:00:00] capture docs 3/4 (1 running 2 failed 1 dead 0.1/s 20 s left)"
+        "[12:00:00] capture docs 3/4 (1 running 2 failed 1 dead 3.0/min 20 s left)"
     )
 
 
