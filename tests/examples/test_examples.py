@@ -39,8 +39,8 @@ def test_the_papers_run_has_the_papers_settings() -> None:
     assert (training.sequence_length, training.dtype) == (2048, "bfloat16")
 
 
-def test_our_defaults_are_our_own_alignment_and_the_papers_training() -> None:
+def test_our_defaults_are_our_own_rules_and_else_the_papers_training() -> None:
     config = read_run_file(EXAMPLES / "tiny.yaml").config
     assert (config.alignment.positions, config.alignment.vocabulary) == (Positions.BOUNDARY, Vocabulary.PARTITION)
     assert TrainingSpec().tail is Tail.TAIL
-    assert (TrainingSpec().clm_weight, TrainingSpec().learning_rate) == (0.9, 1e-5)
+    assert (TrainingSpec().clm_weight, TrainingSpec().learning_rate) == (0.3, 1e-5)
