@@ -78,7 +78,7 @@ class SourceSpec(ModelSpec):
     def _fits_its_engine(self) -> SourceSpec:
         if split_engine(self.model)[0] is not EngineKind.TRANSFORMERS:
             if self.revision is not None:
-                raise ValueError(f"revision: the server at {self.model} decides its model's revision; leave it out")
+                raise ValueError("revision: the inference server decides its model's revision; leave it out")
         elif self.tokenizer is not None:
             raise ValueError(f"tokenizer: goes with tgi:URL and vllm:URL only, the model is {self.model!r}")
         return self
