@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -203,7 +204,7 @@ def test_ctrl_c_leaves_the_run_alone_and_the_same_command_takes_it_up(
 ) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "fusery", "run", str(file), "--on", "kubernetes"],
-        env=child_environment(),
+        env=child_environment() | {"PYTHONFAULTHANDLER": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -216,10 +217,16 @@ def test_ctrl_c_leaves_the_run_alone_and_the_same_command_takes_it_up(
         while "capture docs 1/12" not in process.stdout.readline():
             assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        try:
+            _, err = process.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            # The stacks of all its threads say where it hangs.
+            process.send_signal(signal.SIGABRT)
+            _, err = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert process.returncode == 130
+        process.wait(60)
+    assert process.returncode == 130, err
     name = job_name(file)
     assert f"job/{name} goes on. Follow it again with: fusery run {file} --on kubernetes" in err
     assert f"kubectl --namespace ml delete job/{name}" in err
@@ -229,6 +236,23 @@ def test_ctrl_c_leaves_the_run_alone_and_the_same_command_takes_it_up(
     kube.finishes(name, "Complete")
     assert command(file) == 0
     assert [verb for verb, resource, _ in kube.requests if resource == "jobs"].count("create") == 1
+
+
+def test_ctrl_c_is_not_lost_where_python_drops_it(
+    kube: Kube, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    looks = []
+
+    def look(*_: object) -> None:
+        looks.append("look")
+        assert len(looks) == 1
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("fusery.cluster.follow.Follower.look", look)
+    assert command(file) == 130
+    assert "goes on. Follow it again" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_what_a_person_needs_to_be_allowed_is_this_and_no_more(kube: Kube, file: Path) -> None:
