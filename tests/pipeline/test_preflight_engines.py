@@ -87,7 +87,7 @@ def test_an_inference_server_that_does_not_answer_is_named(tmp_path: Path, close
     ("source", "kind", "says"),
     [
         ({"model": "tgi:localhost:80"}, AddressError, r"expected http\(s\)://host:port"),
-        ({"model": "tgi:http://h:80", "revision": "abc"}, ConfigError, "the server at tgi:http://h:80 decides"),
+        ({"model": "tgi:http://h:80", "revision": "abc"}, ConfigError, "the inference server decides"),
         ({"model": "tgi:http://h:80", "tokenizer": "./none"}, ConfigError, "there is no folder"),
         ({"model": "models/target"}, ConfigError, "goes with tgi:URL and vllm:URL only"),
     ],
