@@ -12,10 +12,11 @@ import pytest
 from rich.console import Console
 
 from fusery.ablation.child import _carry_out
-from fusery.ablation.jobs import Job, Jobs, _Lane, jobs_of, keep_run_file
+from fusery.ablation.jobs import Job, Jobs, _Lane, jobs_of, run_file
 from fusery.errors import ConfigError, Mismatch
 from fusery.pipeline.processes import Child
 from fusery.pipeline.progress import Board
+from fusery.pipeline.run_children import keep_run_file
 from fusery.run_file import read_run_file
 from fusery.settings import child_environment
 
@@ -121,7 +122,7 @@ def opened_run(folder: Path) -> Any:
 def test_processes_read_the_yaml_as_it_was_at_the_start(tmp_path: Path) -> None:
     run = opened_run(tmp_path)
     before = run.file.path.read_text()
-    keep_run_file(run, tmp_path / "ablation")
+    keep_run_file(run, run_file(tmp_path / "ablation"))
     run.file.path.write_text("name: edited\n")
     jobs = jobs_of(run, tmp_path / "ablation", 1, 8)
     assert jobs.file.read_text() == before
@@ -131,8 +132,8 @@ def test_processes_read_the_yaml_as_it_was_at_the_start(tmp_path: Path) -> None:
 def test_a_yaml_that_changed_since_it_was_read_is_refused(tmp_path: Path) -> None:
     run = opened_run(tmp_path)
     run.file.path.write_text(run.file.path.read_text().replace("0.5", "0.4"))
-    with pytest.raises(ConfigError, match=r"run\.yaml: changed while the ablation was starting; start it again"):
-        keep_run_file(run, tmp_path / "ablation")
+    with pytest.raises(ConfigError, match=r"run\.yaml: changed while it was being started; start it again"):
+        keep_run_file(run, run_file(tmp_path / "ablation"))
 
 
 def test_a_child_that_finds_another_run_than_the_ablations_trains_nothing() -> None:

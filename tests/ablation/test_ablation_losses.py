@@ -327,7 +327,7 @@ def test_the_yaml_may_not_change_while_the_ablation_starts(folder: Path) -> None
     text = ablation.base.file.path.read_text()
     try:
         ablation.base.file.path.write_text(text.replace("name: pico", "name: nano"))
-        with pytest.raises(ConfigError, match="changed while the ablation was starting"):
+        with pytest.raises(ConfigError, match="changed while it was being started"):
             ablate._carry_out(ablation, 1, BOARD)
     finally:
         ablation.base.file.path.write_text(text)

@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fusery.ablation.child import outcome_of
-from fusery.errors import ConfigError
 from fusery.pipeline.preflight import Run
 from fusery.pipeline.processes import Child, Supervisor
 from fusery.pipeline.progress import Board, Line
-from fusery.run_file import read_run_file
 from fusery.settings import child_environment
 
 _POLL_S = 0.5
@@ -106,24 +104,12 @@ class Jobs:
         return Child(f"trainer {lane.number}", [*command, str(self.threads)], child_environment(), log, paths)
 
 
-def keep_run_file(base: Run, folder: Path) -> None:
-    """Copies the base run's YAML for the processes of `jobs_of`: one that is edited meanwhile changes nothing there.
-
-    Raises:
-        ConfigError: it was changed since this command read it.
-    """
-    copy = _copy(folder)
-    copy.parent.mkdir(parents=True, exist_ok=True)
-    copy.write_bytes(base.file.path.read_bytes())
-    if read_run_file(copy, base.file.folder).config != base.config:
-        raise ConfigError(f"{base.file.path}: changed while the ablation was starting; start it again")
-
-
 def jobs_of(base: Run, folder: Path, parallel: int, cores: int) -> Jobs:
-    """Jobs on the copy of the base run's YAML that `keep_run_file` made in `folder`."""
+    """Jobs on the copy of the base run's YAML at `run_file(folder)`."""
     threads = base.config.services.threads or max(1, cores // parallel)
-    return Jobs(folder, _copy(folder), base.file.folder, threads, parallel)
+    return Jobs(folder, run_file(folder), base.file.folder, threads, parallel)
 
 
-def _copy(folder: Path) -> Path:
+def run_file(folder: Path) -> Path:
+    """The copy of the base run's YAML that an ablation's processes read."""
     return folder / "run.yaml"

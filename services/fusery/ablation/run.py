@@ -22,7 +22,7 @@ from rich.console import Console
 from fusery.ablation import comparisons, evidence
 from fusery.ablation.collected import table_of
 from fusery.ablation.evidence import Asked, Captures
-from fusery.ablation.jobs import Job, jobs_of, keep_run_file
+from fusery.ablation.jobs import Job, jobs_of, run_file
 from fusery.ablation.opened import Ablation, Plans, finished_runs, not_fused, open_ablation, plans_of
 from fusery.ablation.results import Table
 from fusery.ablation.tables import render
@@ -36,6 +36,7 @@ from fusery.pipeline.licences import check_licences
 from fusery.pipeline.planning import publish_tokenizer
 from fusery.pipeline.preflight import Run, check_run, publish_input
 from fusery.pipeline.progress import Board, Line
+from fusery.pipeline.run_children import keep_run_file
 from fusery.registry.tracking import default_artifact_folder
 from fusery.worker.plan import digest
 
@@ -92,7 +93,7 @@ def _carry_out(ablation: Ablation, parallel: int, board: Board) -> Table:
     launch = new_launch()
     with lease(base.store, base.run_id, launch, PACE.lease_s, follow):
         # Not when the first training starts: hours of captures may lie between.
-        keep_run_file(base, ablation.folder)
+        keep_run_file(base, run_file(ablation.folder))
         plans = _evidence_plans(ablation, launch, board)
         failed = _fuse(base, plans, launch, board)
         reasons = _train(ablation, plans, list(plans.missing(base, failed=failed).values()), parallel, board)

@@ -141,7 +141,7 @@ class Board:
         rate, left_s = self._rate_and_time_left(line)
         facts = [f"{line.running} running"] * bool(line.running) + [f"{line.failed} failed"] * bool(line.failed)
         facts += [f"{line.dead} dead"] * bool(line.dead)
-        facts += [per_time(rate)] if rate and not line.is_done else []
+        facts += [_per_time(rate)] if rate and not line.is_done else []
         facts += [f"{duration(left_s)} left"] if left_s else []
         return f"{line.title} {line.amount}/{line.total}" + (f" ({' '.join(facts)})" if facts else "")
 
@@ -164,7 +164,7 @@ _OPTIONAL = {"running", "failed", "dead", "size"}
 """Columns that are left out where no row has anything to say in them."""
 
 
-def per_time(rate: float, unit: str = "") -> str:
+def _per_time(rate: float, unit: str = "") -> str:
     """Units a second, or a minute where that would be next to none."""
     return f"{rate:.1f}{unit}/s" if rate >= 0.1 else f"{60 * rate:.1f}{unit}/min"
 
@@ -173,7 +173,7 @@ def table_row(line: Line, rate: float | None, left_s: float | None) -> tuple[str
     """The cells of one line, in the order of the table's columns."""
     left = "done" if line.is_done else "" if left_s is None else duration(left_s)
     counts = [str(count) if count else "" for count in (line.running, line.failed, line.dead)]
-    shown_rate = "" if rate is None else per_time(rate, f" {line.unit}")
+    shown_rate = "" if rate is None else _per_time(rate, f" {line.unit}")
     done = f"{line.amount}/{line.total} {line.unit}"
     size = data_size(line.bytes) if line.bytes else ""
     return (line.title, done, counts[0], shown_rate, left, *counts[1:], size, line.note)

@@ -28,17 +28,17 @@ from fusery.worker.plan import Hop, Plan, ShardTask
 _POLL_S = 0.5
 
 
-def keep_run_file(run: Run) -> None:
-    """Copies the YAML beside the run, for its children.
+def keep_run_file(run: Run, copy: Path | None = None) -> None:
+    """Copies the YAML for child processes, to `copy` or beside the run: an edit meanwhile changes nothing for them.
 
     Raises:
         ConfigError: it was changed since this command read it.
     """
-    copy = _copy(run)
+    copy = copy or _copy(run)
     copy.parent.mkdir(parents=True, exist_ok=True)
     copy.write_bytes(run.file.path.read_bytes())
     if read_run_file(copy, run.file.folder).config != run.file.config:
-        raise ConfigError(f"{run.file.path}: changed while the run was starting; start it again")
+        raise ConfigError(f"{run.file.path}: changed while it was being started; start it again")
 
 
 @dataclass(frozen=True, slots=True)
