@@ -1,9 +1,10 @@
-"""What every test gets: one thread, no network, no settings of the machine's."""
+"""What every test gets: one thread, no network, no settings of the machine's, and a process that heeds Ctrl-C."""
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Iterator
 
 # Before any library reads them.
@@ -13,8 +14,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 for name in [name for name in os.environ if name.startswith("FUSERY_")]:
     del os.environ[name]
 
+# A shell that starts the tests with & ignores it, and their processes would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 import pytest
 from hypothesis import settings
+
+from fusery.stop_signals import STOP_SIGNALS
 
 settings.register_profile("fusery", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("fusery")
@@ -30,6 +36,19 @@ def _logging_as_before() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
+
+
+@pytest.fixture(autouse=True)
+def _signals_as_before() -> Iterator[None]:
+    """Processes of later tests would inherit a signal that is ignored or blocked, and not be stopped by it."""
+    before = _signals()
+    yield
+    assert _signals() == before
+
+
+def _signals() -> list[object]:
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    return [(number, signal.getsignal(number), number in blocked) for number in STOP_SIGNALS]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

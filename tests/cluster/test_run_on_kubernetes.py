@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import signal
 import subprocess
@@ -236,23 +235,6 @@ def test_ctrl_c_leaves_the_run_alone_and_the_same_command_takes_it_up(
     kube.finishes(name, "Complete")
     assert command(file) == 0
     assert [verb for verb, resource, _ in kube.requests if resource == "jobs"].count("create") == 1
-
-
-def test_ctrl_c_is_not_lost_where_python_drops_it(
-    kube: Kube, file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    looks = []
-
-    def look(*_: object) -> None:
-        looks.append("look")
-        assert len(looks) == 1
-        with contextlib.suppress(KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
-
-    monkeypatch.setattr("fusery.cluster.follow.Follower.look", look)
-    assert command(file) == 130
-    assert "goes on. Follow it again" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_what_a_person_needs_to_be_allowed_is_this_and_no_more(kube: Kube, file: Path) -> None:

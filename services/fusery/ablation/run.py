@@ -9,13 +9,10 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import signal
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 
@@ -38,6 +35,7 @@ from fusery.pipeline.preflight import Run, check_run, publish_input
 from fusery.pipeline.progress import Board, Line
 from fusery.pipeline.run_children import keep_run_file
 from fusery.registry.tracking import default_artifact_folder
+from fusery.stop_signals import stops_in_order
 from fusery.worker.plan import digest
 
 _TABLE_WIDTH = 200
@@ -57,7 +55,7 @@ def ablate(path: Path, parallel: int = 1, as_json: bool = False) -> None:
     board, started = Board(console, as_json), time.monotonic()
     again = shlex.join(["fusery", "ablate", str(path), *(["--parallel", str(parallel)] if parallel > 1 else [])])
     try:
-        with _stops_as_ctrl_c():
+        with stops_in_order("ablate"):
             ablation = open_ablation(path)
             with board.open():
                 table = _carry_out(ablation, parallel, board)
@@ -229,19 +227,3 @@ def _show(ablation: Ablation, table: Table, board: Board) -> None:
     for name in ("ablation.json", "ablation.csv", "ablation.png"):
         if (ablation.folder / name).exists():
             board.say("file", f"{name}  {ablation.folder / name}")
-
-
-@contextmanager
-def _stops_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM and a closed terminal stop an ablation as Ctrl-C does; in order, also where a shell ignores SIGINT."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

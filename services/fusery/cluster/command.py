@@ -5,16 +5,12 @@ What happens in the cluster does not hang on this command: it may be stopped, an
 
 from __future__ import annotations
 
-import contextlib
 import json
 import shlex
-import signal
 import sys
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 
 from rich.console import Console
 from rich.text import Text
@@ -85,34 +81,10 @@ def _follow(cluster: Cluster, launched: Launched, say: Voice, pace: Pace) -> Out
     how = "created" if launched.is_new else "goes on already; taking it up"
     say(Kind.STATE, f"{shown}: {how}. Ctrl-C stops following and leaves the run alone")
     tail = 0 if launched.is_new else _TAIL
-    with _ctrl_c() as pressed, Follower(cluster, launched.place, launched.name, say, tail, pace) as follower:
+    with Follower(cluster, launched.place, launched.name, say, tail, pace) as follower:
         while (outcome := follower.look(_LOOK_S)) is None:
-            if pressed.is_set():
-                raise KeyboardInterrupt
+            pass
     return outcome
-
-
-@contextlib.contextmanager
-def _ctrl_c() -> Iterator[threading.Event]:
-    """Set by Ctrl-C, which interrupts as ever; Python drops an interrupt that comes in a destructor or a callback."""
-    pressed = threading.Event()
-
-    def note(number: int, frame: FrameType | None) -> None:
-        pressed.set()
-        signal.default_int_handler(number, frame)
-
-    # Another thread may set no handler, and one that somebody chose stays.
-    is_ours = (
-        threading.current_thread() is threading.main_thread()
-        and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    )
-    if is_ours:
-        signal.signal(signal.SIGINT, note)
-    try:
-        yield pressed
-    finally:
-        if is_ours:
-            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _end(shown: str, outcome: Outcome, again: str) -> int:

@@ -12,7 +12,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from fusery.errors import FuseryError, Unavailable
+from fusery.stop_signals import taken
 
 _STOP_GRACE_S = 25.0
 
@@ -204,7 +204,7 @@ class Supervisor:
 
         A second Ctrl-C does not cut this short: children have sessions of their own and would be left running.
         """
-        with _without_interrupts():
+        with taken(signal.SIG_IGN):
             self._stop_all()
 
     def _stop_all(self) -> None:
@@ -216,19 +216,6 @@ class Supervisor:
             self._reap(child)
         self.children.clear()
         self._reaper.end()
-
-
-@contextlib.contextmanager
-def _without_interrupts() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def wait_for_file(path: Path, child: Child, timeout_s: float) -> str:

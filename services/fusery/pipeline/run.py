@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import logging
 import shlex
-import signal
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from rich.console import Console
@@ -38,6 +35,7 @@ from fusery.pipeline.progress import Board, Line, hop_lines
 from fusery.pipeline.progress_note import keep_lines, kept_lines
 from fusery.pipeline.registration import check_gate
 from fusery.pipeline.run_children import keep_run_file
+from fusery.stop_signals import stops_in_order
 from fusery.worker.plan import Hop, Plan, ShardTask, digest, plan_name
 
 log = logging.getLogger(__name__)
@@ -72,7 +70,7 @@ def run_to_the_end(path: Path, until: Until | None = None, as_json: bool = False
     board = Board(console, as_json)
     started = time.monotonic()
     try:
-        with _Interrupts().taken():
+        with stops_in_order("run"):
             run = _open_and_carry_out(path, folder, until, board)
     except KeyboardInterrupt:
         raise Interrupted(f"stopped; nothing is lost. Take it up again with: {_again(path, folder, until)}") from None
@@ -250,32 +248,3 @@ def _documents(run: Run) -> str:
     counts = f"{train.documents} training documents, {held_out.documents} held out"
     doubles = removed.duplicates + removed.held_out
     return f"{counts}, {doubles} exact doubles left out" if doubles else counts
-
-
-class _Interrupts:
-    """SIGINT, SIGTERM and a closed terminal stop a run in the same way: in order, and nothing is lost."""
-
-    def __init__(self) -> None:
-        self._is_stopping = False
-
-    def __call__(self, _number: int, _frame: FrameType | None) -> None:
-        if self._is_stopping:
-            return
-        self._is_stopping = True
-        print(
-            "fusery run: stopping; what is under way is finished or put back, within half a minute. Ctrl-C again "
-            "changes nothing",
-            file=sys.stderr,
-            flush=True,
-        )
-        raise KeyboardInterrupt
-
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        before = {number: signal.signal(number, self) for number in numbers}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)

@@ -15,10 +15,9 @@ from __future__ import annotations
 import json
 import logging
 import signal
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -36,6 +35,7 @@ from fusery.models.loading import load_model
 from fusery.registry.follow import Followed, Follower, is_followed
 from fusery.registry.model_card import Lineage, TrainedModel
 from fusery.run_sections import TrainingSpec
+from fusery.stop_signals import taken
 from fusery.trainer import adapters, checkpoint, sharding
 from fusery.trainer.attention import prove_packing, vocabulary_size
 from fusery.trainer.checkpoint import Cursor
@@ -115,7 +115,7 @@ def train(job: TrainJob) -> TrainResult:
     accelerator = _accelerator()
     sharding.check(accelerator, job.training)
     is_main = accelerator.is_main_process
-    with _threads(job.threads), _Signals() as signals, Lease(job.output) if is_main else nullcontext() as lease:
+    with _threads(job.threads), _signals() as signals, Lease(job.output) if is_main else nullcontext() as lease:
         training, adapted = _prepared(job)
         with _followed(job, training) if is_main else nullcontext() as follower:
             training = replace(training, lease=lease, tracking_run=_run_of(follower))
@@ -287,27 +287,15 @@ def _threads(count: int | None) -> Iterator[None]:
 
 @dataclass(slots=True)
 class _Signals:
-    """SIGTERM and SIGINT become a request to stop after the step; a second SIGINT stops at once."""
+    """A stop signal becomes a request to stop after the step; a second one that is SIGINT stops at once."""
 
     received: int | None = None
-    _before: dict[int, Any] = field(default_factory=dict)
 
     @property
     def is_set(self) -> bool:
         return self.received is not None
 
-    def __enter__(self) -> _Signals:
-        # Only the main thread may install handlers; elsewhere whoever owns the process decides.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._before[number] = signal.signal(number, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-
-    def _receive(self, number: int, _frame: FrameType | None) -> None:
+    def receive(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
@@ -318,3 +306,10 @@ class _Signals:
         raise kind(
             f"training stopped after step {cursor.step} of {steps}; start the same job again to go on from there"
         )
+
+
+@contextmanager
+def _signals() -> Iterator[_Signals]:
+    signals = _Signals()
+    with taken(signals.receive):
+        yield signals

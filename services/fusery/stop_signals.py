@@ -1,0 +1,61 @@
+"""Signals that ask a process to stop: Ctrl-C, SIGTERM, a closed terminal.
+
+One that is ignored when a command starts stays ignored: with nohup a run outlives its terminal, and what a script
+starts with `&` outlives the script's Ctrl-C. SIGTERM stops both.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Handler = Callable[[int, FrameType | None], object] | signal.Handlers
+
+
+@contextmanager
+def taken(handler: Handler) -> Iterator[None]:
+    """Has `handler` meanwhile for every stop signal that is not ignored.
+
+    Outside the main thread this does nothing: only that one may, and whoever owns the process decides.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    # None: of C code, which could not be put back.
+    ours = {number: old for number, old in before.items() if old not in (signal.SIG_IGN, None)}
+    try:
+        for number in ours:
+            signal.signal(number, handler)
+        yield
+    finally:
+        for number, old in ours.items():
+            signal.signal(number, old)
+
+
+@contextmanager
+def stops_in_order(command: str) -> Iterator[None]:
+    """The first stop signal is a KeyboardInterrupt, and is answered in one line; the others change nothing."""
+    is_stopping = False
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal is_stopping
+        if is_stopping:
+            return
+        is_stopping = True
+        print(
+            f"fusery {command}: stopping; what is under way is finished or put back, within half a minute. Ctrl-C "
+            "again changes nothing",
+            file=sys.stderr,
+            flush=True,
+        )
+        raise KeyboardInterrupt
+
+    with taken(interrupt):
+        yield
