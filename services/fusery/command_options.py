@@ -187,7 +187,7 @@ def register(parser: argparse.ArgumentParser) -> None:
 
 
 def accepts_licences(parser: argparse.ArgumentParser) -> None:
-    what = "a licence with conditions that you accept, by id, or the source whose licence it is; may be repeated"
+    what = "a licence that you accept, by id; where none is known, source:NAME or target; may be repeated"
     parser.add_argument("--accept-license", metavar="ID", action="append", default=[], help=what)
 
 

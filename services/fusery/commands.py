@@ -16,11 +16,11 @@ Setup = Callable[[argparse.ArgumentParser], None]
 def _validate(given: Arguments) -> None:
     from fusery.pipeline.evaluation_tasks import check_tasks
     from fusery.pipeline.licences import check_licences
-    from fusery.pipeline.preflight import check_run, open_run
+    from fusery.pipeline.preflight import check_registered_name, check_run, open_run
 
     run = open_run(given.file, asks_store=not given.offline)
     if not given.offline:
-        check_run(run)
+        check_registered_name(run, check_run(run))
         check_tasks(run)
         check_licences(run)
     train, held_out = run.corpora.train, run.corpora.held_out

@@ -36,6 +36,10 @@ from fusery.run_sections import (
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")]
 
 
+_KEPT_NAMES = ("target", "unknown")
+"""In tags, and where licences are accepted, they mean the target, and a licence that nobody knows."""
+
+
 class EngineKind(StrEnum):
     """What computes a source's distributions: this machine, or an inference server that is asked over HTTP."""
 
@@ -184,6 +188,9 @@ class RunConfig(Section):
     @model_validator(mode="after")
     def _names_are_distinct(self) -> RunConfig:
         names = [source.name for source in self.sources]
+        kept = [name for name in names if name in _KEPT_NAMES]
+        if kept:
+            raise ValueError(f"sources: the name {kept[0]!r} is kept for what is no source; choose another")
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"sources: the name {twice[0]!r} stands twice; give every source its own name")

@@ -201,6 +201,9 @@ class GateSpec(Section):
     clm, sources (every one), source:NAME, ensemble, weight_merging, single_source:NAME."""
     least_gain: float = Field(default=0.0, ge=0, lt=1)
     """By how much: 0.01 asks that the whole interval is below −1 %."""
+    least_documents: int = Field(default=10, ge=1)
+    """Held-out documents that each domain must have where `better_than` asks for an interval; of fewer it is too
+    narrow, of one it has no width."""
     domain_tolerance: float | None = Field(default=0.01, ge=0)
     """By what share a domain may at most be worse than before the training; None: domains are not looked at."""
 
@@ -220,7 +223,7 @@ class RegistrySpec(Section):
     alias: str = Field(default="candidate", pattern=r"^[a-z][a-z0-9_-]*$")
     """What points to the newest version that passed the gate; `champion` is given by `fusery promote`."""
     accept_licenses: tuple[str, ...] = ()
-    """Licences with conditions that you accept, by id (gemma), or the name of a source or `target` for its licence."""
+    """Licences with conditions that you accept, by id (gemma); where none is known, by source:NAME or `target`."""
 
 
 class ServicesSpec(Section):

@@ -5,18 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from fusery.errors import ConfigError
-from fusery.evaluation import code_sandbox
+from fusery.evaluation import code_sandbox, sandboxed
 from fusery.evaluation.code_sandbox import check_sandbox, passes
 
-# A sandbox that does not come up where it could is a failure, not a reason to skip.
+
+def _can_shut_in() -> bool:
+    """Whether this machine gives what the sandbox needs: one that then does not come up is a failure."""
+    if not Path("/proc/sys/kernel/seccomp/actions_avail").exists():
+        return False
+    if os.geteuid() == 0:
+        return shutil.which("python3") is not None
+    namespaces = "import ctypes; raise SystemExit(ctypes.CDLL(None).unshare(0x30000000) != 0)"
+    return subprocess.run([sys.executable, "-c", namespaces], check=False).returncode == 0
+
+
 pytestmark = pytest.mark.skipif(
-    not Path("/proc/sys/kernel/seccomp/actions_avail").exists() or (os.geteuid() == 0 and not shutil.which("python3")),
-    reason="needs Linux with seccomp, and for root a python3 of the system",
+    not _can_shut_in(),
+    reason="needs Linux with seccomp, and as root a python3 of the system, as another user process namespaces",
 )
 
 
@@ -30,6 +43,12 @@ def test_a_program_whose_tests_hold_passes_and_others_do_not() -> None:
 def test_a_program_that_ends_early_does_not_pass() -> None:
     assert not passes("import sys\nsys.exit(0)\nassert False")
     assert not passes("import os\nos._exit(0)")
+
+
+def test_the_word_that_a_program_must_print_is_not_in_its_own_file() -> None:
+    printing = "import os, re\nprint(*re.findall('[0-9a-f]{32}', open('program.py').read()), flush=True)\nos._exit(0)"
+    assert not passes(printing)
+    assert passes("import sys\nassert sys.stdin.read() == ''")
 
 
 def test_a_program_that_never_ends_is_ended() -> None:
@@ -84,6 +103,37 @@ def test_children_do_not_outlive_the_program(tmp_path: Path) -> None:
         assert left == []
 
 
+def _without_namespaces(program: str, user: int | None) -> subprocess.CompletedProcess[str]:
+    """A program of the shell, started by `user` (None: this one) in the sandbox of a kernel that refuses unshare."""
+    script = "import sys\nexec(sys.argv[1], names := {'__name__': 'sandboxed'})\nnames['libc'].unshare = lambda _: -1\n"
+    python = shutil.which("python3", path=sandboxed.PATH) if os.geteuid() == 0 else sys.executable
+    assert python is not None
+    return subprocess.run(
+        [
+            *(python, "-I", "-c", f"{script}names['main'](['/tmp', '5', '0', '/bin/sh', '-c', sys.argv[2]])"),
+            *(Path(sandboxed.__file__).read_text(encoding="utf-8"), program),
+        ],
+        user=user,
+        group=user,
+        extra_groups=None if user is None else [],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_without_a_process_namespace_only_another_user_s_programs_are_started() -> None:
+    # A process of the same user could end the evaluation.
+    refused = _without_namespaces("echo started", user=12345 if os.geteuid() == 0 else None)
+    assert refused.returncode == sandboxed.REFUSED
+    assert "no process namespace" in refused.stderr
+    assert "started" not in refused.stdout
+    if os.geteuid() == 0:
+        ended = _without_namespaces("id -u; kill -0 $PPID || echo denied", user=None)
+        assert ended.stdout.split() == [str(sandboxed.NOBODY), "denied"]
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -92,24 +142,163 @@ def _read(path: Path) -> bytes:
 
 
 def test_unknown_languages_and_missing_interpreters_are_refused_before_any_work(
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match="no way to run 'cobol' programs; known: cpp, js"):
         check_sandbox("cobol")
-    missing = code_sandbox.Language("p", ("no-such-interpreter", "p"))
-    monkeypatch.setattr(code_sandbox, "LANGUAGES", {"py": missing})
-    with pytest.raises(ConfigError, match="need no-such-interpreter, which is not installed here"):
+    monkeypatch.setattr(sandboxed, "PATH", str(tmp_path))
+    tools = {"cpp": r"g\+\+", "js": "node", "lua": "lua", "php": "php", "pl": "perl", "rb": "ruby", "sh": "bash"}
+    for language, tool in tools.items():
+        with pytest.raises(ConfigError, match=f"programs of '{language}' need {tool}, which is not installed here"):
+            check_sandbox(language)
+
+
+def test_what_the_tests_of_a_language_import_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = replace(code_sandbox.LANGUAGES["py"], trial="import test_deep")
+    monkeypatch.setattr(code_sandbox, "LANGUAGES", {"py": lacking})
+    with pytest.raises(ConfigError, match=r"'py' programs can't be run here(.|\n)* No module named 'test_deep'"):
         check_sandbox()
 
 
+# MultiPL-E's form: a prompt that ends in an open function, the model's ANSWER, the tests.
+FORMS = {
+    "cpp": """#include<assert.h>
+#include<bits/stdc++.h>
+long add(long a, long b) {
+ANSWER
+}
+int main() {
+    auto candidate = add;
+    assert(candidate((1), (2)) == (3));
+    assert(candidate((2), (2)) == (4));
+}
+""",
+    "js": """function add(a, b){
+ANSWER
+}
+const assert = require('node:assert');
+
+function test() {
+  let candidate = add;
+  assert.deepEqual(candidate(1, 2),3);
+  assert.deepEqual(candidate(2, 2),4);
+}
+
+test();""",
+    "lua": """local function add(a, b)
+ANSWER
+end
+lu = require('luaunit')
+
+function test_humaneval()
+local candidate = add
+    lu.assertEquals(candidate(1, 2), 3)
+    lu.assertEquals(candidate(2, 2), 4)
+end
+
+os.exit(lu.LuaUnit.run())""",
+    "php": """<?php
+function add($a, $b) {
+ANSWER
+}
+function candidate(...$args) {
+    return add(...$args);
+}
+
+function test(): void {
+    if (candidate(1, 2) !== 3) { throw new Exception("Test failed!"); }
+    if (candidate(2, 2) !== 4) { throw new Exception("Test failed!"); }
+}
+
+test();""",
+    "pl": """sub add {
+    my($a, $b) = @_;
+ANSWER
+}
+use Test::Deep;
+
+sub testhumaneval {
+    my $candidate = \\&add;
+    if(eq_deeply($candidate->(1, 2),3)) {
+        print "ok!" }else{
+        exit 1;
+        }
+    if(eq_deeply($candidate->(2, 2),4)) {
+        print "ok!" }else{
+        exit 1;
+        }
+}
+
+testhumaneval();""",
+    "rb": """def add(a, b)
+ANSWER
+end
+require 'test/unit'
+class TestHumanEval < Test::Unit::TestCase
+  def test_add
+    candidate = method(:add)
+    assert_equal(3, candidate.call(1, 2))
+    assert_equal(4, candidate.call(2, 2))
+  end
+end
+""",
+    "sh": """#!/bin/bash
+add() {
+ANSWER
+}
+
+candidate() {
+    add "$@"
+}
+
+set -e
+run_test() {
+    [[ $(candidate "1" "2") = "3" ]]
+    [[ $(candidate "2" "2") = "4" ]]
+}
+
+run_test""",
+}
+
+
 @pytest.mark.parametrize(
-    ("language", "program"),
-    [("sh", "test 1 = {}"), ("js", "require('assert').equal(1, {})"), ("pl", "die unless 1 == {};")],
+    ("language", "right", "wrong", "early"),
+    [
+        ("cpp", "return a + b;", "return 3;", "exit(0);"),
+        ("js", "return a + b;", "return 3;", "process.exit(0);"),
+        ("lua", "return a + b", "return 3", "end\nos.exit(0)\nif true then"),
+        ("php", "return $a + $b;", "return 3;", "exit(0);"),
+        ("pl", "return $a + $b;", "return 3;", "exit 0;"),
+        ("rb", "a + b", "3", "exit(0)"),
+        ("sh", "echo $(($1 + $2))", "echo 3", "echo 3\n}\nexit 0\nrest() {"),
+    ],
 )
-def test_other_languages_pass_by_their_exit_code(language: str, program: str) -> None:
+def test_a_program_of_every_language_passes_only_where_its_tests_ran_and_held(
+    language: str, right: str, wrong: str, early: str
+) -> None:
     try:
         check_sandbox(language)
     except ConfigError as error:
         pytest.skip(str(error))
-    assert passes(program.format(1), language)
-    assert not passes(program.format(2), language)
+    form = FORMS[language]
+    # On a busy machine interpreters start slowly.
+    assert passes(form.replace("ANSWER", right), language, timeout_s=60)
+    assert not passes(form.replace("ANSWER", wrong), language)
+    assert not passes(form.replace("ANSWER", early), language)
+
+
+def test_compiling_does_not_count_towards_the_programs_time() -> None:
+    try:
+        check_sandbox("cpp")
+    except ConfigError as error:
+        pytest.skip(str(error))
+    summing = """constexpr long slow() {
+    long n = 0;
+    for (long i = 0; i < 8; ++i) for (long j = 0; j < 100000; ++j) n += j;
+    return n;
+}
+static_assert(slow() > 0);
+#include <cstdio>
+int main() {
+}"""
+    assert passes(summing, "cpp", timeout_s=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,19 @@ DOCUMENTS = 12
 DOMAINS = ("code", "prose")
 
 
-def scores_of(code: float, prose: float, noise: float = 0.0) -> Scores:
+def scores_of(code: float, prose: float, noise: float = 0.0, documents: int = DOCUMENTS) -> Scores:
     """Bits per byte of two domains; each second document is `noise` above, the others as much below."""
-    ids = tuple(f"d{i}" for i in range(2 * DOCUMENTS))
-    domains = tuple(DOMAINS[i % 2] for i in range(2 * DOCUMENTS))
-    bits = tuple((prose if i % 2 else code) * 100 + (noise if i % 4 < 2 else -noise) for i in range(2 * DOCUMENTS))
-    return Scores(ids, domains, bits, (100,) * (2 * DOCUMENTS))
+    ids = tuple(f"d{i}" for i in range(2 * documents))
+    domains = tuple(DOMAINS[i % 2] for i in range(2 * documents))
+    bits = tuple((prose if i % 2 else code) * 100 + (noise if i % 4 < 2 else -noise) for i in range(2 * documents))
+    return Scores(ids, domains, bits, (100,) * (2 * documents))
+
+
+def small_report(documents: int) -> Report:
+    """As `report_of`, a clear gain, on so many documents a domain."""
+    bits = {"target_before": 2.0, "clm": 1.8, "fused": 1.7}
+    scores = {name: scores_of(value, value, documents=documents) for name, value in bits.items()}
+    return report_of(scores["fused"], target_before=scores["target_before"], clm=scores["clm"], sources={})
 
 
 def report_of(fused: Scores, **changes: Any) -> Report:
@@ -55,7 +63,8 @@ def test_a_model_better_than_before_and_than_clm_in_every_domain_passes() -> Non
     assert [check.name for check in verdict.checks] == [
         "fewer bits per byte than target before",
         "fewer bits per byte than CLM",
-        "no domain worse than before by over 1.0%",
+        "at least 10 held-out documents in every domain",
+        "no domain worse than before by over 1%",
     ]
     assert verdict.rule["better_than"] == ["target_before", "clm"]
 
@@ -68,8 +77,8 @@ def test_a_gain_over_clm_that_chance_explains_fails() -> None:
 
 def test_a_domain_that_got_worse_fails_though_the_mean_is_better() -> None:
     verdict = judge(report_of(scores_of(2.03, 1.0)), GateSpec())
-    assert failed(verdict) == ["no domain worse than before by over 1.0%"]
-    assert verdict.reasons[0] == "not held: no domain worse than before by over 1.0% (code +1.5 %)"
+    assert failed(verdict) == ["no domain worse than before by over 1%"]
+    assert verdict.reasons[0] == "not held: no domain worse than before by over 1% (code +1.5 %)"
 
 
 @pytest.mark.parametrize(("tolerance", "passes"), [(0.02, True), (0.0, False), (None, True)])
@@ -118,7 +127,7 @@ def test_the_gate_s_names_are_those_that_a_run_may_use() -> None:
         *("source:coder", "single_source:coder"),
     ]
     verdict = judge(report_of(scores_of(1.7, 1.7)), GateSpec(better_than=tuple(known)))
-    assert len(verdict.checks) == 7
+    assert len(verdict.checks) == 8
 
 
 def test_a_baseline_that_is_not_there_fails_with_the_reason_of_the_report() -> None:
@@ -128,6 +137,7 @@ def test_a_baseline_that_is_not_there_fails_with_the_reason_of_the_report() -> N
     assert [check.reason for check in verdict.checks] == [
         "weight merging was not measured: source coder is 'gpt_neox', the target is 'llama'",
         "ensemble was not measured: the run has no such model",
+        "the fewest are 12, code",
     ]
 
 
@@ -158,7 +168,42 @@ def test_a_least_gain_is_asked_of_the_whole_interval() -> None:
     report = report_of(scores_of(1.7, 1.7))
     assert judge(report, GateSpec(least_gain=0.05)).passed
     verdict = judge(report, GateSpec(least_gain=0.1))
-    assert failed(verdict) == ["fewer bits per byte than CLM, by 10.0% at least"]
+    assert failed(verdict) == ["fewer bits per byte than CLM, by 10% at least"]
+
+
+def test_a_gain_on_one_document_a_domain_is_no_proof() -> None:
+    verdict = judge(small_report(documents=1), GateSpec())
+    assert failed(verdict) == ["at least 10 held-out documents in every domain"]
+    assert verdict.reasons[0].endswith("(code 1, prose 1: intervals of so few are too narrow)")
+
+
+@pytest.mark.parametrize(("documents", "least", "passes"), [(9, 10, False), (10, 10, True), (9, 9, True), (1, 1, True)])
+def test_how_many_documents_a_domain_must_have_is_the_rules(documents: int, least: int, passes: bool) -> None:
+    assert judge(small_report(documents), GateSpec(least_documents=least)).passed is passes
+
+
+def test_a_document_counts_only_where_all_that_are_compared_predict_a_byte_of_it() -> None:
+    report = small_report(documents=10)
+    assert report.clm is not None
+    lost = replace(report.clm, bits=(0.0, *report.clm.bits[1:]), predicted_bytes=(0, *report.clm.predicted_bytes[1:]))
+    verdict = judge(replace(report, clm=lost), GateSpec())
+    assert verdict.reasons[0].endswith("(code 9: intervals of so few are too narrow)")
+    assert judge(replace(report, clm=lost), GateSpec(better_than=("target_before",))).passed
+
+
+def test_without_a_comparison_no_interval_needs_documents() -> None:
+    rule = GateSpec(better_than=(), domain_tolerance=0.01)
+    assert [check.name for check in judge(small_report(documents=1), rule).checks] == [
+        "no domain worse than before by over 1%"
+    ]
+
+
+def test_a_rule_s_shares_are_said_with_all_their_digits() -> None:
+    names = [
+        check.name for check in judge(small_report(10), GateSpec(least_gain=0.0004, domain_tolerance=0.0025)).checks
+    ]
+    assert names[0] == "fewer bits per byte than target before, by 0.04% at least"
+    assert names[-1] == "no domain worse than before by over 0.25%"
 
 
 def test_a_gate_that_asks_nothing_is_refused() -> None:
@@ -184,4 +229,4 @@ def test_tables_and_markdown_say_the_verdict_with_its_reasons() -> None:
     judged = report_of(scores_of(1.7, 1.7), verdict=judge(report, GateSpec()))
     assert verdict_lines(judged)[0] == "gate passed"
     assert to_markdown(judged).startswith("**gate passed**\n\n- held: fewer bits per byte than target before (")
-    assert [str(part).strip() for part in render_tables(judged)][-4] == "gate passed"
+    assert [str(part).strip() for part in render_tables(judged)][-5] == "gate passed"

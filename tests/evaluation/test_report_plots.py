@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,11 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fusery.evaluation import plots
+from fusery.evaluation.html_report import Provenance, page
 from fusery.evaluation.plots import plot_bits_per_byte, plot_coverage, plot_gains, plot_training, plot_wins
 from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
+from fusery.evaluation.shown_domains import left_out, shown_domains
 from fusery.registry.training_metrics import Step
 
 
@@ -46,7 +50,7 @@ def report_of(domains: list[str], sources: list[str], clm: float | None = 2.2, e
         return Scores(tuple(f"d{i}" for i in range(len(names))), tuple(names), tuple(scaled), (100,) * len(names))
 
     shares = {"positions": 0.5, "kept_mass": 0.9}, {"positions": 0.0, "kept_mass": None}
-    covered = {name: dict.fromkeys(reversed(domains), shares[i]) for i, name in enumerate(sources)}
+    covered = {name: dict.fromkeys(reversed(domains), shares[i % 2]) for i, name in enumerate(sources)}
     won = {name: 0.75 if i == 0 else 0.25 for i, name in enumerate(sources)}
     return Report(
         run_id="tiny-0123456789",
@@ -58,6 +62,21 @@ def report_of(domains: list[str], sources: list[str], clm: float | None = 2.2, e
         wins=dict.fromkeys(reversed(domains), won) if evidence else {},
         resamples=100,
     )
+
+
+def with_gains(count: int, sources: int = 1) -> Report:
+    """Domain i gains more than domain i + 1; chance is in the bits, so that pictures are as large as real ones."""
+    names = [f"domain {i}" for i in range(count)]
+    report = report_of(names, [f"source-{i}" for i in range(sources)], evidence=True)
+    chance = np.random.default_rng(0).uniform(0.7, 1.3, len(report.fused.bits))
+    change = np.repeat(1 - 0.3 * (1 - np.arange(count) / count), 4)
+
+    def scaled(scores: Scores, by: Any) -> Scores:
+        return replace(scores, bits=tuple(float(value) for value in np.asarray(scores.bits) * by))
+
+    clm = scaled(report.target_before, chance)
+    others = {name: scaled(scores, chance * (1 + 0.1 * i)) for i, (name, scores) in enumerate(report.sources.items())}
+    return replace(report, target_before=clm, clm=clm, sources=others, fused=scaled(clm, change), resamples=20)
 
 
 def size_of(png: Path) -> tuple[int, int]:
@@ -145,6 +164,51 @@ def test_shares_of_the_evidence_fill_each_domains_bar(tmp_path: Path, drawn: lis
     axes = drawn[0].axes[0]
     bars = [bar for bar in axes.patches if isinstance(bar, Rectangle)]
     assert [(bar.get_x(), bar.get_width()) for bar in bars] == [(0.0, 0.75)] * 2 + [(0.75, 0.25)] * 2
+
+
+def test_of_many_domains_the_pictures_show_those_with_most_and_least_gain(tmp_path: Path, drawn: list[Figure]) -> None:
+    report = with_gains(60)
+    expected = [f"domain {i}" for i in range(60) if i < 12 or i >= 48]
+    for plot in (plot_bits_per_byte, plot_gains, plot_coverage, plot_wins):
+        plot(report, tmp_path / "plot.png")
+    bars, gains, coverage, wins = drawn
+    ticks = [label.get_text() for axes in bars.axes for label in axes.get_xticklabels()]
+    assert ticks == [*expected, "mean"]
+    assert [label.get_text() for label in gains.axes[0].get_xticklabels()] == [*expected, "mean"]
+    assert [label.get_text() for label in coverage.axes[0].get_xticklabels()] == expected
+    assert [label.get_text() for label in wins.axes[0].get_yticklabels()] == expected
+
+
+def test_domains_without_held_out_text_fill_what_room_is_left() -> None:
+    report = with_gains(10)
+    assert shown_domains(report, ["z", "domain 3", "a"]) == ["domain 3", "a", "z"]
+    many = [f"unknown {i:02}" for i in range(30)]
+    assert shown_domains(report, [*many, *report.domains]) == [*report.domains, *many[:14]]
+    assert shown_domains(with_gains(60), [*many, *with_gains(60).domains]) == shown_domains(with_gains(60))
+
+
+def test_the_caption_says_which_domains_are_left_out() -> None:
+    assert left_out(with_gains(24)) == ""
+    assert "24 of 60 domains: those in which fused gained most and least against CLM." in left_out(with_gains(60))
+    without_clm = replace(with_gains(60), clm=None)
+    assert "against target before" in left_out(without_clm)
+    assert left_out(with_gains(60), ["domain 1"]) == ""
+
+
+def test_a_report_of_300_domains_stays_small_and_its_tables_whole(tmp_path: Path) -> None:
+    report = with_gains(300, sources=3)
+    plots_by_name = {
+        "gains": plot_gains,
+        "coverage": plot_coverage,
+        "wins": plot_wins,
+        "bits_per_byte": plot_bits_per_byte,
+    }
+    pictures = {name: plot(report, tmp_path / f"{name}.png").read_bytes() for name, plot in plots_by_name.items()}
+    content = page(report, Provenance("tiny", "", {}, {}, ""), pictures, [])
+    assert len(content.encode()) < 5_000_000
+    assert content.count("Shown are 24 of 300 domains") == 2 * len(pictures)
+    # Bits per byte, positions, mass, and what the sources gave.
+    assert content.count("<td>domain 150</td>") == 4
 
 
 def test_coverage_has_a_dash_where_nothing_was_measured(tmp_path: Path, drawn: list[Figure]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.errors import ConfigError, Mismatch
-from fusery.evaluation.task_data import own_tasks, rows_of
+from fusery.evaluation.task_data import data_file, own_tasks, rows_of
 from fusery.evaluation.task_scores import TaskScores, difference, task_summary
 from fusery.evaluation.task_suites import BBH, DEFINITIONS, SUITES, expand, nearest
 
@@ -42,22 +43,6 @@ def test_an_unknown_name_is_answered_with_the_nearest_ones() -> None:
     assert nearest("zzz", []).startswith("suites: reasoning, commonsense, code")
 
 
-def test_multiple_choice_rows_become_those_of_the_hub(tmp_path: Path) -> None:
-    row = {"query": "Question: What burns?", "choices": ["wood", "water"], "gold": 0}
-    write(tmp_path / "arc_easy.jsonl", row)
-    write(tmp_path / "openbook_qa.jsonl", row | {"query": "What burns is"})
-    choices = {"text": ["wood", "water"], "label": ["A", "B"]}
-    assert rows_of(tmp_path, "arc_easy") == [{"question": "What burns?", "choices": choices, "answerKey": "A"}]
-    assert rows_of(tmp_path, "openbookqa") == [{"question_stem": "What burns is", "choices": choices, "answerKey": "A"}]
-
-
-def test_boolq_is_taken_apart_into_passage_and_question(tmp_path: Path) -> None:
-    query = "Passage: It rains.\nQuestion: odd?\nQuestion: is it wet?"
-    write(tmp_path / "boolq.jsonl", {"query": query, "choices": ["no", "yes"], "gold": 1})
-    (row,) = rows_of(tmp_path, "boolq") or []
-    assert row == {"passage": "It rains.\nQuestion: odd?", "question": "is it wet", "label": 1}
-
-
 def test_bbh_is_read_from_its_own_files_and_code_packed_or_not(tmp_path: Path) -> None:
     (tmp_path / "bbh").mkdir()
     examples = [{"input": "True and False is", "target": "False"}]
@@ -70,25 +55,30 @@ def test_bbh_is_read_from_its_own_files_and_code_packed_or_not(tmp_path: Path) -
     assert rows_of(tmp_path, "humaneval") == [program]
 
 
+@pytest.mark.parametrize(
+    ("task", "file"),
+    [
+        ("openbookqa", "openbook_qa.jsonl"),
+        ("humaneval", "HumanEval.jsonl"),
+        ("bbh_fewshot_navigate", "bbh/navigate.json"),
+        ("bbh_cot_fewshot_navigate", "bbh/navigate.json"),
+        ("multipl_e_cpp", "multipl_e/cpp.jsonl"),
+        ("mine", "mine.jsonl"),
+    ],
+)
+def test_each_task_has_one_place_in_the_folder(task: str, file: str) -> None:
+    assert data_file(task) == Path(file)
+
+
 def test_what_the_folder_lacks_is_left_to_the_hub(tmp_path: Path) -> None:
     assert rows_of(tmp_path, "arc_easy") is None
     assert own_tasks(tmp_path) == []
     assert own_tasks(None) == []
     write(tmp_path / "mine.jsonl", {"query": "a", "target": "b"})
     assert own_tasks(tmp_path) == ["mine"]
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"query": "a", "choices": ["b"], "gold": 3}, r"row 2: .*gold is 3, expected the index of one of 1 choices"),
-        ({"query": "a"}, r"row 2: KeyError\('choices'\); it has the keys query"),
-    ],
-)
-def test_a_broken_row_is_named_with_its_file(tmp_path: Path, row: dict[str, Any], message: str) -> None:
-    write(tmp_path / "arc_easy.jsonl", {"query": "a", "choices": ["b"], "gold": 0}, row)
-    with pytest.raises(ConfigError, match=message):
-        rows_of(tmp_path, "arc_easy")
+    write(tmp_path / "openbook_qa.jsonl", {"query": "a", "choices": ["b", "c"], "gold": 0})
+    (tmp_path / "packed.jsonl.gz").write_bytes(gzip.compress(b'{"query": "a", "target": "b"}'))
+    assert own_tasks(tmp_path) == ["mine", "packed"]
 
 
 @pytest.mark.parametrize("content", ["", "not json", "[1]"])
@@ -131,14 +121,14 @@ def test_the_summary_has_suites_that_are_whole_and_the_difference_to_fused() -> 
     summary = task_summary(tasks, "CLM", seed=0)
     assert summary["suites"] == {"commonsense": 0.5}
     assert summary["fused_minus"]["value"] == 0.5
-    assert summary["tasks"]["boolq"]["items"] == 2
+    assert (summary["tasks"]["boolq"]["items"], summary["tasks"]["boolq"]["cut"]) == (2, 0)
     assert "fused_minus" not in task_summary(tasks, "fused", seed=0)
     assert task_summary({"CLM": {"boolq": scores_of([1.0])}}, "CLM", seed=0)["suites"] == {}
 
 
 @given(st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=12))
 def test_scores_survive_json_and_bounds_are_in_order(values: list[float]) -> None:
-    scores = scores_of(values)
+    scores = replace(scores_of(values), cut=len(values))
     assert TaskScores.from_json(json.loads(json.dumps(scores.to_json()))) == scores
     interval = scores.interval(seed=0, resamples=100)
     assert 0 <= interval.low <= interval.high <= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 
 from fusery.errors import ConfigError, Unavailable
 from fusery.evaluation import code_sandbox
+from fusery.evaluation.task_scores import TaskScores
+from fusery.pipeline.evaluation_tasks import cut_remarks
 from picomodels import pico_model
 
 pytest.importorskip("lm_eval")
@@ -42,22 +45,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def runner(data: Path) -> TaskRunner:
     return TaskRunner(str(pico_model("llama")), None, TaskSettings(data))
-
-
-def test_a_score_is_what_the_library_gives_by_itself(data: Path, runner: TaskRunner) -> None:
-    from lm_eval.evaluator import evaluate
-    from lm_eval.models.huggingface import HFLM
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder = pico_model("llama")
-    ours = runner.scores("arc_easy")
-    model = HFLM(AutoModelForCausalLM.from_pretrained(folder), tokenizer=AutoTokenizer.from_pretrained(folder))
-    loaded: Any = {"tasks": {"arc_easy": load_task("arc_easy", TaskSettings(data))}, "groups": {}}
-    theirs = evaluate(model, loaded, bootstrap_iters=0)["results"]["arc_easy"]
-    assert ours.metric == "acc_norm"
-    assert ours.mean == pytest.approx(theirs["acc_norm,none"])
-    assert len(ours.scores) == 6
-    assert set(ours.scores) <= {0.0, 1.0}
 
 
 def test_the_library_s_own_prompts_are_used(data: Path) -> None:
@@ -117,15 +104,132 @@ def test_local_names_are_known_without_asking_anybody(data: Path) -> None:
 
 def test_an_unknown_task_is_answered_with_the_nearest_names(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The library's own list takes half a minute.
-    monkeypatch.setattr("fusery.evaluation.task_library._names_of_library", lambda: ["arc_easy", "mmlu"])
+    monkeypatch.setattr("fusery.evaluation.task_index.names", lambda: ["arc_easy", "mmlu"])
     with pytest.raises(ConfigError, match=r"no task 'arc_esy'; did you mean 'arc_easy'"):
         check_tasks(["arc_esy"], TaskSettings(data))
 
 
-def test_without_a_hub_a_task_without_data_says_what_to_do(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("datasets.load_dataset", lambda **_: (_ for _ in ()).throw(ConnectionError("no network")))
-    with pytest.raises(Unavailable, match=r"task boolq: its data can't be had .*no network.*or put boolq.jsonl into"):
-        load_task("boolq", TaskSettings(data))
+@pytest.mark.parametrize(
+    ("task", "file"),
+    [
+        ("boolq", "boolq.jsonl"),
+        ("openbookqa", "openbook_qa.jsonl"),
+        ("bbh_fewshot_navigate", "bbh/navigate.json"),
+        ("multipl_e_cpp", "multipl_e/cpp.jsonl"),
+    ],
+)
+def test_without_a_hub_a_task_without_data_says_what_to_do(
+    task: str, file: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_network(*_: object, **__: object) -> None:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("datasets.load_dataset", no_network)
+    with pytest.raises(Unavailable, match=f"task {task}: its data can't be had .*no network.*or put {file} into"):
+        load_task(task, TaskSettings(data))
+
+
+def test_the_space_before_an_answer_counts_for_nothing_and_a_wrong_answer_for_no_point(
+    runner: TaskRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The targets are False and True.
+    for answers, scores in (
+        ([" False", " True"], (1.0, 1.0)),
+        ([" True\n", "True"], (0.0, 1.0)),
+        ([" no", ""], (0, 0)),
+    ):
+        monkeypatch.setattr(runner._model, "generate_until", lambda *_, answers=answers, **__: answers)
+        assert runner.scores("bbh_fewshot_boolean_expressions").scores == scores
+
+
+def test_prompts_that_are_longer_than_the_context_are_counted(tmp_path: Path, runner: TaskRunner, data: Path) -> None:
+    long = "The quick brown fox. " * 200
+    choice = [{"query": query, "choices": ["a fox", "a dog"], "gold": 0} for query in ("short", long, long)]
+    exact = [{"query": query, "target": "fox"} for query in (long, "short")]
+    for name, rows in (("choice", choice), ("exact", exact)):
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = TaskRunner(str(pico_model("llama")), None, TaskSettings(tmp_path))
+    assert (found.scores("choice").cut, found.scores("exact").cut, runner.scores("mine").cut) == (2, 1, 0)
+    # Three examples, and room for an answer, in a context of 256.
+    assert runner.scores("bbh_fewshot_boolean_expressions").cut == 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "asked"), [("loglikelihood", " dog"), ("generate_until", {"until": ["."], "max_gen_toks": 8})]
+)
+def test_a_prompt_counts_as_cut_just_where_the_library_cuts_it(
+    kind: str, asked: Any, runner: TaskRunner, caplog: pytest.LogCaptureFixture
+) -> None:
+    from lm_eval.api.instance import Instance
+
+    prompts = ["fox" * count for count in range(100, 260)]
+    near = [prompt for prompt in prompts if 240 < len(runner._model.tok_encode(prompt)) < 262]
+    counted = []
+    for prompt in near:
+        caplog.clear()
+        getattr(runner._model, kind)([Instance(kind, {}, (prompt, asked), 0)], disable_tqdm=True)
+        counted.append("runcat" in caplog.text)
+        assert runner._is_cut(prompt, asked) == counted[-1]
+    assert set(counted) == {True, False}
+
+
+def test_a_remark_says_which_models_could_not_read_all_prompts() -> None:
+    whole = TaskScores("t", "acc", 3, ("a", "b"), (1.0, 0.0))
+    results = {"CLM": {"t": replace(whole, cut=1)}, "fused": {"t": whole, "u": replace(whole, cut=2)}}
+    lost = "prompts were longer than the model reads and lost their beginning: "
+    assert cut_remarks(results, ["t", "u", "v"]) == {
+        "task t": f"{lost}CLM in 1 of 2 items",
+        "task u": f"{lost}fused in 2 of 2 items",
+    }
+
+
+def test_a_program_in_another_language_is_read_as_published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    row = {
+        "name": "HumanEval_0_one",
+        "language": "js",
+        "prompt": "function one() {\n",
+        "doctests": "transform",
+        "original": "HumanEval_0.py",
+        "prompt_terminology": "reworded",
+        "tests": "console.assert(one() === 1);",
+        "stop_tokens": ["\nfunction ", "\n}\n"],
+    }
+    (tmp_path / "multipl_e").mkdir()
+    (tmp_path / "multipl_e" / "js.jsonl").write_text(json.dumps(row))
+    settings, programs = TaskSettings(tmp_path, runs_code=True), []
+    monkeypatch.setattr(code_sandbox, "passes", lambda *program: not programs.append(program))
+    runner = TaskRunner(str(pico_model("llama")), None, settings)
+    asked: list[Any] = []
+    monkeypatch.setattr(
+        runner._model, "generate_until", lambda requests, **_: asked.extend(requests) or ["  return 1;\n}"]
+    )
+    assert runner.scores("multipl_e_js").scores == (1.0,)
+    assert programs == [("function one() {\n  return 1;\n}\nconsole.assert(one() === 1);", "js")]
+    prompt, generation = asked[0].args
+    assert (prompt, generation["until"]) == (row["prompt"], row["stop_tokens"])
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("HumanEval", r"HumanEval\.jsonl is the data of the task humaneval; ask for humaneval"),
+        ("winogrande", r"winogrande is a task of lm-evaluation-harness, .* winogrande\.jsonl .* another name"),
+        ("qa", r"qa\.jsonl: row 1: no query, it has question, answer"),
+    ],
+)
+def test_a_file_that_would_be_measured_as_something_else_is_refused(tmp_path: Path, name: str, message: str) -> None:
+    choice = {"query": "a", "choices": ["b", "c"], "gold": 0}
+    rows = {"HumanEval": choice, "winogrande": choice, "qa": {"question": "a", "answer": "b"}}
+    for file, row in rows.items():
+        (tmp_path / f"{file}.jsonl").write_text(json.dumps(row))
+    with pytest.raises(ConfigError, match=message):
+        check_tasks([name], TaskSettings(tmp_path, runs_code=True))
+
+
+def test_results_of_other_definitions_are_other_results(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = data_digest("bbh_fewshot_boolean_expressions", TaskSettings(data))
+    monkeypatch.setattr("fusery.evaluation.task_definitions.VERSION", 1)
+    assert first != data_digest("bbh_fewshot_boolean_expressions", TaskSettings(data))
 
 
 def test_other_data_another_limit_or_more_samples_are_other_results(data: Path, tmp_path: Path) -> None:

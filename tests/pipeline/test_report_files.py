@@ -23,18 +23,19 @@ from fusery.pipeline import registration, steps
 from fusery.pipeline.coverage import coverage_of, shares_of
 from fusery.pipeline.evaluation_baselines import single_source_plan
 from fusery.pipeline.licences import run_licences
-from fusery.pipeline.preflight import Run, publish_input
+from fusery.pipeline.preflight import Run, open_run, publish_input
 from fusery.pipeline.provenance import git_commit, lineage, of_training, origin
 from fusery.pipeline.report_files import PAGE, report_step, write_report
 from fusery.registry.record import FusionRecord, Registered
 from fusery.worker import hops
 from fusery.worker.plan import Hop, Plan, ShardTask
 from picomodels import pico_model
+from picorun import write_run
 
 
 def scores_of(mean: float) -> Scores:
-    domains = ("prose", "code") * 4
-    return Scores(tuple(f"d{i}" for i in range(8)), domains, tuple(mean * 100 + i % 3 for i in range(8)), (100,) * 8)
+    domains, rows = ("prose", "code") * 12, range(24)
+    return Scores(tuple(f"d{i}" for i in rows), domains, tuple(mean * 100 + i % 3 for i in rows), (100,) * 24)
 
 
 def evaluated(folder: Path, fused: float = 2.0, **sections: Any) -> tuple[Run, Plan]:
@@ -103,6 +104,14 @@ def test_without_captures_the_report_has_no_sample_and_all_else(tmp_path: Path) 
     assert "Provenance" in content
 
 
+def test_passwords_in_the_yaml_are_in_no_file_of_the_report(tmp_path: Path) -> None:
+    services = {"tracking_uri": "http://mia:secret@mlflow:5000", "broker_url": "redis://:secret@broker/0"}
+    run, plan = evaluated(tmp_path, services=services)
+    folder = write_report(run, plan)
+    assert "tracking_uri: http://***@mlflow:5000" in (folder / PAGE).read_text(encoding="utf-8")
+    assert [path.name for path in folder.iterdir() if b"secret" in path.read_bytes()] == []
+
+
 def test_a_page_may_be_written_elsewhere_where_there_is_a_folder(tmp_path: Path) -> None:
     run, _ = evaluated(tmp_path)
     page = report_step(run.file.path, tmp_path / "page.html")
@@ -169,6 +178,19 @@ def test_the_card_names_models_of_this_machine_by_their_folder(tmp_path: Path) -
     assert (found.licence, found.datasets) == ("apache-2.0", ())
 
 
+def test_folders_of_one_name_are_models_of_their_own_on_the_card(tmp_path: Path) -> None:
+    sources = [{"name": name, "model": f"{name}/hf"} for name in ("a", "b")]
+    sources += [{"name": "again", "model": "b/hf"}, {"name": "hub", "model": "hf", "address": "127.0.0.1:1"}]
+    sources += [{"name": "server", "model": "tgi:http://gpu:8000", "address": "127.0.0.1:1"}]
+    sources += [{"name": "named", "model": "vllm:http://gpu:8000", "tokenizer": "owner/x", "address": "127.0.0.1:1"}]
+    sources += [{"name": "there", "model": "/srv/models/far", "address": "127.0.0.1:1"}]
+    for name in ("a", "b"):
+        shutil.copytree(pico_model("llama"), tmp_path / name / "hf")
+    run = open_run(write_run(tmp_path, sources=sources))
+    found = origin(run, run_licences(run))
+    assert found.base_models == ("target", "hf-a", "hf-b", "hf", "server", "owner/x", "far")
+
+
 def test_registration_writes_the_report_and_hands_over_the_whole_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +218,7 @@ def test_registration_writes_the_report_and_hands_over_the_whole_record(
 def test_a_licence_that_nobody_accepted_keeps_a_model_from_being_registered(tmp_path: Path) -> None:
     run, _ = evaluated(tmp_path)
     (tmp_path / "models" / "code" / "README.md").unlink()
-    with pytest.raises(ConfigError, match="--accept-license code"):
+    with pytest.raises(ConfigError, match="--accept-license source:code"):
         registration.register_step(run.file.path)
 
 

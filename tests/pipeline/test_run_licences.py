@@ -35,19 +35,19 @@ def test_conditions_are_refused_with_the_command_that_accepts_them(tmp_path: Pat
     lines = str(error.value).splitlines()
     assert lines[1].startswith("  source prose (unknown): no `license` in its README.md")
     assert lines[2].startswith("  source code (gemma): a model trained on Gemma's outputs is a Model Derivative")
-    assert lines[3].endswith("run.yaml --accept-license prose --accept-license gemma")
-    assert lines[4] == "or in the YAML: registry: {accept_licenses: [prose, gemma]}"
+    assert lines[3].endswith("run.yaml --accept-license source:prose --accept-license gemma")
+    assert lines[4] == "or in the YAML: registry: {accept_licenses: [source:prose, gemma]}"
 
 
 def test_what_was_accepted_once_is_kept_with_the_run_and_its_time(tmp_path: Path) -> None:
     run = run_of(tmp_path, {"code": "gemma", "prose": None})
     accept_licences(run, ["gemma"])
-    with pytest.raises(ConfigError, match="accept-license prose\n"):
+    with pytest.raises(ConfigError, match="accept-license source:prose\n"):
         check_licences(run)
-    accept_licences(run, ["prose"])
+    accept_licences(run, ["source:prose"])
     check_licences(open_run(run.file.path))
     found = run_licences(run)
-    assert sorted(found.accepted) == ["gemma", "prose"]
+    assert sorted(found.accepted) == ["gemma", "source:prose"]
     assert found.accepted["gemma"].endswith("+00:00")
     assert found.of_result == ("other", "unknown-and-gemma")
 
@@ -58,6 +58,53 @@ def test_the_yaml_may_accept_too_and_makes_no_other_run(tmp_path: Path) -> None:
     check_licences(accepting)
     assert run_licences(accepting).accepted == {"gemma": "in the YAML"}
     assert accepting.run_id == plain.run_id
+
+
+def test_a_bare_name_that_was_noted_or_stands_in_the_yaml_means_the_source(tmp_path: Path) -> None:
+    run = run_of(tmp_path, {"code": None, "prose": None}, registry={"accept_licenses": ["prose"]})
+    run.store.write_note(f"{run.name}/licences.json", {"accepted": {"code": "before"}})
+    check_licences(run)
+    assert run_licences(run).accepted == {"source:prose": "in the YAML", "source:code": "before"}
+
+
+def test_what_was_accepted_unknown_is_asked_again_when_the_licence_is_known(tmp_path: Path) -> None:
+    run = run_of(tmp_path, {"code": None})
+    accept_licences(run, ["source:code"])
+    check_licences(run)
+    (tmp_path / "models/code/README.md").write_text("---\nlicense: gemma\n---\n")
+    with pytest.raises(ConfigError, match="--accept-license gemma\n"):
+        check_licences(run)
+
+
+def test_a_source_that_is_called_as_a_licence_is_not_accepted_by_it(tmp_path: Path) -> None:
+    sources = {"gemma": ("gpt_neox", "byte_level"), "prose": ("llama", "sentencepiece")}
+    run = run_of(tmp_path, {"gemma": "llama2", "prose": "gemma"}, sources=sources)
+    accept_licences(run, ["gemma"])
+    with pytest.raises(ConfigError, match=r"source gemma \(llama2\)") as error:
+        check_licences(run)
+    assert "source prose" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["target", "unknown"])
+def test_names_that_mean_something_else_are_refused_for_sources(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"sources: the name '{name}' is kept for what is no source"):
+        run_of(tmp_path, {}, sources=[{"name": name, "model": "models/target"}])
+
+
+def test_a_name_for_short_that_a_licence_has_too_is_a_mistake_with_the_whole_name(tmp_path: Path) -> None:
+    run = run_of(tmp_path, {"gemma": None}, sources={"gemma": ("gpt_neox", "byte_level")})
+    with pytest.raises(ConfigError, match=r"did you mean 'source:gemma'\?"):
+        accept_licences(run, ["gemma"])
+    accept_licences(run, ["source:gemma"])
+    check_licences(run)
+
+
+def test_a_list_in_the_card_asks_for_what_binds(tmp_path: Path) -> None:
+    run = run_of(tmp_path, {"code": "[apache-2.0, llama2]", "prose": "[mit, other]"})
+    with pytest.raises(ConfigError, match="licences with conditions") as error:
+        check_licences(run)
+    assert "source code (llama2)" in str(error.value)
+    assert "source prose (unknown): README.md" in str(error.value)
 
 
 def test_accepting_what_no_model_has_is_a_mistake_with_the_nearest_name(tmp_path: Path) -> None:
@@ -75,6 +122,13 @@ def test_a_source_that_others_serve_has_an_unknown_licence_unless_its_files_are_
     with pytest.raises(ConfigError, match="source far \\(unknown\\)") as error:
         check_licences(run)
     assert "source near" not in str(error.value)
+
+
+def test_a_password_in_the_name_of_a_model_that_others_serve_is_not_shown(tmp_path: Path) -> None:
+    far = {"name": "far", "model": "tgi:http://mia:secret@gpu:8000", "address": "127.0.0.1:1"}
+    (_, model) = run_licences(run_of(tmp_path, {}, sources=[far])).models
+    assert model.model == "tgi:http://***@gpu:8000"
+    assert "secret" not in repr(model)
 
 
 def test_an_inference_server_states_no_licence_but_its_tokenizers_folder_may(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from fusery.registry.licences import (
     LICENCES,
     LicensedModel,
     Terms,
+    accepted_name,
+    combined,
     conditions,
     licence_of_result,
     open_conditions,
@@ -62,11 +64,69 @@ def test_what_is_not_known_asks_whatever_its_role(licence: str | None) -> None:
 
 
 @given(IDS, IDS, IDS)
-def test_accepting_every_role_leaves_nothing_open(target: str | None, one: str | None, other: str | None) -> None:
+def test_accepting_every_licence_leaves_nothing_open(target: str | None, one: str | None, other: str | None) -> None:
     found = conditions(models(target, one=one, other=other), "tiny")
-    assert open_conditions(found, ["target", "one", "other"]) == []
-    ids = [licence or "unknown" for licence in (target, one, other)]
-    assert open_conditions(found, ids) == []
+    names = [target or "target", one or "source:one", other or "source:other"]
+    assert open_conditions(found, names) == []
+
+
+@given(IDS, IDS)
+def test_whatever_a_source_is_called_accepting_another_ones_licence_does_not_accept_its_own(
+    licence: str | None, name: str | None
+) -> None:
+    name = name or "unknown"
+    listed = [*models("mit"), LicensedModel(name, "a", "llama2", ""), LicensedModel("other", "b", licence, "")]
+    still_open = [c.model.role for c in open_conditions(conditions(listed, "tiny"), [licence or "unknown"])]
+    assert (name in still_open) == (licence != "llama2")
+    assert ("other" in still_open) == (licence is None)
+
+
+@pytest.mark.parametrize("licence", [None, "unknown", "target", "source:one"])
+def test_a_licence_that_nobody_knows_is_accepted_for_one_model_alone(licence: str | None) -> None:
+    listed = models(licence, one=None, other=licence)
+    found = conditions(listed, "tiny")
+    assert [c.model.role for c in open_conditions(found, ["target"])] == ["one", "other"]
+    assert [c.model.role for c in open_conditions(found, ["source:one"])] == ["target", "other"]
+    assert [c.model.role for c in open_conditions(found, ["unknown"])] == ["target", "one", "other"]
+
+
+@pytest.mark.parametrize(
+    ("given_name", "expected"),
+    [
+        ("one", "source:one"),
+        ("source:one", "source:one"),
+        ("target", "target"),
+        # The table's, and one of this run's.
+        ("gemma", "gemma"),
+        ("my-terms", "my-terms"),
+        ("nobody", "nobody"),
+    ],
+)
+def test_a_sources_bare_name_means_it_where_no_licence_is_called_so(given_name: str, expected: str) -> None:
+    sources = {"one": None, "gemma": None, "my-terms": None, "other": "my-terms"}
+    assert accepted_name(given_name, models("mit", **sources)) == expected
+
+
+@pytest.mark.parametrize(
+    ("ids", "expected"),
+    [
+        ((), None),
+        (("mit", None), None),
+        (("llama2", None), None),
+        (("mit", "apache-2.0"), "mit"),
+        (("apache-2.0", "llama2"), "llama2"),
+        (("mit", "my-terms"), "my-terms"),
+        (("gemma", "mit", "llama2", "gemma"), "gemma-and-llama2"),
+    ],
+)
+def test_of_several_licences_of_a_model_all_that_bind_count(ids: tuple[str | None, ...], expected: str | None) -> None:
+    assert combined(ids) == expected
+
+
+@given(st.lists(IDS, min_size=1))
+def test_several_licences_ask_whenever_one_of_them_does(ids: list[str | None]) -> None:
+    alone = [asked("mit", source=id) for id in ids]
+    assert bool(asked("mit", source=combined(ids))) == any(alone)
 
 
 @given(IDS, IDS)
@@ -84,6 +144,7 @@ def test_only_free_or_met_conditions_go_unasked(target: str | None, source: str 
         (models("apache-2.0", one="gemma"), ("gemma", None)),
         (models("llama2", one="gemma"), ("other", "llama2-and-gemma")),
         (models("apache-2.0", one=None), ("other", "unknown")),
+        (models("apache-2.0", one="my-terms"), ("other", "my-terms")),
     ],
 )
 def test_the_result_stands_under_all_terms_that_bind_it(

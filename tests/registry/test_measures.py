@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from fusery.registry.measures import coverage_line, evaluation_table, final_metrics, models_of
+from fusery.registry.measures import coverage_line, evaluation_table, final_metrics, is_measure, models_of
 
 
 def evaluation_of() -> dict[str, Any]:
@@ -40,6 +40,18 @@ def test_scores_of_tasks_are_numbers_by_model_and_task() -> None:
 def test_the_verdict_is_a_number_only_where_there_is_one() -> None:
     assert "gate/passed" not in final_metrics(evaluation_of())
     assert final_metrics(evaluation_of() | {"verdict": {"passed": False}})["gate/passed"] == 0.0
+
+
+def test_measures_are_told_from_metrics_of_trainings_and_of_people() -> None:
+    evaluation = evaluation_of() | {
+        "gains": {"clm": {"relative": {"value": -0.1}}},
+        "verdict": {"passed": True},
+        "tasks": {"fused": {"tasks": {"boolq": {"value": 0.6}}}},
+        "coverage": {"a": {"code": {"positions": 0.5}}},
+        "wins": {"code": {"a": 1.0}},
+    }
+    assert all(is_measure(name) for name in final_metrics(evaluation))
+    assert not any(is_measure(name) for name in ("train/fused/loss", "of a person", "gains"))
 
 
 def test_the_table_has_a_row_for_every_model_and_group() -> None:

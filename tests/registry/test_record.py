@@ -104,6 +104,23 @@ def test_a_description_without_baseline_says_nothing_of_it(
     assert "continual" not in description(make_record(tmp_path, model_folder, evaluation=evaluation))
 
 
+def test_other_weights_have_another_digest_whatever_else_is_alike(
+    make_record: Make, tmp_path: Path, model_folder: Path
+) -> None:
+    record = make_record(tmp_path, model_folder)
+    before = record.weights_digest()
+    (model_folder / "README.md").write_text("a card")
+    assert record.weights_digest() == before
+    (model_folder / "model.safetensors").write_text("{ }")
+    assert record.weights_digest() != before
+
+
+def test_another_alias_is_another_proof_to_register(make_record: Make, tmp_path: Path, model_folder: Path) -> None:
+    records = [make_record(tmp_path, model_folder, alias=alias) for alias in ("candidate", "candidate", "prod")]
+    one, same, other = (record.proof_digest for record in records)
+    assert one == same != other
+
+
 def test_requirements_name_versions_that_an_index_has() -> None:
     assert [line.partition("==")[0] for line in requirements()] == ["torch", "transformers", "safetensors"]
     assert not any("+" in line for line in requirements())

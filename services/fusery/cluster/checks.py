@@ -11,6 +11,7 @@ from typing import Any
 from fusery.cluster.names import Step
 from fusery.cluster_section import Addressing, KubernetesSpec, StepKind, TrainerKind
 from fusery.errors import ConfigError, TooLarge
+from fusery.registry.redaction import has_secret
 from fusery.registry.tracking import SQLITE
 from fusery.run_config import RunConfig, SourceSpec
 
@@ -18,9 +19,6 @@ _CONFIG_MAP_BYTES = 1_048_576
 _ROOM_BYTES = 4096
 """For keys, labels and what the API adds."""
 _LOOPBACK = re.compile(r"(^|,|/)\s*(localhost|127\.[0-9.]+|\[::1\]):")
-_IN_URL = re.compile(r"(\w*)://([^/\s]*)@")
-"""Scheme of a URL, and what stands in it before its host."""
-_IN_QUERY = re.compile(r"://\S*[?&][^=\s]*(password|secret|token|key|signature)=", re.IGNORECASE)
 _WORKING_FOLDER = "/tmp"
 """Of the image, gone with the pod."""
 
@@ -117,16 +115,11 @@ def _lies_in(path: str, mounts: list[str]) -> bool:
 
 def _secrets(config: RunConfig) -> Iterator[str]:
     for place, text in _texts(config.model_dump(mode="json")):
-        if _IN_QUERY.search(text) or any(_is_secret(*found) for found in _IN_URL.findall(text)):
+        if has_secret(text):
             yield (
                 f"{place}: has a password or a token in a URL, which would stand in a ConfigMap; take it out (that of "
                 "a broker goes into a Secret: kubernetes.broker_password_secret)"
             )
-
-
-def _is_secret(scheme: str, user: str) -> bool:
-    """Brokers have users, whose password comes from a Secret; what else stands there lets somebody in."""
-    return scheme.lower() not in ("redis", "rediss") or ":" in user
 
 
 def _texts(value: Any, place: str = "") -> Iterator[tuple[str, str]]:

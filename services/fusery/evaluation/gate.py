@@ -6,7 +6,8 @@ that does not hold: a model without its proof is kept and registered, but gets n
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
 from fusery.evaluation.gain import Gain
 from fusery.evaluation.report import Report
@@ -27,10 +28,10 @@ _NAMES = {
 def judge(report: Report, rule: GateSpec) -> Verdict:
     """The verdict of `rule` on the models of `report`."""
     gains = report.gains()
-    names = [name for baseline in rule.better_than for name in _models(report, baseline)]
-    checks = [
-        _better(name, gains.get(name), rule.least_gain, report.remarks.get(name, "")) for name in dict.fromkeys(names)
-    ]
+    names = dict.fromkeys(name for baseline in rule.better_than for name in _models(report, baseline))
+    checks = [_better(name, gains.get(name), rule.least_gain, report.remarks.get(name, "")) for name in names]
+    if names:
+        checks.append(_enough_documents(report, [name for name in names if name in gains], rule.least_documents))
     if rule.domain_tolerance is not None:
         checks.append(_no_domain_lost(report, rule.domain_tolerance))
     return Verdict(tuple(checks), rule.model_dump(mode="json"))
@@ -47,15 +48,32 @@ def _models(report: Report, baseline: str) -> Iterator[str]:
 
 def _better(name: str, gain: Gain | None, least: float, remark: str) -> Check:
     """Whether the whole interval lies below −least. `remark`: what the report says of a model that is not there."""
-    asked = f"fewer bits per byte than {name}" + (f", by {least:.1%} at least" if least else "")
+    asked = f"fewer bits per byte than {name}" + (f", by {_share(least)} at least" if least else "")
     if gain is None:
         why = remark.removeprefix("not measured: ") or "the run has no such model"
         return Check(asked, False, f"{name} was not measured: {why}")
     return Check(asked, gain.relative.high < -least, gain_figures(gain))
 
 
+def _enough_documents(report: Report, compared: Sequence[str], least: int) -> Check:
+    """Whether the intervals say something: a bootstrap of one document has the width 0, of a handful hardly more.
+
+    A document counts where fused and all models `compared` predict a byte of it, as in their gains.
+    """
+    asked = f"at least {least} held-out documents in every domain"
+    models = [report.fused, *(report.models[name] for name in compared)]
+    rows = zip(report.fused.doc_domains, *(model.predicted_bytes for model in models), strict=True)
+    documents = Counter(domain for domain, *predicted_bytes in rows if all(predicted_bytes))
+    few = {domain: count for domain, count in documents.items() if count < least}
+    if few:
+        shown = ", ".join(f"{domain} {count}" for domain, count in few.items())
+        return Check(asked, False, f"{shown}: intervals of so few are too narrow")
+    domain, count = min(documents.items(), key=lambda item: item[1])
+    return Check(asked, True, f"the fewest are {count}, {domain}")
+
+
 def _no_domain_lost(report: Report, tolerance: float) -> Check:
-    asked = f"no domain worse than before by over {tolerance:.1%}"
+    asked = f"no domain worse than before by over {_share(tolerance)}"
     before, fused = report.target_before.domains, report.fused.domains
     change = {domain: fused[domain].bits_per_byte / before[domain].bits_per_byte - 1 for domain in fused}
     lost = {domain: value for domain, value in change.items() if value > tolerance}
@@ -63,3 +81,8 @@ def _no_domain_lost(report: Report, tolerance: float) -> Check:
         return Check(asked, False, ", ".join(f"{domain} {percent(value)}" for domain, value in lost.items()))
     worst = max(change, key=lambda domain: change[domain])
     return Check(asked, True, f"the least gain is {percent(change[worst])}, {worst}")
+
+
+def _share(value: float) -> str:
+    """A share of the rule with all of its digits: '1%', '0.04%'."""
+    return f"{100 * value:g}%"

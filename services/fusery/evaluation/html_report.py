@@ -14,6 +14,7 @@ from importlib import resources
 
 from fusery.core.rules import FusionRule
 from fusery.evaluation.report import Report
+from fusery.evaluation.shown_domains import left_out
 from fusery.evaluation.tables import (
     Cells,
     bits_per_byte_cells,
@@ -108,7 +109,7 @@ def _measures(report: Report, pictures: Mapping[str, bytes]) -> Iterator[str]:
         "bits_per_byte",
         "Bars: bits per byte; whiskers: 95 % interval over the held-out documents. Documents differ far more than "
         "models do on one document, so whiskers that overlap say little: which model is better stands under Gains. The "
-        "mean weighs every domain alike.",
+        f"mean weighs every domain alike.{left_out(report)}",
     )
     yield _table(bits_per_byte_cells(report))
     yield _list(remark_lines(report))
@@ -128,7 +129,8 @@ def _gains(report: Report, pictures: Mapping[str, bytes]) -> Iterator[str]:
     yield _figure(
         pictures,
         "gains",
-        "Change of bits per byte from the model of the row to fused, by domain. “may be 0”: the 95 % interval holds 0.",
+        "Change of bits per byte from the model of the row to fused, by domain. “may be 0”: the 95 % interval holds 0."
+        f"{left_out(report)}",
     )
 
 
@@ -149,13 +151,14 @@ def _evidence(report: Report, pictures: Mapping[str, bytes]) -> Iterator[str]:
             "where both end a token at the same byte; the kept mass is what of the source's probability reaches the "
             "target's vocabulary there.</p>"
         )
-        yield _figure(
-            pictures, "coverage", "Of each source and domain. Where there is no evidence, the text alone trains."
-        )
+        covered = {domain for of_source in report.coverage.values() for domain in of_source}
+        caption = "Of each source and domain. Where there is no evidence, the text alone trains."
+        yield _figure(pictures, "coverage", f"{caption}{left_out(report, covered)}")
     if report.wins:
         averaged = report.training.get("fusion.rule", FusionRule.MIN_CE.value) != FusionRule.MIN_CE.value
         how = "the weight that the source got" if averaged else "the positions at which the source predicted best"
-        yield _figure(pictures, "wins", f"Of the evidence that was trained on: {how}, as a share.")
+        caption = f"Of the evidence that was trained on: {how}, as a share."
+        yield _figure(pictures, "wins", f"{caption}{left_out(report, report.wins)}")
     tables = [f"<h3>{escape(cells.title)}</h3>{_table(cells)}" for cells in evidence_cells(report)]
     if tables:
         yield f"<details><summary>The same in numbers</summary>{''.join(tables)}</details>"

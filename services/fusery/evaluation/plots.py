@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusery.evaluation.gain import Gain, Interval, domain_gains, intervals
+from fusery.evaluation.gain import Gain, Interval, intervals
 from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
+from fusery.evaluation.shown_domains import shown_domains
 from fusery.evaluation.tables import percent
 from fusery.registry.training_metrics import Step, series
 
@@ -55,7 +56,7 @@ def plot_training(runs: Mapping[str, Sequence[Step]], path: Path) -> Path:
 def plot_bits_per_byte(report: Report, path: Path) -> Path:
     """Bits per byte of every model with 95 % intervals, by domain, the mean last; a few groups in a row; `path`."""
     values = {name: _intervals(report, scores) for name, scores in report.models.items()}
-    groups = list(values["fused"])
+    groups = [*shown_domains(report), "mean"]
     in_a_row = max(1, _BARS_IN_A_ROW // (len(values) + 1))
     rows = [groups[start : start + in_a_row] for start in range(0, len(groups), in_a_row)]
     figure = _figure(2.6 + 0.26 * min(in_a_row, len(groups)) * (len(values) + 1), 1.0 + 3.0 * len(rows))
@@ -70,14 +71,11 @@ def plot_bits_per_byte(report: Report, path: Path) -> Path:
 def plot_gains(report: Report, path: Path) -> Path:
     """Change of bits per byte from every other model to fused, by domain; faded where the interval holds 0; `path`."""
     others = {name: scores for name, scores in report.models.items() if name != "fused"}
-    means = report.gains()
-    cells = {
-        name: [*domain_gains(scores, report.fused, report.seed, report.resamples).values(), means[name]]
-        for name, scores in others.items()
-    }
+    means, domains, by_domain = report.gains(), shown_domains(report), report.domain_gains()
+    cells = {name: [*(by_domain[name][domain] for domain in domains), means[name]] for name in others}
     values = [[gain.relative.value for gain in row] for row in cells.values()]
     texts = [[_gain_text(gain) for gain in row] for row in cells.values()]
-    columns = [*report.domains, "mean"]
+    columns = [*domains, "mean"]
     figure = _figure(2.8 + 1.15 * len(columns), 1.5 + 0.55 * len(cells))
     axes = figure.subplots()
     most = min(max((abs(value) for row in values for value in row), default=0.0) or 0.01, _MOST_CHANGE)
@@ -90,7 +88,7 @@ def plot_gains(report: Report, path: Path) -> Path:
 
 def plot_wins(report: Report, path: Path) -> Path:
     """Of each domain, the share of the evidence that comes from each source, as one bar; `path`, written."""
-    domains, sources = _domains(report, report.wins), list(report.sources)
+    domains, sources = shown_domains(report, report.wins), list(report.sources)
     figure = _figure(8.0, 1.6 + 0.45 * len(domains))
     axes = figure.subplots()
     lefts = [0.0] * len(domains)
@@ -113,7 +111,7 @@ def plot_wins(report: Report, path: Path) -> Path:
 def plot_coverage(report: Report, path: Path) -> Path:
     """Of each source and domain, target positions with evidence, and the mass kept there; `path`, written."""
     sources = list(report.coverage)
-    domains = _domains(report, [domain for of_source in report.coverage.values() for domain in of_source])
+    domains = shown_domains(report, {domain for of_source in report.coverage.values() for domain in of_source})
     figure = _figure(3.4 + 1.9 * len(domains), 1.5 + 0.5 * len(sources))
     panels = figure.subplots(1, 2, squeeze=False)[0]
     titles = {"positions": "positions with evidence", "kept_mass": "mass kept at them"}
@@ -127,12 +125,6 @@ def plot_coverage(report: Report, path: Path) -> Path:
     panels[0].set_ylabel("source")
     panels[1].set_yticks([])
     return _save(figure, path)
-
-
-def _domains(report: Report, named: Iterable[str]) -> list[str]:
-    """Those in `named`, in the order of the other pictures; domains without held-out text come last."""
-    known = set(named)
-    return [*(domain for domain in report.domains if domain in known), *sorted(known - set(report.domains))]
 
 
 def _intervals(report: Report, scores: Scores) -> dict[str, Interval]:

@@ -1,10 +1,11 @@
 """Started as a script of its own: shuts itself in and becomes the program that a model wrote.
 
 python -I -S sandboxed.py FOLDER SECONDS MEMORY_BYTES INTERPRETER ARGUMENTS…; Linux only. What must hold, or the program
-is not started: no sockets (seccomp), limits of time, memory, files and processes, and no root. What is added where the
-kernel has it: namespaces without a network, which also end every child with the program, and Landlock: nothing is
-written outside FOLDER, and nothing is read but the system's own folders. Imports nothing of fusery: a start costs what
-Python's does.
+is not started: no sockets (seccomp), limits of time, memory, files and processes, no root, and no way to signal or
+change the processes outside: a process namespace, or another user. What is added where the kernel has it: namespaces
+without a network, which also end every child with the program, and Landlock: nothing is written outside FOLDER, and
+nothing is read but the system's own folders. The program has an empty standard input; what this script was given there
+is at descriptor WORD. Imports nothing of fusery: a start costs what Python's does.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from pathlib import Path
 REFUSED = 125
 """Exit code: the sandbox could not be built; nothing was run."""
 NOBODY = 65534
+WORD = 3
+"""The program's descriptor for what was on the standard input; one digit, for plain shells know no others."""
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 _ARCHITECTURES = {"x86_64": (0xC000003E, (41, 425, 101)), "aarch64": (0xC00000B7, (198, 425, 117))}
@@ -48,7 +51,10 @@ def main(arguments: list[str]) -> None:
     folder, seconds, memory_bytes, *command = arguments
     os.chdir(folder)
     try:
-        _into_namespaces()
+        _move_input()
+        if not _into_namespaces() and os.geteuid() != 0:
+            # Filters can't replace this: one user's processes reach each other in too many ways besides kill().
+            raise OSError("no process namespace (unshare) and no other user to be had: a program could end fusery")
         _limit(int(seconds), int(memory_bytes))
         _drop_root()
         _ask(libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
@@ -66,17 +72,23 @@ def _ask(result: int) -> None:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
 
 
-def _into_namespaces() -> None:
-    """Own network, processes and shared memory; in a container that forbids it, none."""
+def _move_input() -> None:
+    os.dup2(0, WORD)
+    os.dup2(os.open("/dev/null", os.O_RDWR), 0)
+
+
+def _into_namespaces() -> bool:
+    """Own network, processes and shared memory; False: none, as in a container that forbids it."""
     flags = _NEW_PID | _NEW_NET | _NEW_IPC | (_NEW_USER if os.geteuid() else 0)
     if libc.unshare(flags) != 0:
-        return
+        return False
     child = os.fork()
     if child:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         os._exit(status if status >= 0 else 128 - status)
     # The first process of a namespace: when it ends, the kernel ends all others in it. It ends with its parent.
     libc.prctl(1, 9, 0, 0, 0)
+    return True
 
 
 def _limit(seconds: int, memory_bytes: int) -> None:

@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable, Mapping, Sequence
+import zlib
 from pathlib import Path
-from typing import Any
 
 from fusery.errors import ConfigError
-from fusery.evaluation.task_suites import COT, FEWSHOT, MULTIPLE
+from fusery.evaluation.task_rows import Row, hub_rows
+from fusery.evaluation.task_suites import CODE, COT, DEFINITIONS, FEWSHOT, MULTIPLE
 
-Row = dict[str, Any]
 _FILES = {"openbookqa": "openbook_qa.jsonl", "humaneval": "HumanEval.jsonl"}
 
 
@@ -28,35 +27,41 @@ def rows_of(folder: Path, task: str) -> list[Row] | None:
     """The rows of `task` in the form of its data set on the hub, or of one's own; None: the folder has none.
 
     Raises:
-        ConfigError: the file can't be read, or a row lacks what the task needs; names file and row.
+        ConfigError: the file can't be read, or a row lacks what the task needs; names file, row and key.
     """
-    path = _path(folder, task)
+    path = _existing(folder / data_file(task))
     if path is None:
         return None
     rows = _read(path)
     if not rows:
         raise ConfigError(f"{path}: no rows; expected one JSON object a line")
-    form = _FORMS.get(task, _as_it_is)
-    for number, row in enumerate(rows, 1):
-        try:
-            rows[number - 1] = form(row)
-        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
-            raise ConfigError(f"{path}: row {number}: {error!r}; it has the keys {', '.join(row)}") from error
-    return rows
+    try:
+        return hub_rows(task, rows)
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def data_file(task: str) -> Path:
+    """Where in a folder of task data the rows of `task` stand, there or not; they may be packed: FILE.gz."""
+    for start in (COT, FEWSHOT):
+        if task.startswith(start):
+            return Path("bbh", f"{task.removeprefix(start)}.json")
+    if task.startswith(MULTIPLE):
+        return Path("multipl_e", f"{task.removeprefix(MULTIPLE)}.jsonl")
+    return Path(_FILES.get(task, f"{task}.jsonl"))
 
 
 def own_tasks(folder: Path | None) -> list[str]:
-    """Names of the tasks that stand as NAME.jsonl in `folder`."""
-    return [] if folder is None else sorted(path.stem for path in folder.glob("*.jsonl"))
+    """Names of the tasks of one's own that stand as NAME.jsonl in `folder`: all but those of the suites."""
+    if folder is None:
+        return []
+    found = {path.name.split(".jsonl")[0] for path in folder.glob("*.jsonl*") if path.suffix in (".jsonl", ".gz")}
+    return sorted(name for name in found if name not in (*DEFINITIONS, *CODE) and task_of_file(name) is None)
 
 
-def _path(folder: Path, task: str) -> Path | None:
-    for start in (COT, FEWSHOT):
-        if task.startswith(start):
-            return _existing(folder / "bbh" / f"{task.removeprefix(start)}.json")
-    if task.startswith(MULTIPLE):
-        return _existing(folder / "multipl_e" / f"{task.removeprefix(MULTIPLE)}.jsonl")
-    return _existing(folder / _FILES.get(task, f"{task}.jsonl"))
+def task_of_file(name: str) -> str | None:
+    """The suites' task whose data stand in NAME.jsonl under another name than the task's: humaneval of HumanEval."""
+    return next((task for task, file in _FILES.items() if file == f"{name}.jsonl" and task != name), None)
 
 
 def _existing(path: Path) -> Path | None:
@@ -70,54 +75,10 @@ def _read(path: Path) -> list[Row]:
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
         rows = json.loads(text)["examples"] if ".jsonl" not in path.name else _lines(text)
         return [dict(row.items()) for row in rows]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not task data: {error!r}; see docs/evaluation.md for the form") from error
 
 
 def _lines(text: str) -> list[Row]:
-    return [json.loads(line) for line in text.splitlines() if line.strip()]
-
-
-def _gold(row: Mapping[str, Any]) -> int:
-    gold, choices = row["gold"], row["choices"]
-    if not isinstance(gold, int) or not 0 <= gold < len(choices):
-        raise ValueError(f"gold is {gold!r}, expected the index of one of {len(choices)} choices")
-    return gold
-
-
-def _choices(row: Mapping[str, Any]) -> dict[str, Sequence[str]]:
-    return {"text": list(row["choices"]), "label": [chr(ord("A") + place) for place in range(len(row["choices"]))]}
-
-
-def _arc(row: Mapping[str, Any]) -> Row:
-    question = str(row["query"]).removeprefix("Question: ")
-    return {"question": question, "choices": _choices(row), "answerKey": chr(ord("A") + _gold(row))}
-
-
-def _openbook(row: Mapping[str, Any]) -> Row:
-    return {"question_stem": str(row["query"]), "choices": _choices(row), "answerKey": chr(ord("A") + _gold(row))}
-
-
-def _boolq(row: Mapping[str, Any]) -> Row:
-    passage, _, question = str(row["query"]).removeprefix("Passage: ").rpartition("\nQuestion: ")
-    if [str(choice) for choice in row["choices"]] != ["no", "yes"]:
-        raise ValueError(f"choices are {row['choices']}, expected no and yes")
-    return {"passage": passage, "question": question.removesuffix("?"), "label": _gold(row)}
-
-
-def _hellaswag(row: Mapping[str, Any]) -> Row:
-    # What the library's own preparation makes of the hub's rows.
-    return {"query": str(row["query"]), "choices": list(row["choices"]), "label": str(_gold(row))}
-
-
-def _as_it_is(row: Mapping[str, Any]) -> Row:
-    return dict(row)
-
-
-_FORMS: Mapping[str, Callable[[Mapping[str, Any]], Row]] = {
-    "arc_easy": _arc,
-    "arc_challenge": _arc,
-    "boolq": _boolq,
-    "hellaswag": _hellaswag,
-    "openbookqa": _openbook,
-}
+    # Not splitlines: a string may hold other line ends as they are.
+    return [json.loads(line) for line in text.split("\n") if line.strip()]

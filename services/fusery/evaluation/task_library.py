@@ -1,31 +1,27 @@
 """Tasks by lm-evaluation-harness: its definitions, prompts and scores; data from its hub or from a folder.
 
-The library is the field's yardstick, so nothing of a task is written anew, with one exception: tasks whose answers are
-programs, which the library would run in this process. Its model class is given a checkpoint that is loaded as all
-others are here (safetensors, no code of its own). Definitions of a user's tasks hold no code either.
+The library is the field's yardstick, so nothing of a task is written anew, with two exceptions: an answer's white
+space (task_definitions.py), and tasks whose answers are programs, which the library would run in this process. Its
+model class is given a checkpoint that is loaded as all others are here (safetensors, no code of its own). Definitions
+of a user's tasks hold no code either.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from fusery.errors import ConfigError, FuseryError, Unavailable, how_to_install
-from fusery.evaluation import code_sandbox
-from fusery.evaluation.task_data import Row, own_tasks, rows_of
+from fusery.errors import ConfigError, FuseryError, Unavailable
+from fusery.evaluation import code_sandbox, task_definitions, task_index
+from fusery.evaluation.task_data import data_file, own_tasks, rows_of, task_of_file
+from fusery.evaluation.task_metric import check_definition, metric_of
 from fusery.evaluation.task_scores import TaskScores
-from fusery.evaluation.task_suites import CODE, DEFINITIONS, MULTIPLE, expand, nearest
-from fusery.settings import set_variables
+from fusery.evaluation.task_suites import CODE, DEFINITIONS, expand, nearest
 
-_METRICS = ("pass@1", "acc_norm", "acc", "exact_match")
-"""What an item is scored by, the first that a task has; normalised accuracy is what the paper's figures are."""
-_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
-_MAX_NEW_TOKENS = 512
 _BATCH_LOGITS = 1 << 25
 _SEED = 1234
 """The library's own default."""
@@ -46,24 +42,41 @@ class TaskSettings:
 
 
 def check_tasks(names: Sequence[str], settings: TaskSettings) -> tuple[str, ...]:
-    """The tasks that `names` mean, all of them known, with what they need; reads no model and asks no hub.
+    """The single tasks that `names` mean, all of them known, with what they need; reads no model and asks no hub.
 
     Raises:
-        ConfigError: a task is unknown (says the nearest names), its data is broken, or it needs what is not here.
+        ConfigError: a task is unknown (says the nearest names), its data is broken, it is scored by what can't be
+            compared here, it has the name of a task of the library but not its data, or it needs what is not here.
     """
     if settings.data is not None and not settings.data.is_dir():
         raise ConfigError(f"evaluation.task_data: there is no folder {settings.data}")
-    _library()
-    tasks = expand(names)
-    own = own_tasks(settings.data)
+    task_index.library()
+    tasks = tuple(dict.fromkeys(single for task in expand(names) for single in _single_tasks(task, settings)))
     for task in tasks:
+        rows = None if settings.data is None else rows_of(settings.data, task)
         if task in CODE:
             _check_code(task, settings)
-        if settings.data is not None and rows_of(settings.data, task) is not None:
+        elif task in DEFINITIONS:
             continue
-        if task not in (*DEFINITIONS, *CODE) and task not in (known := _names_of_library()):
-            raise ConfigError(f"evaluation.tasks: no task {task!r}; {nearest(task, [*own, *known])}")
-    return tuple(single for task in tasks for single in _unfolded(task, settings))
+        elif rows is None:
+            check_definition(task, task_index.definition(task))
+        elif task in task_index.names_at_a_glance():
+            raise ConfigError(
+                f"evaluation.tasks: {task} is a task of lm-evaluation-harness, with a prompt and examples that "
+                f"{data_file(task)} in {settings.data} does not have; give the file, and the task, another name"
+            )
+    return tasks
+
+
+def _single_tasks(task: str, settings: TaskSettings) -> Sequence[str]:
+    own = own_tasks(settings.data)
+    if task in (*DEFINITIONS, *CODE, *own):
+        return [task]
+    if suite := task_of_file(task):
+        raise ConfigError(f"evaluation.tasks: {task}.jsonl is the data of the task {suite}; ask for {suite}")
+    if task not in (known := task_index.names()):
+        raise ConfigError(f"evaluation.tasks: no task {task!r}; {nearest(task, [*own, *known])}")
+    return task_index.unfolded(task)
 
 
 def _check_code(task: str, settings: TaskSettings) -> None:
@@ -72,14 +85,15 @@ def _check_code(task: str, settings: TaskSettings) -> None:
             f"evaluation.tasks: {task} runs programs that the model writes; allow it with evaluation.code_execution: "
             "true (they run shut in: docs/evaluation.md)"
         )
-    code_sandbox.check_sandbox(_language(task))
+    code_sandbox.check_sandbox(task_definitions.language_of(task))
 
 
 def data_digest(task: str, settings: TaskSettings) -> str:
-    """What decides the items of `task`: the rows of the folder, or that they are the hub's, and the version."""
+    """What decides the items of `task` and how they are scored: the folder's rows, or the hub; limit; versions."""
     rows = None if settings.data is None else rows_of(settings.data, task)
     samples = settings.code_samples if task in CODE else 1
-    content = json.dumps([rows, settings.limit, samples, _library().__version__], sort_keys=True)
+    versions = [task_index.library().__version__, task_definitions.VERSION]
+    content = json.dumps([rows, settings.limit, samples, *versions], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -87,7 +101,7 @@ class TaskRunner:
     """A checkpoint, ready to be given tasks."""
 
     def __init__(self, model: str, revision: str | None, settings: TaskSettings) -> None:
-        _library()
+        task_index.library()
         from lm_eval.models.huggingface import HFLM
         from transformers import AutoTokenizer
 
@@ -112,14 +126,12 @@ class TaskRunner:
 
         Raises:
             Unavailable: its data can't be had from the hub.
-            ConfigError: it gives no score for each item, or wants to run code of its own.
+            ConfigError: as `load_task`; or an item has no score from 0 to 1.
         """
         import torch
         from lm_eval.evaluator import evaluate
 
         task = load_task(name, self._settings)
-        if getattr(task, "UNSAFE_CODE", False):
-            raise ConfigError(f"evaluation.tasks: {name} would run code in this process; such tasks are not run")
         if task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
         if task.get_config("output_type") == "generate_until":
@@ -130,7 +142,22 @@ class TaskRunner:
         torch.manual_seed(_SEED)
         loaded: Any = {"tasks": {name: task}, "groups": {}}
         results = evaluate(self._model, loaded, limit=self._settings.limit, bootstrap_iters=0, log_samples=True)
-        return _scores(name, task.get_config("num_fewshot"), results["samples"][name])
+        noted = results["samples"][name]
+        # Where a task reads answers in several ways, the last one is the most lenient.
+        chosen = [sample for sample in noted if sample["filter"] == noted[-1]["filter"]]
+        cut = sum(any(self._is_cut(*request) for request in sample["arguments"]) for sample in chosen)
+        return _scores(name, metric_of(name, task), task.get_config("num_fewshot"), chosen, cut)
+
+    def _is_cut(self, prompt: str, asked: Any) -> bool:
+        """Whether the library cuts `prompt` to make room for `asked`: an answer, or settings of one to generate."""
+        if isinstance(asked, Mapping):
+            read, room = self._model.tok_encode(prompt), asked.get("max_gen_toks", self._model.max_gen_toks)
+            return bool(len(read) > self._model.max_length - room)
+        if not prompt:
+            return False
+        before, answer = self._model._encode_pair(prompt, asked)
+        # The answer's last token is predicted and not read.
+        return bool(len(before) + len(answer) - 1 > self._model.max_length)
 
 
 def load_task(name: str, settings: TaskSettings) -> Any:
@@ -138,171 +165,47 @@ def load_task(name: str, settings: TaskSettings) -> Any:
 
     Raises:
         Unavailable: its data can't be had from the hub.
+        ConfigError: its data is broken, it is scored by what can't be compared, or it would run code in this process.
     """
-    _library()
+    task_index.library()
     from lm_eval.api.task import ConfigurableTask
 
     rows = None if settings.data is None else rows_of(settings.data, name)
     try:
         if name in CODE:
-            return ConfigurableTask(config=_code_task(name, rows, settings))
-        if rows is not None:
-            return ConfigurableTask(config=_on_rows(_definition(name, rows), name, rows))
-        if name in DEFINITIONS:
-            return ConfigurableTask(config=_definition(name, None))
-        return _manager().load([name])["tasks"][name]
+            task = ConfigurableTask(config=task_definitions.of_code(name, rows, settings.code_samples))
+        elif name in DEFINITIONS:
+            task = ConfigurableTask(config=task_definitions.of_suites(name, rows))
+        elif rows is not None:
+            task = ConfigurableTask(config=task_definitions.of_ones_own(name, rows))
+        else:
+            task = task_index.manager().load([name])["tasks"][name]
     except FuseryError:
         raise
     except Exception as error:
-        where = f"; or put {name}.jsonl into evaluation.task_data (docs/evaluation.md)"
-        raise Unavailable(f"task {name}: its data can't be had from the hub: {error!r}{where}") from error
-
-
-def _definition(name: str, rows: Sequence[Row] | None) -> dict[str, Any]:
-    """The library's definition of a known task, else one for the rows of a user's own."""
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    if name in DEFINITIONS:
-        definition: dict[str, Any] = load_yaml(Path(_library().__file__).parent / "tasks" / DEFINITIONS[name])
-        return definition
-    assert rows is not None, "only known tasks have no rows"
-    shape: dict[str, Any]
-    if "choices" in rows[0]:
-        metrics = [
-            {"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in ("acc", "acc_norm")
-        ]
-        shape = {"output_type": "multiple_choice", "doc_to_target": "gold", "doc_to_choice": "choices"}
-    else:
-        metrics = [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True}]
-        until = {"until": ["\n"], "do_sample": False, "max_gen_toks": 64}
-        strip = [{"name": "stripped", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}]
-        shape = {
-            "output_type": "generate_until",
-            "doc_to_target": "target",
-            "generation_kwargs": until,
-            "filter_list": strip,
-        }
-    return {"doc_to_text": "query", "metric_list": metrics, **shape}
-
-
-def _on_rows(definition: dict[str, Any], name: str, rows: Sequence[Row]) -> dict[str, Any]:
-    apart = (
-        "tag",
-        "dataset_path",
-        "dataset_name",
-        "dataset_kwargs",
-        "training_split",
-        "validation_split",
-        "fewshot_split",
-    )
-    kept = {key: value for key, value in definition.items() if key not in apart}
-    # HellaSwag's rows of a folder are prepared already.
-    kept.pop("process_docs", None)
-    return {**kept, "task": name, "test_split": "test", "custom_dataset": _dataset(rows)}
-
-
-def _dataset(rows: Sequence[Row]) -> Callable[..., Mapping[str, Any]]:
-    def load(**_: object) -> Mapping[str, Any]:
-        import datasets
-
-        return {"test": datasets.Dataset.from_list(list(rows))}
-
-    return load
-
-
-def _code_task(name: str, rows: Sequence[Row] | None, settings: TaskSettings) -> dict[str, Any]:
-    """HumanEval or MultiPL-E: the model continues a program, which is run with its tests in the sandbox."""
-    rows = _code_rows(name) if rows is None else rows
-    language, samples = _language(name), settings.code_samples
-    sampled = {"do_sample": True, "temperature": 0.2, "top_p": 0.95} if samples > 1 else {"do_sample": False}
-    stops = list(_STOPS) if name == "humaneval" else list(rows[0]["stop_tokens"])
-
-    def passed(row: Row, answers: Sequence[Any]) -> dict[str, float]:
-        programs = answers[0] if isinstance(answers[0], list) else answers
-        results = [code_sandbox.passes(_program(name, row, program), language) for program in programs]
-        return {"pass@1": sum(results) / len(results)}
-
-    return {
-        "task": name,
-        "output_type": "generate_until",
-        "custom_dataset": _dataset(rows),
-        "test_split": "test",
-        "doc_to_text": "{{prompt}}",
-        "doc_to_target": "{{prompt}}",
-        "generation_kwargs": {"until": stops, "max_gen_toks": _MAX_NEW_TOKENS, **sampled},
-        "repeats": samples,
-        "num_fewshot": 0,
-        "process_results": passed,
-        "metric_list": [{"metric": "pass@1", "aggregation": "mean", "higher_is_better": True}],
-        "filter_list": [{"name": "programs", "filter": [{"function": "take_first_k", "k": samples}]}],
-    }
-
-
-def _program(name: str, row: Row, answer: str) -> str:
-    if name == "humaneval":
-        return f"{row['prompt']}{answer}\n{row['test']}\ncheck({row['entry_point']})"
-    return f"{row['prompt']}{answer}\n{row['tests']}"
-
-
-def _code_rows(name: str) -> list[Row]:
-    import datasets
-
-    if name == "humaneval":
-        return list(datasets.load_dataset("openai/openai_humaneval", split="test"))
-    return list(datasets.load_dataset("nuprl/MultiPL-E", f"humaneval-{_language(name)}", split="test"))
-
-
-def _language(task: str) -> str:
-    return task.removeprefix(MULTIPLE) if task.startswith(MULTIPLE) else "py"
-
-
-def _unfolded(task: str, settings: TaskSettings) -> Sequence[str]:
-    """The single tasks of one of the library's groups; else the task itself."""
-    if task in (*DEFINITIONS, *CODE) or (settings.data is not None and rows_of(settings.data, task) is not None):
-        return [task]
-    entry = _manager().task_index[task]
-    members = (entry.cfg or {}).get("task")
-    if entry.kind.name == "TAG":
-        members = sorted(entry.tags)
-    if not isinstance(members, list):
-        return [task]
-    return [single for name in members if isinstance(name, str) for single in _unfolded(name, settings)]
-
-
-def _names_of_library() -> list[str]:
-    return list(_manager().all_tasks)
-
-
-@lru_cache(maxsize=1)
-def _manager() -> Any:
-    """The library's index of its tasks; made in half a minute."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager()
-
-
-def _library() -> Any:
-    # Its metrics package would fetch and run code of the hub for tasks that ask for it; those fail now.
-    set_variables(HF_EVALUATE_OFFLINE="1")
-    try:
-        import lm_eval
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            f"evaluation.tasks: lm-evaluation-harness is not installed; {how_to_install('eval')}, or leave tasks out"
+        if rows is not None:
+            raise ConfigError(f"task {name}: {settings.data}/{data_file(name)}: {error!r}") from error
+        # A file for another task of the library would be a task of one's own, with another prompt.
+        own = f"; or put {data_file(name)} into evaluation.task_data" if name in (*DEFINITIONS, *CODE) else ""
+        raise Unavailable(
+            f"task {name}: its data can't be had from the hub: {error!r}{own} (docs/evaluation.md)"
         ) from error
-    return lm_eval
+    metric_of(name, task)
+    return task
 
 
-def _scores(name: str, few_shot: int, samples: Sequence[Mapping[str, Any]]) -> TaskScores:
+def _scores(name: str, metric: str, few_shot: int, samples: Sequence[Mapping[str, Any]], cut: int) -> TaskScores:
     """Of the library's notes on every item."""
-    filters = [sample["filter"] for sample in samples]
-    # Where a task reads answers in several ways, the last one is the most lenient.
-    chosen = [sample for sample in samples if sample["filter"] == filters[-1]]
-    metric = next((metric for metric in (*_METRICS, *chosen[0]["metrics"]) if metric in chosen[0]), None)
-    if metric is None or not all(isinstance(sample[metric], int | float) for sample in chosen):
+    ordered = sorted(samples, key=lambda sample: int(sample["doc_id"]))
+    wrong = [sample[metric] for sample in ordered if not _is_share(sample[metric])]
+    if wrong:
         raise ConfigError(
-            f"evaluation.tasks: {name} gives no number for each item ({', '.join(chosen[0]['metrics'])}); leave it out"
+            f"evaluation.tasks: {name} gives an item {wrong[0]!r} as {metric}, expected 0 to 1; leave it out"
         )
-    ordered = sorted(chosen, key=lambda sample: int(sample["doc_id"]))
-    scores = tuple(float(sample[metric]) for sample in ordered)
-    return TaskScores(name, metric, few_shot, tuple(str(sample["doc_hash"])[:16] for sample in ordered), scores)
+    items = tuple(str(sample["doc_hash"])[:16] for sample in ordered)
+    return TaskScores(name, metric, few_shot, items, tuple(float(sample[metric]) for sample in ordered), cut)
+
+
+def _is_share(score: object) -> bool:
+    # numpy's bool and numbers too.
+    return hasattr(score, "__float__") and 0 <= float(score) <= 1

@@ -20,7 +20,8 @@ RESAMPLES = 2000
 class TaskScores:
     """What one model got in one task: for each item 0 to 1, higher is better. `items`: digests of the questions.
 
-    `metric`: how an item is scored, in the library's words; `few_shot`: examples before each question.
+    `metric`: how an item is scored, in the library's words; `few_shot`: examples before each question. `cut`: of how
+    many items the prompt was longer than the model reads, so that its beginning, examples first, was cut off.
     """
 
     task: str
@@ -28,6 +29,7 @@ class TaskScores:
     few_shot: int
     items: tuple[str, ...]
     scores: tuple[float, ...]
+    cut: int = 0
 
     def __post_init__(self) -> None:
         if len(self.items) != len(self.scores) or not self.items:
@@ -49,12 +51,14 @@ class TaskScores:
             "few_shot": self.few_shot,
             "items": list(self.items),
             "scores": list(self.scores),
+            "cut": self.cut,
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> TaskScores:
         columns = tuple(content["items"]), tuple(content["scores"])
-        return cls(content["task"], content["metric"], content["few_shot"], *columns)
+        # Reports of before cuts were counted have none.
+        return cls(content["task"], content["metric"], content["few_shot"], *columns, content.get("cut", 0))
 
 
 def difference(baseline: Sequence[TaskScores], model: Sequence[TaskScores], seed: int) -> Interval:
@@ -83,7 +87,7 @@ def task_summary(tasks: Mapping[str, Mapping[str, TaskScores]], model: str, seed
     found = tasks[model]
     values = {
         task: {"value": scores.mean, **_bounds(scores.interval(seed)), "items": len(scores.items)}
-        | {"metric": scores.metric, "few_shot": scores.few_shot}
+        | {"metric": scores.metric, "few_shot": scores.few_shot, "cut": scores.cut}
         for task, scores in found.items()
     }
     suites = {

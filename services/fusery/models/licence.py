@@ -1,8 +1,9 @@
-"""Under which licence a model says it stands: read from its card or licence file, never guessed from its name."""
+"""Under which licences a model says it stands: read from its card and licence files, never guessed from its name."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,81 +13,107 @@ import yaml
 from fusery.models.checkpoint import is_folder
 
 _CARD = "README.md"
+_LICENCE_FILE = re.compile(r"licen[sc]e|copying|^terms", re.IGNORECASE)
 _MOST_CHARACTERS = 200_000
-# The title, as it stands at the head of each text; the first that matches counts.
+_AGREEMENT = r"community licen[sc]e( agreement)?"
+# Whole titles, as they stand at the head of each text: "the code is under the MIT License" is no title.
 _TITLES = (
-    (r"llama 2 community licen[sc]e", "llama2"),
-    (r"meta llama 3 community licen[sc]e|^llama 3 community licen[sc]e", "llama3"),
-    (r"llama 3\.1 community licen[sc]e", "llama3.1"),
-    (r"llama 3\.2 community licen[sc]e", "llama3.2"),
-    (r"llama 3\.3 community licen[sc]e", "llama3.3"),
-    (r"llama 4 community licen[sc]e", "llama4"),
+    *((rf"(meta )?llama {re.escape(v)} {_AGREEMENT}", f"llama{v}") for v in ("2", "3", "3.1", "3.2", "3.3", "4")),
     (r"gemma terms of use", "gemma"),
-    (r"apache licen[sc]e\s+version 2\.0", "apache-2.0"),
-    (r"\bmit licen[sc]e\b|^permission is hereby granted, free of charge", "mit"),
-    (r"bsd 3-clause|neither the name of .{0,200} nor the names of its contributors", "bsd-3-clause"),
-    (r"bsd 2-clause", "bsd-2-clause"),
+    (r"(the )?apache licen[sc]e,? \(?version 2\.0\)?(,? january 2004)?", "apache-2.0"),
+    (r"(the )?mit licen[sc]e( \(mit\))?", "mit"),
+    (r'(the )?(new |modified |revised )?bsd 3-clause( "new" or "revised")? licen[sc]e', "bsd-3-clause"),
+    (r'(the )?(simplified )?bsd 2-clause( "simplified")? licen[sc]e', "bsd-2-clause"),
 )
-_HEAD_CHARACTERS = 1500
+# The first words of texts that often go without a title.
+_BEGINNINGS = (
+    (r"permission is hereby granted, free of charge", "mit"),
+    (r"redistribution\b.*?\bneither the name of .{0,200}? nor the names of its contributors", "bsd-3-clause"),
+)
+_NOTICE = re.compile(r"copyright\b|\(c\)|©|all rights reserved")
 
 
 @dataclass(frozen=True, slots=True)
 class StatedLicence:
-    """A licence's id as on the Hub ("apache-2.0", "gemma"), None if none is stated; and where it was looked for."""
+    """All that a model says of its licence, and where that was read.
 
-    id: str | None
+    `ids`: as on the Hub ("apache-2.0", "gemma"), all of them count; None stands for one that nobody can tell.
+    """
+
+    ids: tuple[str | None, ...]
     found_in: str
 
 
 def stated_licence(model: str, revision: str | None = None) -> StatedLicence:
-    """What the folder or Hub repository `model` says of its licence; the Hub's card is asked for, or its cache."""
+    """What the folder or Hub repository `model` says of its licence; the Hub's card is asked for, or its cache.
+
+    A folder's licence files count beside its card. One that can't be told counts only where the card states nothing.
+    """
     if not is_folder(model):
         return _of_hub(model, revision)
     folder = Path(model).expanduser()
-    card = folder / _CARD
-    if (id := licence_in_card(_text(card))) is not None:
-        return StatedLicence(id, _CARD)
+    in_card = licences_in_card(_text(folder / _CARD))
+    places: dict[str | None, str] = dict.fromkeys(in_card, _CARD) if any(in_card) else {}
     for path in sorted(folder.glob("*")):
-        if path.is_file() and re.match(r"(?i)(licen[sc]e|copying|terms)", path.name):
+        if path.is_file() and _LICENCE_FILE.search(path.name):
             id = licence_in_text(_text(path))
-            if id is not None:
-                return StatedLicence(id, path.name)
-    return StatedLicence(None, "no `license` in its README.md, and no LICENSE file that fusery can tell")
+            if id is not None or not any(in_card):
+                places.setdefault(id, path.name)
+    if not any(places):
+        return StatedLicence((None,), "no `license` in its README.md, and no LICENSE file that fusery can tell")
+    return StatedLicence(tuple(places), ", ".join(dict.fromkeys(places.values())))
 
 
-def licence_in_card(card: str) -> str | None:
-    """The `license` in a card's YAML header, or `license_name` where that is "other"; in lower case."""
+def licences_in_card(card: str) -> tuple[str | None, ...]:
+    """Every `license` in a card's YAML header, with `license_name` for "other"; in lower case.
+
+    None stands for one without a name. Empty, if there is no header.
+    """
     header = re.match(r"\s*---\s*\n(.*?)\n---\s*(\n|$)", card, re.DOTALL)
     if header is None:
-        return None
+        return ()
     try:
         fields = yaml.safe_load(header[1])
     except yaml.YAMLError:
-        return None
+        return ()
     if not isinstance(fields, dict):
-        return None
-    given = _first(fields.get("license"))
-    return _first(fields.get("license_name")) if given in (None, "other") else given
+        return ()
+    names = _entries(fields.get("license_name"))
+    listed = (names if id in (None, "other") else [id] for id in _entries(fields.get("license")))
+    return tuple(dict.fromkeys(id for ids in listed for id in ids))
 
 
 def licence_in_text(text: str) -> str | None:
-    """The licence whose title stands at the head of `text`; None if it is none that we can tell."""
-    head = " ".join(text[:_HEAD_CHARACTERS].lower().split())
-    whole = " ".join(text.lower().split())
-    for pattern, id in _TITLES:
-        if re.search(pattern, whole if id == "bsd-3-clause" else head):
-            return id
-    return None
+    """The licence whose title, or first words, are the head of `text`; None if it is none that we can tell."""
+    lines = list(_lines(text))
+    for head in (" ".join(lines[:count]) for count in (1, 2)):
+        for title, id in _TITLES:
+            if re.fullmatch(title, head):
+                return id
+    whole = " ".join(lines)
+    return next((id for beginning, id in _BEGINNINGS if re.match(beginning, whole)), None)
 
 
-def _first(value: Any) -> str | None:
-    first = value[0] if isinstance(value, list) and value else value
-    return first.strip().lower() if isinstance(first, str) and first.strip() else None
+def _lines(text: str) -> Iterator[str]:
+    """In lower case, without blank ones, marks of headings, and the notices that stand before some titles."""
+    begun = False
+    for line in text.lower().splitlines():
+        plain = " ".join(line.split()).strip(" #*=-_.:")
+        begun = begun or (bool(plain) and not _NOTICE.match(plain))
+        if begun and plain:
+            yield plain
+
+
+def _entries(value: Any) -> list[str | None]:
+    """The texts of a field that holds one or a list of them; None for what is no text."""
+    items = value if isinstance(value, list) else [value]
+    return [item.strip().lower() if isinstance(item, str) and item.strip() else None for item in items]
 
 
 def _text(path: Path) -> str:
     try:
-        with path.open(encoding="utf-8", errors="replace") as stream:
+        # Some editors put a byte order mark first.
+        with path.open(encoding="utf-8-sig", errors="replace") as stream:
             return stream.read(_MOST_CHARACTERS)
     except OSError:
         return ""
@@ -99,6 +126,8 @@ def _of_hub(model: str, revision: str | None) -> StatedLicence:
         card = hf_hub_download(model, _CARD, revision=revision)
     except (OSError, ValueError) as error:
         reason = next(iter(str(error).splitlines()), type(error).__name__)
-        return StatedLicence(None, f"its card can't be had from the Hub ({reason})")
-    id = licence_in_card(_text(Path(card)))
-    return StatedLicence(id, "its card on the Hub" if id else "its card on the Hub states no licence")
+        return StatedLicence((None,), f"its card can't be had from the Hub ({reason})")
+    ids = licences_in_card(_text(Path(card)))
+    if not any(ids):
+        return StatedLicence((None,), "its card on the Hub states no licence")
+    return StatedLicence(ids, "its card on the Hub")

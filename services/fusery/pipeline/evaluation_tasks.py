@@ -47,7 +47,7 @@ def check_tasks(run: Run) -> tuple[str, ...]:
 
 
 def give_tasks(run: Run, models: Mapping[str, TaskModel], tasks: Sequence[str]) -> tuple[Results, dict[str, str]]:
-    """Scores of all models in all tasks, and for each task without data the reason; what is in the store is done."""
+    """Scores of all models in all tasks; what is in the store is done. And remarks on tasks: no data, prompts cut."""
     if not tasks:
         return {}, {}
     settings = _settings(run)
@@ -71,7 +71,18 @@ def give_tasks(run: Run, models: Mapping[str, TaskModel], tasks: Sequence[str]) 
                 run.store.publish(name, json.dumps(scores.to_json(), sort_keys=True).encode())
             found = TaskScores.from_json(json.loads(run.store.read(name)))
             results.setdefault(model, {})[task] = found
-    return results, remarks
+    return results, remarks | cut_remarks(results, tasks)
+
+
+def cut_remarks(results: Results, tasks: Sequence[str]) -> dict[str, str]:
+    """Of each task, which models could not read all of its prompts: their few-shot setting is so in name only."""
+    remarks = {}
+    for task in tasks:
+        cut = {model: found[task] for model, found in results.items() if task in found and found[task].cut}
+        if cut:
+            counts = ", ".join(f"{model} in {scores.cut} of {len(scores.items)} items" for model, scores in cut.items())
+            remarks[f"task {task}"] = f"prompts were longer than the model reads and lost their beginning: {counts}"
+    return remarks
 
 
 def _settings(run: Run) -> TaskSettings:

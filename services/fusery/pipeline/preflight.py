@@ -26,6 +26,7 @@ from fusery.pipeline.corpus import Corpora, open_corpora, publish_corpora
 from fusery.pipeline.corpus_checks import check_documents, check_requests
 from fusery.pipeline.corpus_reading import Report, no_report
 from fusery.pipeline.file_states import FileDigests
+from fusery.registry.names import check_name_early
 from fusery.registry.tracking import check_tracking, default_tracking_uri
 from fusery.run_config import EngineKind, ModelSpec, RunConfig, SourceSpec, split_engine
 from fusery.run_file import RunFile, read_run_file
@@ -34,6 +35,7 @@ from fusery.source.client import client_from_settings
 from fusery.source.conformance import quick_test, refuse_failed
 from fusery.source.engines import check_engine, load_engine
 from fusery.worker.broker import check_broker
+from fusery.worker.plan import plan_name
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +178,18 @@ def check_run(run: Run) -> Checkpoint:
                 run.file, run.corpora, f"source {source.name}", checkpoint.tokenizer, checkpoint.context_length
             )
     return target
+
+
+def check_registered_name(run: Run, target: Checkpoint) -> None:
+    """Looks whether a model like `target` may have the run's name in MLflow; before a run begins, not at each start.
+
+    Raises:
+        InvalidInput: the name belongs to models of another architecture, or not to fusery's.
+        AddressError: MLflow refuses the credentials.
+    """
+    # It imports mlflow, which takes seconds.
+    if run.config.registry.enabled and run.store.read_note(plan_name(run.run_id)) is None:
+        check_name_early(run.config.registered_name, target.architecture, run.run_id, run.tracking_uri)
 
 
 def _addresses(run: Run) -> Iterator[Callable[[], None]]:

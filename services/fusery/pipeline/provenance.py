@@ -15,7 +15,8 @@ from fusery.pipeline.preflight import Run
 from fusery.registry.licences import TARGET
 from fusery.registry.model_card import Lineage
 from fusery.registry.record import ModelLicence, Origin
-from fusery.run_config import ModelSpec
+from fusery.registry.redaction import without_secrets
+from fusery.run_config import EngineKind, ModelSpec, SourceSpec, split_engine
 from fusery.worker.plan import Plan, digest
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "mlflow")
@@ -71,7 +72,7 @@ def _model(run: Run, spec: ModelSpec) -> str:
     if spec.revision is None and _is_here(run, spec):
         # Where it lies is nobody's business but this machine's.
         return Path(spec.model).name if Path(spec.model).is_absolute() else spec.model
-    return f"{spec.model}@{spec.revision or 'unpinned'}"
+    return f"{without_secrets(spec.model)}@{spec.revision or 'unpinned'}"
 
 
 def _target_weights(run: Run) -> dict[str, str]:
@@ -131,10 +132,8 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def origin(run: Run, licences: RunLicences) -> Origin:
-    """For the card: a model of this machine goes by its folder's name, which says nothing of the machine."""
+    """For the card: the models and datasets that a run's model comes from, and what their licences ask."""
     roles = {model.role for model in licences.models}
-    specs = [run.config.target, *(source for source in run.config.sources if source.name in roles)]
-    models = dict.fromkeys(Path(spec.model).name if _is_here(run, spec) else spec.model for spec in specs)
     datasets = dict.fromkeys(file.dataset[0] for file in run.config.corpus.train if file.dataset is not None)
     licence, name = licences.of_result
     asked = {condition.model.role: condition for condition in licences.conditions}
@@ -145,13 +144,41 @@ def origin(run: Run, licences: RunLicences) -> Origin:
             licence=model.id,
             found_in=model.found_in,
             asks=asked[model.role].says if model.role in asked else "",
-            accepted=licences.accepted.get(model.id) or licences.accepted.get(model.role),
+            accepted=licences.accepted.get(model.accepted_as),
         )
         for model in licences.models
     )
-    return Origin(
-        tuple(models), tuple(name for name in datasets if not name.startswith((".", "/", "~"))), licence, name, rows
-    )
+    public = tuple(dataset for dataset in datasets if not dataset.startswith((".", "/", "~")))
+    return Origin(_base_models(run, roles), public, licence, name, rows)
+
+
+def _base_models(run: Run, roles: set[str]) -> tuple[str, ...]:
+    """The target, then the sources among `roles`: each model once, by a name of its own."""
+    sources = {source.name: source for source in run.config.sources if source.name in roles}
+    found = {role: _base_model(run, spec) for role, spec in ({TARGET: run.config.target} | sources).items()}
+    hub_ids = {name for place, name in found.values() if place == name}
+    names: dict[str, str] = {}
+    for role, (place, name) in found.items():
+        # A Hub id stays as it is; folders of one name differ by their roles.
+        while place not in names and place != name and name in {*names.values(), *hub_ids}:
+            name = f"{name}-{role}"
+        names.setdefault(place, name)
+    return tuple(names.values())
+
+
+def _base_model(run: Run, spec: ModelSpec) -> tuple[str, str]:
+    """What tells the model from others, and its name: a Hub id, or that of its folder, which says nothing of a machine.
+
+    What a server computes goes by its tokenizer's, else by the source's name: its address is nobody's business.
+    """
+    kind, place = split_engine(spec.model)
+    if kind is not EngineKind.TRANSFORMERS and isinstance(spec, SourceSpec):
+        if spec.tokenizer is None:
+            return spec.model, spec.name
+        place = spec.tokenizer
+    folder = Path(run.file.resolve(place))
+    is_folder = folder.is_dir() or place.startswith((".", "/", "~"))
+    return (str(folder), folder.name) if is_folder else (place, place)
 
 
 def _is_here(run: Run, spec: ModelSpec) -> bool:

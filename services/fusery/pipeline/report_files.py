@@ -20,6 +20,7 @@ from fusery.pipeline.align_view import Modes, Reading, view
 from fusery.pipeline.licences import run_licences
 from fusery.pipeline.preflight import Run, open_run
 from fusery.pipeline.provenance import lineage
+from fusery.registry.redaction import published_yaml, without_secrets
 from fusery.registry.training_metrics import Step, read_steps
 from fusery.worker.hops import load_tokenizer
 from fusery.worker.plan import Hop, Plan, ShardTask
@@ -84,7 +85,7 @@ def provenance(run: Run, plan: Plan) -> Provenance:
         f"({train.bytes:,} bytes), {held_out.documents} held out; domains: {', '.join(held_out.domains)}.",
         lineage=lineage(run, plan, run_licences(run)),
         settings={key: str(value) for key, value in steps.settings_of(run).items()},
-        config=run.file.path.read_text(encoding="utf-8").strip(),
+        config=published_yaml(run.file.path.read_text(encoding="utf-8")).strip(),
     )
 
 
@@ -132,7 +133,7 @@ def _page(run: Run, plan: Plan, document: CorpusDocument, tops: dict[str, TopK |
         document,
         None,
     )
-    given = {spec.name: spec.model for spec in run.config.sources}
+    given = {spec.name: without_secrets(spec.model) for spec in run.config.sources}
     sources = [
         _reading(
             run,

@@ -30,7 +30,7 @@ from fusery.pipeline.hop_progress import DeadLetter, Progress
 from fusery.pipeline.lease import lease
 from fusery.pipeline.licences import check_licences
 from fusery.pipeline.planning import hops_job, measure_sources, plan_of, publish_tokenizer
-from fusery.pipeline.preflight import Run, check_run, open_run, publish_input
+from fusery.pipeline.preflight import Run, check_registered_name, check_run, open_run, publish_input
 from fusery.pipeline.progress import Board, Line, hop_lines
 from fusery.pipeline.progress_note import keep_lines, kept_lines
 from fusery.pipeline.registration import check_gate
@@ -113,6 +113,7 @@ def _lead(run: Run, board: Board) -> Iterator[str]:
 
 def _carry_out(run: Run, launch: str, until: Until | None, board: Board) -> None:
     target = check_run(run)
+    check_registered_name(run, target)
     check_tasks(run)
     check_licences(run)
     step_jobs.check_jobs(run)
@@ -229,6 +230,8 @@ def _show_result(run: Run, board: Board) -> None:
         name, version, alias = (registered[key] for key in ("model_name", "version", "alias"))
         shown = f"{name}/{version}, without an alias" if alias is None else f"{name}@{alias} (version {version})"
         board.say("registered", f"registered  models:/{shown}, at {registered['tracking_uri']}")
+        if registered.get("remark"):
+            board.say("warning", f"warning: {registered['remark']}", "yellow")
     board.say("model", f"model       {model}")
     board.say("evaluation", f"evaluation  {steps.evaluation_path(run)}")
     board.say("report", f"report      {run.folder / 'report/report.html'}")

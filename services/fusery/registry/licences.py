@@ -12,6 +12,7 @@ from enum import StrEnum
 
 NOT_KNOWN = "unknown"
 TARGET = "target"
+_SOURCE = "source:"
 
 
 class Terms(StrEnum):
@@ -94,6 +95,17 @@ class LicensedModel:
         return known or Licence(self.id, Terms.UNKNOWN, "fusery does not know these terms; read them")
 
     @property
+    def accepted_as(self) -> str:
+        """By what its conditions are accepted: its licence's id; where none is known, `target` or `source:NAME`."""
+        if self.licence is None or self.licence in (NOT_KNOWN, TARGET) or self.licence.startswith(_SOURCE):
+            return self.by_role
+        return self.licence
+
+    @property
+    def by_role(self) -> str:
+        return self.role if self.role == TARGET else f"{_SOURCE}{self.role}"
+
+    @property
     def shown(self) -> str:
         return self.role if self.role == TARGET else f"source {self.role}"
 
@@ -135,19 +147,39 @@ def _plain(name: str) -> str:
 
 
 def open_conditions(found: Iterable[Condition], accepted: Iterable[str]) -> list[Condition]:
-    """Those that are neither met nor accepted, by the licence's id or by the role of the model."""
+    """Those that are neither met nor accepted; `accepted`: as `LicensedModel.accepted_as`."""
     known = set(accepted)
-    return [
-        condition for condition in found if not condition.met and not known & {condition.model.id, condition.model.role}
-    ]
+    return [condition for condition in found if not condition.met and condition.model.accepted_as not in known]
+
+
+def accepted_name(given: str, models: Sequence[LicensedModel]) -> str:
+    """`given` as `LicensedModel.accepted_as`: a source's bare name is short for source:NAME, if no licence has it."""
+    is_licence = given in LICENCES or any(model.licence == given for model in models)
+    names = {model.role for model in models if model.role != TARGET}
+    return f"{_SOURCE}{given}" if given in names and not is_licence else given
+
+
+def combined(ids: Sequence[str | None]) -> str | None:
+    """The licence of a model that states several: all that binds counts, and one that nobody can tell hides the rest.
+
+    Two that bind are joined, "gemma-and-llama2", which is in no table: a person looks.
+    """
+    if not ids or None in ids:
+        return None
+    known = list(dict.fromkeys(id for id in ids if id is not None))
+    binding = [id for id in known if id not in LICENCES or LICENCES[id].terms is not Terms.FREE]
+    return "-and-".join(binding) or known[0]
 
 
 def licence_of_result(models: Sequence[LicensedModel]) -> tuple[str, str | None]:
-    """`license` and `license_name` for the card of the trained model: all terms that bind it, else the target's."""
+    """`license` and `license_name` for the card of the trained model: all terms that bind it, else the target's.
+
+    What is no id of the Hub's stands in `license_name`, and `license` is "other".
+    """
     target = next(model for model in models if model.role == TARGET)
     binding = dict.fromkeys(model.id for model in models if model.row.terms is not Terms.FREE)
     if not binding:
         return target.id, None
-    if len(binding) == 1 and NOT_KNOWN not in binding:
+    if len(binding) == 1 and not binding.keys() - LICENCES.keys():
         return next(iter(binding)), None
     return "other", "-and-".join(binding)

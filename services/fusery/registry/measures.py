@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+_GROUPS = ("bits_per_byte", "gain", "gate", "task", "coverage", "evidence_share")
 _ROLES = {"target_before": "target before", "clm": "CLM", "sources": "source", "baselines": ""}
 
 
@@ -38,6 +39,11 @@ def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     for model, of_model in evaluation.get("tasks", {}).items():
         values |= {f"task/{model}/{task}": scores["value"] for task, scores in of_model["tasks"].items()}
     return values | _coverage(evaluation)
+
+
+def is_measure(metric: str) -> bool:
+    """Whether a metric in MLflow is one of `final_metrics`, of whatever evaluation, and not of a training or a user."""
+    return metric.partition("/")[0] in _GROUPS
 
 
 def _coverage(evaluation: Mapping[str, Any]) -> dict[str, float]:

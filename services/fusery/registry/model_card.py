@@ -10,14 +10,21 @@ from typing import Any
 import yaml
 
 from fusery.registry.record import FusionRecord, ModelLicence, Origin, Param
+from fusery.registry.redaction import published_yaml
+
+_LICENCE_FILE = "LICENSE.txt"
+"""Beside the published card: what fusery read of the licences."""
+_CARD = "README.md"
+_TASK = "text-generation"
 
 
 def model_card(record: FusionRecord) -> str:
     """The card of `record`'s model: a YAML header for the Hub, then Markdown."""
     tags = ["knowledge-fusion", "fusery", f"gate-{'passed' if record.passed else 'failed'}"]
-    header = yaml.safe_dump(_header(record.origin, tags), sort_keys=False, allow_unicode=True).strip()
+    header = _header(record.origin, tags, _LICENCE_FILE) | {"model-index": _model_index(record)}
+    config = published_yaml(record.config_file.read_text(encoding="utf-8")).strip()
     parts = [
-        f"---\n{header}\n---",
+        f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()}\n---",
         f"# {record.model_name}",
         "A causal language model made by knowledge fusion: the target's continual training on text, with the fused "
         "next-token distributions of the sources as additional supervision.",
@@ -28,7 +35,7 @@ def model_card(record: FusionRecord) -> str:
         "## Lineage",
         _table(record.lineage),
         "## Settings",
-        f"The run's YAML:\n\n````yaml\n{record.config_file.read_text(encoding='utf-8').strip()}\n````",
+        f"The run's YAML:\n\n````yaml\n{config}\n````",
         _table(record.params),
         "## Use",
         _use(record),
@@ -62,8 +69,8 @@ def trained_card(trained: TrainedModel) -> str:
     """The card in the folder of a model that is trained and not yet measured: what it is and where it comes from."""
     name = trained.target.rstrip("/").rsplit("/", 1)[-1]
     lineage = trained.lineage
-    plain = {"library_name": "transformers", "pipeline_tag": "text-generation"}
-    header = plain if lineage is None else _header(lineage.origin, ["fusery", *_METHODS[trained.clm_only][0]])
+    plain = {"library_name": "transformers", "pipeline_tag": _TASK}
+    header = plain if lineage is None else _header(lineage.origin, ["fusery", *_METHODS[trained.clm_only][0]], _CARD)
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()}\n---",
         f"# {name}, trained by fusery",
@@ -96,16 +103,39 @@ def _method(trained: TrainedModel, name: str) -> str:
     )
 
 
-def _header(origin: Origin, tags: Sequence[str]) -> dict[str, Any]:
+def _header(origin: Origin, tags: Sequence[str], licence_link: str) -> dict[str, Any]:
+    """`licence_link`: the file beside the card that says under which terms the model stands, where no id does."""
+    named = {"license_name": origin.licence_name, "license_link": licence_link} if origin.licence_name else {}
     return {
         "library_name": "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": _TASK,
         "base_model": list(origin.base_models),
         "base_model_relation": "finetune",
         **({"datasets": list(origin.datasets)} if origin.datasets else {}),
         "license": origin.licence,
-        **({"license_name": origin.licence_name} if origin.licence_name else {}),
+        **named,
         "tags": list(tags),
+    }
+
+
+def _model_index(record: FusionRecord) -> list[dict[str, Any]]:
+    """The results as the Hub shows them: bits per byte of the run's own held-out text, and scores in tasks."""
+    measured = record.evaluation["models"]["fused"]["mean_bits_per_byte"]
+    held_out = f"held-out text of {record.run_id}"
+    name = "bits per byte, mean over domains (lower is better)"
+    results = [_result(held_out, "held-out", "bits_per_byte", measured, name)]
+    tasks = record.evaluation.get("tasks", {}).get("fused", {"tasks": {}})["tasks"]
+    for task, scores in tasks.items():
+        name = f"{scores['metric']}, {scores['few_shot']} examples before each question, {scores['items']} items"
+        results.append(_result(task, task, scores["metric"], scores["value"], name))
+    return [{"name": record.model_name, "results": results}]
+
+
+def _result(dataset: str, dataset_type: str, metric: str, value: float, name: str) -> dict[str, Any]:
+    return {
+        "task": {"type": _TASK},
+        "dataset": {"name": dataset, "type": dataset_type},
+        "metrics": [{"type": metric, "value": value, "name": name}],
     }
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from fusery.errors import InvalidInput
 from fusery.registry.model_card import gate_text
-from fusery.registry.register import GATE_TAG, REASONS_TAG, RUN_TAG
+from fusery.registry.names import RUN_TAG, newest_version
+from fusery.registry.register import GATE_TAG, REASONS_TAG
 from fusery.registry.session import session
 
 if TYPE_CHECKING:
@@ -69,17 +70,16 @@ def promote(asked: Promotion, tracking_uri: str) -> Promoted:
 
 
 def version_of_run(model_name: str, run_id: str, tracking_uri: str) -> str:
-    """The version that fusery's run `run_id` was registered as.
+    """The newest version that fusery's run `run_id` was registered as.
 
     Raises:
         InvalidInput: it was not registered there.
     """
-    name = model_name.replace("'", "''")
     with session(tracking_uri, "nothing was changed") as client:
-        found = client.search_model_versions(f"name = '{name}' and tags.`{RUN_TAG}` = '{run_id}'")
-    if not found:
+        found = newest_version(client, model_name, {RUN_TAG: run_id})
+    if found is None:
         raise InvalidInput(f"run {run_id} is not registered as {model_name}; do that first: fusery register FILE.yaml")
-    return str(found[0].version)
+    return str(found.version)
 
 
 def _aliases(client: MlflowClient, name: str) -> dict[str, str]:

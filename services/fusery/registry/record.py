@@ -47,8 +47,9 @@ class Origin:
 class FusionRecord:
     """A finished run: settings, proof, and the folder of the fused model (a plain Hugging Face folder).
 
-    `run_id` is fusery's own and decides whether the run is registered already. `evaluation` is the content of
-    evaluation.json, `report_markdown` the same for people, `report_folder` that of the HTML report and its pictures.
+    `run_id` is fusery's own; with the weights it decides whether the model is registered already. `evaluation` is the
+    content of evaluation.json, `report_markdown` the same for people, `report_folder` that of the HTML report and its
+    pictures.
     `metrics_files`: the trainer's metrics of "fused" and "clm"; None where there was no such training. `lineage`: what
     the model comes from, as short texts by name (sources, fingerprints, corpus and manifest digest, rules, versions).
     `alias` is what a version that passed the gate gets; `register_command` the command that calls this.
@@ -94,14 +95,26 @@ class FusionRecord:
         return str(_config(self.model_folder).get("architectures", ["unknown"])[0])
 
     @property
-    def measures_digest(self) -> str:
-        """What tells these measures from others of the same model."""
-        return hashlib.sha256(json.dumps(self.evaluation, sort_keys=True).encode()).hexdigest()[:32]
+    def proof_digest(self) -> str:
+        """What tells these measures, and the alias that they may earn, from others of the same weights."""
+        return hashlib.sha256(json.dumps([self.evaluation, self.alias], sort_keys=True).encode()).hexdigest()[:32]
+
+    def weights_digest(self) -> str:
+        """What tells the weights from others, read from the files: one run can be trained again, on other evidence."""
+        whole = hashlib.sha256()
+        for path in sorted(self.model_folder.glob("*.safetensors")):
+            with path.open("rb") as file:
+                whole.update(hashlib.file_digest(file, "sha256").digest())
+        return whole.hexdigest()[:32]
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A version in MLflow's model registry. `model_uri` loads exactly it; `alias`: None if the gate did not pass."""
+    """A version in MLflow's model registry. `model_uri` loads exactly it.
+
+    `alias`: the run's alias if it points to this version, as MLflow says, else None. `remark`: why it does not though
+    the gate passed; else empty.
+    """
 
     model_name: str
     version: str
@@ -109,7 +122,8 @@ class Registered:
     model_uri: str
     alias: str | None
     created: bool
-    """False: the run had been registered before."""
+    """False: these weights of the run had been registered before."""
+    remark: str = ""
 
     @property
     def alias_uri(self) -> str | None:

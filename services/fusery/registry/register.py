@@ -1,15 +1,17 @@
 """Registers a fused model in MLflow with its proof: one run, one model version, an alias if the gate passed.
 
-A run is registered once. The version carries fusery's run id, and a last tag says that nothing is missing and of which
-measures; so the same call after a crash finishes what was begun, after success changes nothing, and after the run was
-measured or judged anew brings the version up to date. MLflow has no transaction: a run that was cut off stays in
-MLflow, marked KILLED, and a new one is logged from the start.
+The weights of a run are registered once. The version carries fusery's run id and a digest of the weights; a last tag
+says that nothing is missing, of which measures and for which alias. So the same call after a crash finishes what was
+begun, after success changes nothing, and after the run was measured or judged anew brings the version up to date. A run
+that was trained again is another version: no proof is put on weights that it does not speak of. MLflow has no
+transaction: a run that was cut off stays in MLflow, marked KILLED, and a new one is logged from the start.
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 import shutil
 import tempfile
@@ -20,10 +22,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fusery.errors import InvalidInput
-from fusery.registry.measures import coverage_line, evaluation_table, final_metrics
+from fusery.registry.measures import coverage_line, evaluation_table, final_metrics, is_measure
 from fusery.registry.model_card import description, gate_text, licence_note, model_card
+from fusery.registry.names import ARCHITECTURE_TAG, RUN_TAG, check_name, newest_version
 from fusery.registry.record import FusionRecord, Registered, requirements
+from fusery.registry.redaction import published_yaml
 from fusery.registry.session import session
 from fusery.registry.stored_model import write_top_files
 from fusery.registry.training_metrics import Step, read_steps
@@ -36,10 +39,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
-RUN_TAG = "fusery.run_id"
+WEIGHTS_TAG = "fusery.weights"
 COVERAGE_TAG = "fusery.coverage_warnings"
 GATE_TAG, REASONS_TAG = "fusery.gate", "fusery.gate_reasons"
-ARCHITECTURE_TAG = "fusery.architecture"
 _TABLE = "evaluation_table.json"
 _COMPLETE_TAG = "fusery.complete"
 _MAX_PARAM_CHARACTERS = 6000
@@ -49,87 +51,117 @@ _METRICS_IN_A_BATCH = 1000
 
 
 def register(record: FusionRecord, tracking_uri: str, artifact_folder: Path | None = None) -> Registered:
-    """The model version of `record`'s run, logged now unless it is there; the alias points to it if the gate passed.
+    """The model version of `record`'s run and weights, logged now unless it is there.
+
+    The alias points to it if the gate passed, and does not move back from a newer version.
 
     `artifact_folder`: where a new experiment keeps its files; for SQLite. A server decides that itself: None.
 
     Raises:
         Unavailable: MLflow fails or is gone; nothing is lost, call again.
         AddressError, InvalidInput: MLflow refuses the credentials, or a name or value; or the name is that of a model
-            of another architecture.
+            of another architecture, or one that fusery did not register.
     """
     kept = f"the model is kept at {record.model_folder}; register it with: {record.register_command}"
     steps = {name: read_steps(path) for name, path in record.metrics_files.items() if path is not None}
+    identity = {RUN_TAG: record.run_id, WEIGHTS_TAG: record.weights_digest()}
     with session(tracking_uri, kept) as client:
-        found = _version_of_run(client, record)
+        found = newest_version(client, record.model_name, identity)
         if found is None:
-            _check_architecture(client, record, kept)
-        version = found or _log_run(client, record, steps, artifact_folder)
-        if version.tags.get(_COMPLETE_TAG) != record.measures_digest:
+            check_name(client, record.model_name, record.architecture, f"Nothing was registered, {kept}")
+        version = found or _log_run(client, record, identity, steps, artifact_folder)
+        if version.tags.get(_COMPLETE_TAG) != record.proof_digest:
             if found is not None:
                 _log_measures_again(client, record, found)
             _complete(client, record, version)
-    created = found is None
-    _log.info("registered %s version %s%s", record.model_name, version.version, "" if created else " (before)")
-    number = str(version.version)
-    uri = f"models:/{record.model_name}/{number}"
-    alias = record.alias if record.passed else None
-    return Registered(record.model_name, number, str(version.run_id), uri, alias, created)
+        done = _registered(client, record, version, created=found is None)
+    _log.info("registered %s version %s%s", done.model_name, done.version, "" if done.created else " (before)")
+    if done.remark:
+        _log.warning("%s: %s", done.model_uri, done.remark)
+    return done
 
 
-def _version_of_run(client: MlflowClient, record: FusionRecord) -> ModelVersion | None:
-    name = record.model_name.replace("'", "''")
-    found = client.search_model_versions(f"name = '{name}' and tags.`{RUN_TAG}` = '{record.run_id}'")
-    return found[0] if found else None
+def _registered(client: MlflowClient, record: FusionRecord, version: ModelVersion, created: bool) -> Registered:
+    """What MLflow says of the version now: people may have moved the alias since."""
+    number, at = int(version.version), _alias_at(client, record)
+    remark = ""
+    if record.passed and at != number:
+        place = "no version has it: it was taken away" if at is None else f"it stays at version {at}"
+        remark = f"the gate passed, and the alias {record.alias!r} was not moved here: {place}"
+    return Registered(
+        record.model_name,
+        str(number),
+        str(version.run_id),
+        f"models:/{record.model_name}/{number}",
+        record.alias if at == number else None,
+        created,
+        remark,
+    )
 
 
-def _check_architecture(client: MlflowClient, record: FusionRecord, kept: str) -> None:
-    """Whoever loads a name by its alias expects the same kind of model behind it tomorrow."""
-    name = record.model_name.replace("'", "''")
-    versions = client.search_model_versions(f"name = '{name}'", max_results=1, order_by=["version_number DESC"])
-    before = versions[0].tags.get(ARCHITECTURE_TAG) if versions else None
-    if before not in (None, record.architecture):
-        raise InvalidInput(
-            f"registry.model_name {record.model_name!r}: version {versions[0].version} is a {before}, this run's model "
-            f"is a {record.architecture}; choose another registry.model_name. Nothing was registered, {kept}"
-        )
+def _alias_at(client: MlflowClient, record: FusionRecord) -> int | None:
+    """The version that the record's alias points to."""
+    number = client.get_registered_model(record.model_name).aliases.get(record.alias)
+    return None if number is None else int(number)
 
 
 def _complete(client: MlflowClient, record: FusionRecord, version: ModelVersion) -> None:
-    """Alias and last tag; once complete, an alias that people have moved since stays where they put it."""
-    number = str(version.version)
-    if record.passed:
-        client.set_registered_model_alias(record.model_name, record.alias, number)
-    elif str(client.get_registered_model(record.model_name).aliases.get(record.alias)) == number:
+    """Alias and last tag; once complete, an alias that people have moved since stays where they put it.
+
+    The alias is at the newest version that passed: measuring an older one again does not take it from a newer one.
+    """
+    number, at = int(version.version), _alias_at(client, record)
+    if record.passed and (at is None or at < number):
+        client.set_registered_model_alias(record.model_name, record.alias, str(number))
+    elif not record.passed and at == number:
         client.delete_registered_model_alias(record.model_name, record.alias)
-    client.set_model_version_tag(record.model_name, number, _COMPLETE_TAG, record.measures_digest)
+    client.set_model_version_tag(record.model_name, str(number), _COMPLETE_TAG, record.proof_digest)
 
 
 def _log_measures_again(client: MlflowClient, record: FusionRecord, version: ModelVersion) -> None:
     """Brings metrics, files, card, description and tags of a version up to measures that it does not have."""
     number, run_id = str(version.version), str(version.run_id)
-    _log_metrics(client, run_id, _measures(record))
+    measures = _measures(record)
+    _log_metrics(client, run_id, [*measures, *_withdrawn(client, run_id, measures)])
     _log_files(client, run_id, record)
     if version.model_id:
         _log_top_files(client, version.model_id, record)
-    for key, value in _tags(record).items():
+    tags = _tags(record)
+    for key, value in tags.items():
         client.set_model_version_tag(record.model_name, number, key, value)
         client.set_tag(run_id, key, value)
+    if COVERAGE_TAG in version.tags and COVERAGE_TAG not in tags:
+        client.delete_model_version_tag(record.model_name, number, COVERAGE_TAG)
+        client.delete_tag(run_id, COVERAGE_TAG)
     client.update_model_version(record.model_name, number, description(record))
 
 
+def _withdrawn(client: MlflowClient, run_id: str, measures: Sequence[Metric]) -> list[Metric]:
+    """NaN for what an earlier evaluation measured and this one did not: MLflow keeps every metric for good."""
+    from mlflow.entities import Metric
+
+    now_ms, names = int(time.time() * 1000), {metric.key for metric in measures}
+    known = client.get_run(run_id).data.metrics
+    gone = [name for name, value in known.items() if is_measure(name) and name not in names and not math.isnan(value)]
+    return [Metric(name, math.nan, now_ms, 0) for name in gone]
+
+
 def _log_run(
-    client: MlflowClient, record: FusionRecord, steps: Mapping[str, Sequence[Step]], artifact_folder: Path | None
+    client: MlflowClient,
+    record: FusionRecord,
+    identity: Mapping[str, str],
+    steps: Mapping[str, Sequence[Step]],
+    artifact_folder: Path | None,
 ) -> ModelVersion:
     experiment_id = _experiment_id(client, record.experiment, artifact_folder)
     _end_cut_off_runs(client, experiment_id, record.run_id)
-    tags = _tags(record)
+    tags = {**_tags(record), **identity}
     run_id = client.create_run(experiment_id, run_name=record.run_name, tags=tags).info.run_id
     try:
         _log_numbers(client, run_id, record, steps)
         _log_files(client, run_id, record)
         model_id, model_uri = _log_model(client, run_id, record)
-        version = _create_version(client, record, run_id, model_id, model_uri)
+        version = _create_version(client, record, tags, run_id, model_id, model_uri)
     except BaseException:
         with suppress(Exception):
             client.set_terminated(run_id, "FAILED")
@@ -196,7 +228,8 @@ def _log_files(client: MlflowClient, run_id: str, record: FusionRecord) -> None:
         evaluation = json.dumps(record.evaluation, ensure_ascii=False, indent=1)
         (Path(folder) / "evaluation.json").write_text(evaluation, encoding="utf-8")
         (Path(folder) / "model_card.md").write_text(model_card(record), encoding="utf-8")
-        shutil.copyfile(record.config_file, Path(folder) / "config.yaml")
+        config = published_yaml(record.config_file.read_text(encoding="utf-8"))
+        (Path(folder) / "config.yaml").write_text(config, encoding="utf-8")
         for training, path in record.metrics_files.items():
             if path is not None:
                 shutil.copyfile(path, Path(folder) / f"metrics-{training}.jsonl")
@@ -247,7 +280,7 @@ def _pipeline_class_for_mlflow() -> Iterator[None]:
 
 
 def _create_version(
-    client: MlflowClient, record: FusionRecord, run_id: str, model_id: str, model_uri: str
+    client: MlflowClient, record: FusionRecord, tags: dict[str, str], run_id: str, model_id: str, model_uri: str
 ) -> ModelVersion:
     from mlflow.exceptions import MlflowException
 
@@ -256,7 +289,6 @@ def _create_version(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    tags = _tags(record)
     return client.create_model_version(
         record.model_name, model_uri, run_id, tags=tags, description=description(record), model_id=model_id
     )

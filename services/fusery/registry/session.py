@@ -39,7 +39,8 @@ def session(tracking_uri: str, on_failure: str) -> Iterator[MlflowClient]:
     """A client of `tracking_uri`, which is MLflow's global one meanwhile; `on_failure` ends every error message.
 
     Raises:
-        Unavailable: the store or the server fails or is gone; the same call may succeed later.
+        Unavailable: the store, the server or the place of the artifacts fails or is gone; the same call may succeed
+            later.
         AddressError: it refuses our credentials.
         InvalidInput: it refuses what it was given.
     """
@@ -50,7 +51,6 @@ def session(tracking_uri: str, on_failure: str) -> Iterator[MlflowClient]:
         warnings.simplefilter("ignore")
         import mlflow
         from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
 
         before = mlflow.get_tracking_uri()
         try:
@@ -61,8 +61,12 @@ def session(tracking_uri: str, on_failure: str) -> Iterator[MlflowClient]:
                 yield client
         except MlflowException as error:
             raise _translated(error, on_failure) from error
-        except (OSError, SQLAlchemyError) as error:
-            raise Unavailable(f"MLflow: {_without_secrets(str(error))}; {on_failure}") from error
+        except FuseryError:
+            raise
+        except Exception as error:
+            # Clients of databases and buckets have errors of their own; one that is missing is an ImportError.
+            text = _without_secrets(f"{type(error).__name__}: {error}")
+            raise Unavailable(f"MLflow: {text}; {on_failure}") from error
         finally:
             mlflow.set_tracking_uri(before)
 
