@@ -80,7 +80,7 @@ def _no_domain_lost(report: Report, tolerance: float) -> Check:
     if lost:
         return Check(asked, False, ", ".join(f"{domain} {percent(value)}" for domain, value in lost.items()))
     worst = max(change, key=lambda domain: change[domain])
-    return Check(asked, True, f"the least gain is {percent(change[worst])}, {worst}")
+    return Check(asked, True, f"the worst change is {percent(change[worst])}, {worst}")
 
 
 def _share(value: float) -> str:
