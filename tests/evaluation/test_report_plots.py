@@ -140,6 +140,12 @@ def test_many_domains_wrap_into_rows_and_keep_the_picture_readable(tmp_path: Pat
     assert 0.6 < width / height < 1.7
 
 
+def test_rows_of_gains_are_told_apart_by_the_ends_of_their_names(tmp_path: Path, drawn: list[Figure]) -> None:
+    plot_gains(report_of(["prose"], ["a long name", "a long namesake"]), tmp_path / "gains.png")
+    rows = [label.get_text() for label in drawn[0].axes[0].get_yticklabels()]
+    assert rows[-3:] == ["source a long\nname", "source a long\nnamesake", "CLM"]
+
+
 def test_names_that_look_like_mathematics_or_are_long_are_drawn(tmp_path: Path, drawn: list[Figure]) -> None:
     report = report_of(["$\\frac{$", "a very long name of a domain"], ["$x"], evidence=True)
     for plot in (plot_bits_per_byte, plot_gains, plot_coverage, plot_wins):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -162,7 +163,9 @@ def _heatmap(
             colour = "#ffffff" if is_dark else "#000000"
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     rows, columns = names
-    axes.set_yticks(range(len(rows)), [_shortened(name) for name in rows])
+    # "single source NAME": what tells one row from another stands at the end.
+    lines = [textwrap.wrap(name, 16, break_long_words=False) for name in rows]
+    axes.set_yticks(range(len(rows)), ["\n".join(_shortened(line) for line in of_row) for of_row in lines])
     axes.set_xticks(range(len(columns)), [_shortened(name) for name in columns])
     axes.tick_params(length=0)
     return image
