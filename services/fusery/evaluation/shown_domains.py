@@ -1,6 +1,6 @@
 """Which domains the pictures show: all, or of many those in which fused gained most and least.
 
-Tables show all of them. A picture of hundreds is too wide to be drawn, and too large for a page that holds it.
+A picture of hundreds is too wide to be drawn, and too large for a page that holds it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def left_out(report: Report, named: Collection[str] | None = None) -> str:
         return ""
     return (
         f" Shown are {len(shown)} of {there} domains: those in which fused gained most and least against "
-        f"{_baseline(report)}. All stand in the tables, and in evaluation.json."
+        f"{_baseline(report)}. All stand in evaluation.json."
     )
 
 

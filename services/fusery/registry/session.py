@@ -9,7 +9,6 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
-import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusery.errors import AddressError, FuseryError, InvalidInput, Unavailable
+from fusery.registry.redaction import without_secrets
 from fusery.registry.tracking import SQLITE
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def session(tracking_uri: str, on_failure: str) -> Iterator[MlflowClient]:
             raise
         except Exception as error:
             # Clients of databases and buckets have errors of their own; one that is missing is an ImportError.
-            text = _without_secrets(f"{type(error).__name__}: {error}")
+            text = without_secrets(f"{type(error).__name__}: {error}")
             raise Unavailable(f"MLflow: {text}; {on_failure}") from error
         finally:
             mlflow.set_tracking_uri(before)
@@ -87,18 +87,13 @@ def _alone(tracking_uri: str) -> Iterator[None]:
 
 def _translated(error: MlflowException, on_failure: str) -> FuseryError:
     status: int = error.get_http_status_code()  # type: ignore[no-untyped-call]
-    message = f"MLflow: {_without_secrets(str(error))}; {on_failure}"
+    message = f"MLflow: {without_secrets(str(error))}; {on_failure}"
     if status in (401, 403):
         return AddressError(message)
     # 408 and 429 say "not now"; other codes of 400 and more, "not this".
     if 400 <= status < 500 and status not in (408, 429):
         return InvalidInput(message)
     return Unavailable(message)
-
-
-def _without_secrets(text: str) -> str:
-    """`text` without user and password of the addresses in it."""
-    return re.sub(r"://[^/@\s]+@", "://", text)
 
 
 @contextmanager
