@@ -15,6 +15,7 @@ from pydantic_core import ErrorDetails
 
 from fusery.errors import ConfigError
 from fusery.run_config import EngineKind, RunConfig, split_engine
+from fusery.yaml_text import NotYaml, parse_yaml
 
 Place = tuple[str | int, ...]
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
@@ -98,21 +99,16 @@ def read_yaml(path: Path, what: str, keys: str) -> YamlFile:
         ConfigError: the file can't be read, is no YAML, or holds no mapping.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        parsed = parse_yaml(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected {what}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{path}: not UTF-8 text: {error.reason}; expected {what}") from error
-    try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
-        raise ConfigError(f"{where}: not YAML: {getattr(error, 'problem', error)}") from error
+    except NotYaml as error:
+        where = str(path) if error.line is None else f"{path}:{error.line}"
+        raise ConfigError(f"{where}: not YAML: {error}; expected {what}") from error
+    content = parsed.value
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a mapping with the keys {keys}")
-    return YamlFile(path, content, dict(_lines(root, ())))
+    return YamlFile(path, content, dict(_lines(parsed.root, ())))
 
 
 def _lines(node: yaml.Node | None, place: Place) -> Iterator[tuple[Place, int]]:

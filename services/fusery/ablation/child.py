@@ -21,6 +21,7 @@ from fusery.ablation import comparisons
 from fusery.ablation.file import Comparison
 from fusery.ablation.trainings import Training
 from fusery.errors import Corrupt, FuseryError, Interrupted, Mismatch
+from fusery.json_text import read_json_object
 from fusery.pipeline import steps
 from fusery.pipeline.preflight import Run, open_run
 from fusery.settings import settings
@@ -51,7 +52,7 @@ def main() -> int:
     for line in sys.stdin:
         path = Path(line.rstrip("\n"))
         try:
-            _carry_out(run, json.loads(path.read_text(encoding="utf-8")), given.threads)
+            _carry_out(run, read_json_object(path), given.threads)
             _end(path, None)
         except Interrupted as error:
             log.warning("%s", error)

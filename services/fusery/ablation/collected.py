@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from fusery.ablation.opened import Ablation, Plans
 from fusery.ablation.results import CLM, Evidence, Figures, Row, Table
 from fusery.ablation.trainings import Training
 from fusery.evaluation.scores import Scores
+from fusery.json_text import parse_json, read_json_object
 from fusery.pipeline.coverage import aligned_counts, coverage_of, fused_counts
 from fusery.pipeline.preflight import Run
 from fusery.worker.plan import Plan, digest
@@ -90,9 +90,9 @@ def _evidence(base: Run, plan: Plan) -> Evidence:
 
 
 def _scores(base: Run, name: str) -> Scores:
-    return Scores.from_json(json.loads(base.store.read(name)))
+    return Scores.from_json(parse_json(base.store.read(name)))
 
 
 def _seconds(base: Run, one: Training) -> float:
     result = one.folder(base) / "result.json"
-    return float(json.loads(result.read_text(encoding="utf-8"))["elapsed_s"]) if result.exists() else 0.0
+    return float(read_json_object(result)["elapsed_s"]) if result.exists() else 0.0

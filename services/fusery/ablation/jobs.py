@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fusery.ablation.child import outcome_of
+from fusery.json_text import read_json_object
 from fusery.pipeline.preflight import Run
 from fusery.pipeline.processes import Child, Supervisor
 from fusery.pipeline.progress import Board, Line
@@ -90,7 +91,7 @@ class Jobs:
 
     def _take_outcomes(self, lane: _Lane) -> None:
         while lane.waiting and (outcome := outcome_of(self._path(lane.waiting[0]))).exists():
-            failure = json.loads(outcome.read_text(encoding="utf-8"))["failure"]
+            failure = read_json_object(outcome)["failure"]
             job = lane.waiting.pop(0)
             if failure is not None:
                 self.failed[job.key] = failure

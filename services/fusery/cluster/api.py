@@ -7,7 +7,6 @@ price is its import, which takes seconds and 70 MB: only a command that talks to
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import yaml
 from fusery.cluster.places import POD, Asked, Object, Place
 from fusery.cluster.refusals import connecting, refusal
 from fusery.errors import ConfigError, how_to_install
+from fusery.json_text import parse_json
 from fusery.settings import cluster_settings
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -96,7 +96,7 @@ class Cluster:
         query = {"watch": "true", "resourceVersion": version, "timeoutSeconds": str(lasts_s), **selectors}
         for line in self._lines(asked, {**query, "allowWatchBookmarks": "true"}, lasts_s + _SILENCE_S):
             with connecting(self.server):
-                content = json.loads(line)
+                content = parse_json(line)
             if content["type"] == "ERROR":
                 raise refusal(int(content["object"].get("code", 500)), content["object"], asked, self.server)
             yield Change(content["type"], content["object"])
@@ -124,7 +124,7 @@ class Cluster:
         if not _is_success(answer):
             raise refusal(answer.status, content, asked, self.server)
         with connecting(self.server):
-            found: Object = json.loads(content)
+            found: Object = parse_json(content)
         return found
 
     def _lines(self, asked: Asked, query: Mapping[str, str], reads_s: float | None) -> Iterator[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fusery.cluster.places import Asked
 from fusery.errors import ConfigError, FuseryError, InvalidInput, Overloaded, Unavailable
+from fusery.json_text import parse_json
 
 _ACCOUNT = re.compile(r'User "([^"]+)"')
 
@@ -55,7 +56,7 @@ def refusal(status: int, content: bytes | Mapping[str, Any], asked: Asked, serve
 def _status(content: bytes) -> Mapping[str, Any]:
     """The Status object of an answer; a proxy in between answers in words of its own."""
     try:
-        told = json.loads(content)
+        told = parse_json(content)
     except ValueError:
         told = None
     return told if isinstance(told, dict) else {"message": content[:300].decode(errors="replace").strip()}

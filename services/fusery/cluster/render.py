@@ -16,6 +16,7 @@ from fusery.cluster.names import Step
 from fusery.errors import ConfigError, InvalidInput, TooLarge
 from fusery.run_config import RunConfig
 from fusery.run_file import RunFile, read_run_file
+from fusery.yaml_text import parse_yaml
 
 
 class RenderedJob(StrEnum):
@@ -50,7 +51,7 @@ def read_cluster_file(path: Path, changes: Mapping[str, str | None]) -> ClusterF
     given = {key: value for key, value in changes.items() if value is not None}
     if not given:
         return ClusterFile(file, text)
-    content = yaml.safe_load(text)
+    content = parse_yaml(text).value
     content["kubernetes"] = {**(content.get("kubernetes") or {}), **given}
     try:
         config = RunConfig.model_validate(content)

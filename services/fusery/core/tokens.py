@@ -25,6 +25,7 @@ from fusery.core import definition as definitions
 from fusery.core.definition import BYTE_TO_LETTER, LETTER_TO_BYTE
 from fusery.core.topk import IntArray
 from fusery.errors import ModelError
+from fusery.json_text import parse_json
 
 _PROBE = "The 12 quick foxes\tjump() over\r\n   «naïve» 東京 😀 </s>  \n\n<0x41> don't"
 """Tokenised into the fingerprint, so that it covers behaviour and not the definition alone."""
@@ -72,7 +73,7 @@ class ByteTokenizer:
     @classmethod
     def from_definition(cls, definition: str) -> ByteTokenizer:
         """The tokenizer of a text that `definition` gave; another text may give another fingerprint."""
-        fields = json.loads(definition)
+        fields = parse_json(definition)
         tokenizer = cls.__new__(cls)
         tokenizer._set(fields["backend"], fields["prefix_ids"], fields["name"])
         return tokenizer

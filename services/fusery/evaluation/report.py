@@ -17,6 +17,7 @@ from fusery.evaluation.gain import Gain, domain_gains, paired_gain
 from fusery.evaluation.scores import Scores
 from fusery.evaluation.task_scores import TaskScores, task_summary
 from fusery.evaluation.verdict import Verdict
+from fusery.json_text import parse_json
 
 FORMAT = 1
 
@@ -164,7 +165,7 @@ def read(path: Path) -> Report:
         Mismatch: written by another version of the format.
     """
     try:
-        return Report.from_json(json.loads(path.read_text(encoding="utf-8")))
+        return Report.from_json(parse_json(path.read_bytes()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"{path}: not a whole evaluation.json ({error!r}); delete it and evaluate again") from error
 

@@ -12,13 +12,13 @@ give the same scores.
 from __future__ import annotations
 
 import gzip
-import json
 import zlib
 from pathlib import Path
 
 from fusery.errors import ConfigError
 from fusery.evaluation.task_rows import Row, hub_rows
 from fusery.evaluation.task_suites import CODE, COT, DEFINITIONS, FEWSHOT, MULTIPLE
+from fusery.json_text import parse_json
 
 _FILES = {"openbookqa": "openbook_qa.jsonl", "humaneval": "HumanEval.jsonl"}
 
@@ -73,7 +73,7 @@ def _read(path: Path) -> list[Row]:
     try:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-        rows = json.loads(text)["examples"] if ".jsonl" not in path.name else _lines(text)
+        rows = parse_json(text)["examples"] if ".jsonl" not in path.name else _lines(text)
         return [dict(row.items()) for row in rows]
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not task data: {error!r}; see docs/evaluation.md for the form") from error
@@ -81,4 +81,4 @@ def _read(path: Path) -> list[Row]:
 
 def _lines(text: str) -> list[Row]:
     # Not splitlines: a string may hold other line ends as they are.
-    return [json.loads(line) for line in text.split("\n") if line.strip()]
+    return [parse_json(line) for line in text.split("\n") if line.strip()]

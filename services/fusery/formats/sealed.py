@@ -10,6 +10,8 @@ import hashlib
 import json
 from typing import Any
 
+from fusery.json_text import parse_json
+
 _SEAL = "seal"
 
 
@@ -31,7 +33,7 @@ def unseal(content: bytes) -> dict[str, Any]:
     Raises:
         ValueError: `content` is not what `seal` writes, to the last byte.
     """
-    fields = json.loads(content)
+    fields = parse_json(content)
     if not isinstance(fields, dict) or fields.pop(_SEAL, None) is None:
         raise ValueError("it has no seal")
     if seal(fields) != content:

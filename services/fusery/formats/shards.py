@@ -25,6 +25,7 @@ from fusery.core.fusion import AlignedSource, Evidence, Predictions
 from fusery.core.topk import PAD, FloatArray, IntArray, TopK
 from fusery.core.vocabulary_map import VocabularyMap
 from fusery.errors import Corrupt, Mismatch
+from fusery.json_text import parse_json
 
 FORMAT_VERSION = 2
 Meta = dict[str, Any]
@@ -294,7 +295,7 @@ def _read(kind: str, content: bytes, expect: Meta | None = None) -> tuple[pa.Tab
         # On this thread alone: a process that ends soon after Arrow's threads have read may be aborted by their end
         # (apache/arrow#34314), and workers are one process a core.
         table = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
-        header: Meta = json.loads(table.schema.metadata[b"fusery"])
+        header: Meta = parse_json(table.schema.metadata[b"fusery"])
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
         raise Corrupt(f"not a {kind} shard: {error}") from error
     for key, wanted in ({"kind": kind, "format_version": FORMAT_VERSION} | (expect or {})).items():

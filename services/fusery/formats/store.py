@@ -243,6 +243,10 @@ class Store:
         fields = unseal(content)
         if fields.keys() != {"name", "size", "sha256", "facts"} or fields["name"] != name:
             raise ValueError("it is of another artefact")
+        # A seal says that a file is whole, not who wrote it.
+        kinds = (type(fields["size"]), type(fields["sha256"]), type(fields["facts"]))
+        if kinds != (int, str, dict):
+            raise ValueError("its fields are not of their kinds")
         return Entry(**fields)
 
 

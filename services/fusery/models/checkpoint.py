@@ -8,7 +8,6 @@ code that comes with a checkpoint, and neither opens a pickle.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from typing import Any
 
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import ModelError
+from fusery.json_text import parse_json
 
 NO_CONTEXT_LIMIT = 1 << 20
 """Context length given to models that have none of their own (state-space models, ALiBi without a limit)."""
@@ -135,7 +135,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ModelError(f"model {folder}: no config.json in it{_gguf_hint(folder)}")
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise ModelError(f"model {folder}: config.json can't be read as JSON: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
@@ -152,7 +152,7 @@ def weight_files(folder: Path) -> list[Path]:
     index = folder / "model.safetensors.index.json"
     if index.is_file():
         try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            names = sorted(set(parse_json(index.read_bytes())["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(f"model {folder}: {index.name} has no readable weight_map: {error!r}") from error
         missing = [name for name in names if not (folder / name).is_file()]
@@ -192,7 +192,7 @@ def _check_safetensors(path: Path) -> None:
         if not 2 <= length <= size - 8:
             raise ModelError(f"{path}: not a safetensors file ({size} bytes); download it again (a Git LFS pointer?)")
         try:
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
             end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{path}: its safetensors header can't be read: {error!r}; download it again") from error

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fusery.models.checkpoint import is_folder
+from fusery.yaml_text import NotYaml, parse_yaml
 
 _CARD = "README.md"
 _LICENCE_FILE = re.compile(r"licen[sc]e|copying|^terms", re.IGNORECASE)
@@ -73,8 +72,8 @@ def licences_in_card(card: str) -> tuple[str | None, ...]:
     if header is None:
         return ()
     try:
-        fields = yaml.safe_load(header[1])
-    except yaml.YAMLError:
+        fields = parse_yaml(header[1]).value
+    except NotYaml:
         return ()
     if not isinstance(fields, dict):
         return ()

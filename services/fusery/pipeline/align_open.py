@@ -21,6 +21,7 @@ from fusery.core.rules import Dtype
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import TopK
 from fusery.errors import AddressError, FuseryError, InvalidInput, Mismatch, ModelError, Unavailable
+from fusery.json_text import parse_json
 from fusery.models.checkpoint import check_checkpoint, inspect_checkpoint, is_folder
 from fusery.source.api import Distributions, Document, ModelDescription
 from fusery.source.client import SourceClient, client_from_settings
@@ -156,7 +157,7 @@ def _open_served(participant: Participant, _: Dtype) -> Opened:
 def _open_tokenizer(participant: Participant, _: Dtype) -> Opened:
     path = Path(participant.given).expanduser()
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
         raise participant.error(ModelError, f"can't be read as JSON: {error}; {_FORMS}") from error
     name = path.absolute().parent.name if path.name == "tokenizer.json" else path.stem

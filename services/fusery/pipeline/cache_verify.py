@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -11,6 +10,7 @@ from fusery.core.tokens import ByteTokenizer
 from fusery.errors import Corrupt, Mismatch, ModelError, Unavailable
 from fusery.formats import shards
 from fusery.formats.store import Store
+from fusery.json_text import parse_json
 from fusery.pipeline.cache import all_folders
 from fusery.worker.plan import tokenizer_name
 
@@ -119,6 +119,6 @@ _PARSERS: dict[str, Callable[[str, bytes], object]] = {
     "fused": lambda _, content: shards.read_fused(content),
     "maps": lambda _, content: shards.read_vocabulary_map(content),
     "tokenizers": _parse_tokenizer,
-    "training": lambda _, content: json.loads(content),
-    "runs": lambda _, content: json.loads(content),
+    "training": lambda _, content: parse_json(content),
+    "runs": lambda _, content: parse_json(content),
 }

@@ -16,6 +16,7 @@ from rich.table import Table
 from fusery.core.rules import Dtype
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import AddressError, CorpusError, InvalidInput
+from fusery.json_text import parse_json
 from fusery.run_config import EngineKind, split_engine
 from fusery.source.address import parse_address
 from fusery.source.api import Distributions, Document, Limits, ModelDescription
@@ -123,9 +124,9 @@ def read_texts(path: Path) -> dict[str, str]:
     """
     texts = {}
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(path.read_bytes().decode("utf-8-sig").split("\n"), 1):
             if line.strip():
-                texts[f"{path.name}:{number}"] = str(json.loads(line)["text"])
+                texts[f"{path.name}:{number}"] = str(parse_json(line)["text"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CorpusError(f'{path}: {error!r}; expected JSON lines with a "text" each') from error
     texts = {name: text for name, text in texts.items() if text}

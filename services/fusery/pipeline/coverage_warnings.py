@@ -6,7 +6,6 @@ are read off the counts and the tokenizers' own definitions, the most telling on
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from fusery.core.coverage import Counts, Image
 from fusery.core.rules import Positions, Vocabulary
 from fusery.core.tokens import ByteTokenizer
 from fusery.formats.store import Store
+from fusery.json_text import parse_json
 from fusery.pipeline.coverage import Found, aligned_counts
 from fusery.run_sections import CoverageSpec
 from fusery.worker.hops import load_tokenizer
@@ -110,7 +110,7 @@ def why_few_positions(
 
 def normalizers(tokenizer: ByteTokenizer) -> list[str]:
     """The kinds of the steps that change a text, as the tokenizer's definition names them."""
-    first = json.loads(tokenizer.definition())["backend"].get("normalizer")
+    first = parse_json(tokenizer.definition())["backend"].get("normalizer")
     steps = [] if first is None else first.get("normalizers", [first])
     # These two put the space marker in, which is taken out again where bytes are counted.
     return [step["type"] for step in steps if step["type"] != "Prepend" and step.get("pattern") != {"String": " "}]

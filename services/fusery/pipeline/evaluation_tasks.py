@@ -13,6 +13,7 @@ from fusery.errors import Unavailable
 from fusery.evaluation.task_library import TaskRunner, TaskSettings, data_digest, load_task
 from fusery.evaluation.task_library import check_tasks as check_names
 from fusery.evaluation.task_scores import TaskScores
+from fusery.json_text import parse_json
 from fusery.pipeline.evaluation_needs import check_domains
 from fusery.pipeline.preflight import Run
 from fusery.worker.plan import digest
@@ -69,7 +70,7 @@ def give_tasks(run: Run, models: Mapping[str, TaskModel], tasks: Sequence[str]) 
                 log.info("%s: %s", model, task)
                 scores = runner.scores(task)
                 run.store.publish(name, json.dumps(scores.to_json(), sort_keys=True).encode())
-            found = TaskScores.from_json(json.loads(run.store.read(name)))
+            found = TaskScores.from_json(parse_json(run.store.read(name)))
             results.setdefault(model, {})[task] = found
     return results, remarks | cut_remarks(results, tasks)
 

@@ -8,7 +8,6 @@ next start and nothing else.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from pathlib import Path
 from fusery import tracing
 from fusery.cluster.manifests import Step
 from fusery.errors import ConfigError, FuseryError, InvalidInput
+from fusery.json_text import parse_json
 from fusery.pipeline import local, step_jobs, steps
 from fusery.pipeline.preflight import Run
 from fusery.pipeline.processes import Child, Supervisor, fusery_command
@@ -138,7 +138,7 @@ def _training_line(run: Run, training: _Training, total: int) -> Line:
     """Progress by tokens, read from the metrics that the trainer writes."""
     path = steps.training_folder(run, training.plan, training.clm_only) / "metrics.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    metrics = [json.loads(line) for line in lines if line.endswith("}")]
+    metrics = [parse_json(line) for line in lines if line.endswith("}")]
     done = total if training.is_done(run) else min(sum(m["tokens"] for m in metrics), total - 1)
     loss = next((m["clm_nats"] for m in reversed(metrics) if m["clm_nats"] is not None), None)
     note = "" if loss is None else f"step {metrics[-1]['step']}, CLM {loss:.3f} nats"

@@ -22,6 +22,7 @@ from fusery.evaluation.gate import judge
 from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
 from fusery.evaluation.windows import Reading
+from fusery.json_text import parse_json
 from fusery.pipeline import evaluation_baselines as baselines
 from fusery.pipeline import evaluation_tasks
 from fusery.pipeline.coverage import coverage_of, shares_of
@@ -296,7 +297,7 @@ def build_report(
     """The report of a run whose models are all measured, with the verdict of its gate."""
 
     def scores(name: str) -> Scores:
-        return Scores.from_json(json.loads(run.store.read(name)))
+        return Scores.from_json(parse_json(run.store.read(name)))
 
     own = {role: scores(name) for role, (_, _, name) in own_models(run, plan).items()}
     further = {role: found for role, found in own.items() if role not in (TARGET_BEFORE, CLM, FUSED)}

@@ -28,6 +28,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from fusery.errors import FuseryError, Unavailable
+from fusery.json_text import read_json_object
 from fusery.registry.session import session
 from fusery.registry.training_metrics import Step, read_steps
 from fusery.settings import child_environment, settings
@@ -122,7 +123,7 @@ def is_followed(folder: Path) -> bool:
 
 def _state(folder: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        found = read_json_object(folder / _STATE)
     except (FileNotFoundError, ValueError):
         found = {}
     return {"run_id": None, "step": 0, "is_finished": False} | found
@@ -156,7 +157,7 @@ class _Parent:
 
 def follow(folder: Path, tracking_uri: str, parent: _Parent) -> None:
     """Sends the steps of `folder`'s metrics until the trainer is gone and all is sent, or a last try failed."""
-    plan = json.loads((folder / _PLAN).read_text(encoding="utf-8"))
+    plan = read_json_object(folder / _PLAN)
     followed = Followed(tracking_uri, **plan)
     pause_s = _POLL_S
     while True:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fusery.errors import InvalidInput, ModelError
+from fusery.json_text import read_json_object
 
 Param = str | int | float | bool | None
 
@@ -136,8 +137,7 @@ def requirements() -> list[str]:
 
 
 def _config(folder: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return content
+    return read_json_object(folder / "config.json")
 
 
 def _check_model_folder(folder: Path) -> None:

@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from fusery.yaml_text import parse_yaml
+
 _HIDDEN = "***"
 _URL = re.compile(r"://\S+")
 _USER = re.compile(r"(\w*)://([^/\s]*)@")
@@ -31,7 +33,7 @@ def has_secret(text: str) -> bool:
 def published_yaml(text: str) -> str:
     """The YAML `text` as anybody may read it; comments and layout are kept."""
     shown = without_secrets(text)
-    content = yaml.safe_load(shown)
+    content = parse_yaml(shown).value
     redacted = _redacted(content)
     # Where YAML's own escapes spell a URL, a look at the text alone does not see it.
     return shown if redacted == content else yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True)

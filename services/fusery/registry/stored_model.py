@@ -12,6 +12,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from fusery.json_text import parse_json
+
 _WEIGHTS = "model"
 _INDEX = "model.safetensors.index.json"
 _TOP = ("*.json", "*.jinja", "*.txt", "*.model")
@@ -39,5 +41,5 @@ def _tensors(model_folder: Path) -> Iterator[tuple[str, str]]:
     """Every tensor's name, and the file that holds it, as seen from above `model/`."""
     for path in sorted(model_folder.glob("*.safetensors")):
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            header = parse_json(file.read(int.from_bytes(file.read(8), "little")))
         yield from ((name, f"{_WEIGHTS}/{path.name}") for name in header if name != "__metadata__")

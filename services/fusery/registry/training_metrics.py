@@ -6,12 +6,12 @@ checkpoint may repeat steps, of which the later line counts.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from fusery.errors import Corrupt
+from fusery.json_text import parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def read_steps(path: Path) -> list[Step]:
     numbers_of: dict[int, dict[str, float]] = {}
     for number, line in enumerate(lines, start=1):
         try:
-            numbers = _numbers(json.loads(line)) if line.strip() else {}
+            numbers = _numbers(parse_json(line)) if line.strip() else {}
         except (ValueError, AttributeError) as error:
             if number == len(lines):
                 break

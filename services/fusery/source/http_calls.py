@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from fusery.errors import AddressError, ConfigError, FuseryError, InvalidInput, Unavailable
+from fusery.json_text import parse_json
 
 T = TypeVar("T")
 
@@ -68,7 +69,7 @@ def error_of_status(server: str, status: int, body: str) -> FuseryError:
 def excerpt(body: str) -> str:
     """The error text of a body, on one line, printable and short, with ': ' before it; empty if there is none."""
     try:
-        found: Any = json.loads(body)
+        found: Any = parse_json(body)
     except ValueError:
         found = body
     for key in ("error", "message"):
@@ -142,6 +143,6 @@ class HttpServer:
         except (OSError, HTTPException) as error:
             raise Unavailable(f"{self.name}: no answer{excerpt(str(error))}") from error
         try:
-            return json.loads(content)
+            return parse_json(content)
         except ValueError as error:
             raise AddressError(f"{self.name}: {path} gives no JSON; is this a server of that kind?") from error

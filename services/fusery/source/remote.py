@@ -22,6 +22,7 @@ from tokenizers import Tokenizer
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import IntArray, TopK
 from fusery.errors import InvalidInput, Mismatch, ModelError
+from fusery.json_text import parse_json
 from fusery.source.api import Distributions, Document, Limits, ModelDescription, check_request, check_tokens
 
 MOST_TOP_K = Limits().max_top_k
@@ -100,7 +101,7 @@ def _logits(config: Path) -> int:
     if not config.is_file():
         return 0
     try:
-        fields = json.loads(config.read_text(encoding="utf-8"))
+        fields = parse_json(config.read_bytes())
     except ValueError as error:
         raise ModelError(f"{config}: can't be read as JSON: {error}") from error
     sizes = (part.get("vocab_size") for part in (fields, fields.get("text_config")) if isinstance(part, dict))

@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from fusery.errors import Corrupt, Mismatch, StoreFull
+from fusery.json_text import read_json_object
 from fusery.trainer.sharding import like, whole
 
 log = logging.getLogger(__name__)
@@ -185,13 +186,12 @@ def file_digest(path: Path) -> str:
 
 
 def _verified_state(path: Path) -> dict[str, Any]:
-    digests = json.loads((path / COMPLETE).read_text(encoding="utf-8"))
+    digests = read_json_object(path / COMPLETE)
     for name in (TENSORS, STATE):
         found = file_digest(path / name)
         if digests[name] != found:
             raise Corrupt(f"{name}: SHA-256 is {found[:12]}…, {COMPLETE} says {digests[name][:12]}…")
-    state: dict[str, Any] = json.loads((path / STATE).read_text(encoding="utf-8"))
-    return state
+    return read_json_object(path / STATE)
 
 
 def _check_config(path: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:

@@ -25,6 +25,7 @@ from fusery.core.topk import IntArray
 from fusery.errors import CorpusError, Corrupt, Mismatch, TooLarge, Unavailable
 from fusery.formats.shards import read_fused
 from fusery.formats.store import Store
+from fusery.json_text import parse_json
 from fusery.trainer.order import Layout
 
 _INDEX_VERSION = 2
@@ -177,7 +178,7 @@ class Stored:
             with ThreadPoolExecutor(_ENTRIES_AT_A_TIME) as pool:
                 known = list(pool.map(self._known, self._names))
             self._store.publish(name, json.dumps(known).encode(), {"shards": len(self._names)})
-        index: list[dict[str, Any]] = json.loads(self._store.read(name))
+        index: list[dict[str, Any]] = parse_json(self._store.read(name))
         return index
 
     def _known(self, name: str) -> dict[str, Any]:

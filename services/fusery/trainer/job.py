@@ -29,6 +29,7 @@ from accelerate.utils import DistributedType, parse_flag_from_env
 from fusery.core.cells import Partitions
 from fusery.core.topk import IntArray
 from fusery.errors import Interrupted, InvalidInput, Mismatch
+from fusery.json_text import read_json_object
 from fusery.models.checkpoint import context_length
 from fusery.models.head import split
 from fusery.models.loading import load_model
@@ -244,7 +245,7 @@ def _finished(job: TrainJob) -> TrainResult | None:
     path = job.output / "result.json"
     if not path.exists():
         return None
-    content: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    content = read_json_object(path)
     if (content["config_digest"], content["clm_only"]) != (job.config_digest, job.clm_only):
         raise Mismatch(
             f"{path} is the result of configuration {content['config_digest'][:12]} (clm_only: {content['clm_only']}), "

@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from fusery.json_text import NotJson, parse_json
+
 log = logging.getLogger(__name__)
 
 
@@ -97,7 +99,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     lines = []
     for text in path.read_text(encoding="utf-8").splitlines():
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
+            lines.append(parse_json(text))
+        except NotJson:
             break
     return lines
