@@ -165,6 +165,16 @@ def test_one_process_runs_without_torchrun_and_several_with_it() -> None:
     assert any(mount["mountPath"] == "/dev/shm" for mount in box["volumeMounts"])
 
 
+@pytest.mark.parametrize("kind", ["job", "jobset", "trainjob"])
+def test_several_nodes_without_a_gpu_train_on_their_cpus(kind: str) -> None:
+    whole = train({"kind": kind, "nodes": 2})
+    (template,) = pods(whole)
+    assert variables(template)["ACCELERATE_USE_CPU"] == "true"
+    assert container(template)["args"][-2:] == ["--threads", "$(CPUS)"]
+    (template,) = pods(train({"kind": kind, "nodes": 2, "gpus_per_node": 1}))
+    assert "ACCELERATE_USE_CPU" not in variables(template)
+
+
 def test_the_nodes_of_a_job_meet_at_the_first_one_by_its_name() -> None:
     service, job = train({"kind": "job", "nodes": 3, "gpus_per_node": 2, "sharded": True})
     name, spec = job["metadata"]["name"], job["spec"]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from clusterruns import configured
 from fusery.cluster.manifests import Step, step_objects
 from fusery.cluster.pods import RUN_FILE
+from launchers import clean, free_port
 from picorun import write_run
 
 pytestmark = pytest.mark.timeout(1200)
@@ -43,10 +42,8 @@ def log_of(home: Path, rank: int) -> Path:
 def nodes_of(job: dict[str, Any], mounted: Path, home: Path) -> list[subprocess.Popen[bytes]]:
     """The pods of a job as processes of this machine; they meet at a free port."""
     (box,) = job["spec"]["template"]["spec"]["containers"]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    places = {RUN_FILE: str(mounted), "/store": str(home), "--master-port=29500": f"--master-port={port}"}
+    port = f"--master-port={free_port()}"
+    places = {RUN_FILE: str(mounted), "/store": str(home), "--master-port=29500": port, "$(CPUS)": "1"}
     started = []
     for rank in range(job["spec"]["completions"]):
         given = {"$(NODE_RANK)": str(rank), "$(MASTER_ADDR)": "127.0.0.1"}
@@ -54,7 +51,8 @@ def nodes_of(job: dict[str, Any], mounted: Path, home: Path) -> list[subprocess.
         for name, value in given.items():
             args = [argument.replace(name, value) for argument in args]
         command = [sys.executable, *box["command"][1:], *args]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        said = {entry["name"]: entry["value"] for entry in box["env"] if entry["name"].startswith("ACCELERATE_")}
+        environment = clean(home, **said)
         with log_of(home, rank).open("w") as log:
             started.append(subprocess.Popen(command, env=environment, stdout=log, stderr=log))
     return started

@@ -5,9 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -32,6 +29,7 @@ from fusery.trainer.attention import Packing
 from fusery.trainer.job import TERMINATED_EXIT_CODE, Terminated, TrainJob, train
 from fusery.trainer.loop import Diverged
 from fusery.trainer.metrics import StepMetrics
+from launchers import free_port, launched
 from trainingdata import Document, InMemory, no_evidence, pico_job
 
 SRC = Path(__file__).parents[2]
@@ -353,6 +351,7 @@ sys.path[:0] = [{services!r}, {tests!r}]
 from pathlib import Path
 from dataclasses import replace
 import torch
+from launchers import free_port, launched
 from trainingdata import pico_job
 from fusery.trainer.job import train
 train(replace(pico_job(Path({output!r}), "llama", batch_sequences=3), target={target!r}))
@@ -370,14 +369,8 @@ def test_two_processes_train_as_one_within_rounding(tmp_path: Path) -> None:
             services=str(SRC / "services"), tests=str(SRC / "tests"), output=str(output), target=one.target
         )
     )
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
-    done = subprocess.run(
-        [*command, f"--master-port={port}", str(script)], env=environment, capture_output=True, text=True, timeout=200
-    )
+    port = f"--master-port={free_port()}"
+    done = launched(["torchrun", "--nproc-per-node=2", port, str(script)], tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     train(one)
     two = replace(one, output=output)

@@ -5,11 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import logging
-import os
 import shutil
-import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +24,7 @@ from fusery.trainer import checkpoint, sharding
 from fusery.trainer.job import TrainJob, train
 from fusery.trainer.lease import Lease, Occupied
 from fusery.trainer.metrics import Alarms, StepMetrics
+from launchers import free_port, launched
 from trainingdata import pico_documents, pico_job
 
 SRC = Path(__file__).parents[2]
@@ -170,6 +167,7 @@ sys.path[:0] = [{services!r}, {tests!r}]
 from pathlib import Path
 from dataclasses import replace
 import torch
+from launchers import free_port, launched
 from trainingdata import pico_job
 from fusery.trainer.job import train
 changes = dict(batch_sequences=3, checkpoint_every_steps=2, keep_checkpoints=9)
@@ -183,14 +181,8 @@ def train_on_two_processes(job: TrainJob, architecture: str, folder: Path) -> No
     script = folder / "sharded.py"
     places = {"services": str(SRC / "services"), "tests": str(SRC / "tests"), "output": str(job.output)}
     script.write_text(_SHARDED_SCRIPT.format(**places, architecture=architecture, target=job.target))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-addr=127.0.0.1"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"} | _FSDP
-    done = subprocess.run(
-        [*command, f"--master-port={port}", str(script)], env=environment, capture_output=True, text=True, timeout=280
-    )
+    port = f"--master-port={free_port()}"
+    done = launched(["torchrun", "--nproc-per-node=2", port, str(script)], folder, **_FSDP)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

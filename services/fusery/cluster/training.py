@@ -123,6 +123,10 @@ def _torchrun(config: RunConfig, part: Part, options: list[str], env: dict[str, 
     sharded = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if config.kubernetes.trainer.sharded else {}
     command = ("python3", "-m", "fusery.cluster.torchrun")
     args = (*options, patience, "-m", "fusery", *part.args)
+    if part.gpus == 0:
+        # An image may show a node's GPUs to pods that asked for none.
+        env = {**env, "ACCELERATE_USE_CPU": "true", **_cpus(part.container_name)}
+        args = (*args, *_THREADS)
     return replace(part, command=command, args=args, env={**env, **sharded})
 
 

@@ -23,12 +23,10 @@ from types import FrameType
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import DistributedType, parse_flag_from_env
 
 from fusery.core.cells import Partitions
 from fusery.core.topk import IntArray
-from fusery.errors import Interrupted, InvalidInput, Mismatch
+from fusery.errors import Interrupted, Mismatch
 from fusery.json_text import read_json_object
 from fusery.models.checkpoint import context_length
 from fusery.models.head import split
@@ -37,7 +35,7 @@ from fusery.registry.follow import Followed, Follower, is_followed
 from fusery.registry.model_card import Lineage, TrainedModel
 from fusery.run_sections import TrainingSpec
 from fusery.stop_signals import taken
-from fusery.trainer import adapters, checkpoint, sharding
+from fusery.trainer import adapters, checkpoint, group, sharding
 from fusery.trainer.attention import prove_packing, vocabulary_size
 from fusery.trainer.checkpoint import Cursor
 from fusery.trainer.documents import Limits, TrainingDocuments
@@ -113,7 +111,7 @@ def train(job: TrainJob) -> TrainResult:
         _follow_to_the_end(job)
         return done
     job.output.mkdir(parents=True, exist_ok=True)
-    accelerator = _accelerator()
+    accelerator = group.form(job.threads)
     sharding.check(accelerator, job.training)
     is_main = accelerator.is_main_process
     with _threads(job.threads), _signals() as signals, Lease(job.output) if is_main else nullcontext() as lease:
@@ -253,27 +251,6 @@ def _finished(job: TrainJob) -> TrainResult | None:
         )
     names = ("steps", "skipped_steps", "tokens", "elapsed_s", "weights_digest")
     return TrainResult(job.output / "model", job.output / "metrics.jsonl", *(content[name] for name in names))
-
-
-def _accelerator() -> Accelerator:
-    """One process or data-parallel ones; precision is the run's own affair (autocast), not of accelerate's files.
-
-    Raises:
-        InvalidInput: accelerate is configured for something else.
-    """
-    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-        raise InvalidInput(
-            "accelerate's configuration asks for DeepSpeed (ACCELERATE_USE_DEEPSPEED); the trainer splits weights with "
-            "FSDP 2: set ACCELERATE_USE_FSDP=true and FSDP_VERSION=2, as `accelerate config` writes them"
-        )
-    accelerator = Accelerator(mixed_precision="no")
-    known = (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU, DistributedType.FSDP)
-    if accelerator.distributed_type not in known:
-        raise InvalidInput(
-            f"accelerate is configured for {accelerator.distributed_type}; the trainer runs as one process, or with "
-            "torchrun or accelerate launch: data parallel, or FSDP 2"
-        )
-    return accelerator
 
 
 @contextmanager
