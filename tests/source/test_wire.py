@@ -109,6 +109,17 @@ def test_an_answer_that_does_not_reach_the_end_of_the_text_is_refused() -> None:
         wire.read_answer(message, longer, 4, "float16")
 
 
+@pytest.mark.parametrize(("end", "is_whole"), [(" \n\n", True), ("\u3000\u0301", True), (" x", False)])
+def test_white_space_at_the_end_of_a_text_may_be_in_no_token(end: str, is_whole: bool) -> None:
+    longer = Document("d0", TEXTS[0] + end)
+    message = wire.write_answer(UniformEngine().compute(DOCUMENTS[:1], 4)[0], longer, "float16")
+    if is_whole:
+        assert wire.read_answer(message, longer, 4, "float16").byte_ends_T[-1] == len(TEXTS[0].encode())
+        return
+    with pytest.raises(Corrupt, match="its last token ends at byte"):
+        wire.read_answer(message, longer, 4, "float16")
+
+
 def test_every_error_class_is_known_by_its_name() -> None:
     classes = wire.error_classes()
     assert classes["Overloaded"] is Overloaded

@@ -34,7 +34,13 @@ class Figures:
     def of(cls, of_seeds: Sequence[Scores]) -> Figures:
         first = of_seeds[0]
         bits_SN = np.asarray([scores.bits for scores in of_seeds], np.float64)
-        mean = Scores(first.doc_ids, first.doc_domains, tuple(bits_SN.mean(axis=0).tolist()), first.predicted_bytes)
+        mean = Scores(
+            first.doc_ids,
+            first.doc_domains,
+            tuple(bits_SN.mean(axis=0).tolist()),
+            first.predicted_bytes,
+            first.unspelled_bytes,
+        )
         return cls(mean, tuple(of_seeds))
 
     def bits_per_byte(self) -> dict[str, float]:

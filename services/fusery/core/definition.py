@@ -76,6 +76,25 @@ def space_marker(definition: Definition) -> str | None:
     return None
 
 
+def word_markers(definition: Definition) -> tuple[str, str]:
+    """What the model adds to tokens that continue a word ("##") and to those that end one ("</w>"); "" for none."""
+    model = definition["model"]
+    return model.get("continuing_subword_prefix") or "", model.get("end_of_word_suffix") or ""
+
+
+def replaced_strings(definition: Definition) -> list[tuple[str, str]]:
+    """(in a token, in the text) of strings that the normaliser replaces and the decoder puts back, such as "<n>"."""
+    before, after = (
+        [
+            (part["pattern"]["String"], part["content"])
+            for part in _parts(definition.get(section))
+            if part["type"] == "Replace" and "String" in part["pattern"]
+        ]
+        for section in ("normalizer", "decoder")
+    )
+    return [(token, text) for token, text in after if token and (text, token) in before]
+
+
 def model_vocabulary(definition: Definition) -> dict[str, int]:
     """Token → id of the tokenizer's model, without the tokens that were added to it."""
     vocabulary = definition["model"]["vocab"]

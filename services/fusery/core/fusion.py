@@ -22,11 +22,18 @@ from fusery.core.topk import PAD, DoubleArray, FloatArray, IntArray, TopK, empty
 class Predictions:
     """What a source said of its own tokens: log-probability of the next one float32 [T], byte ends int64 [T].
 
-    `next_log_probs_T[i]` belongs to token i+1; the last entry belongs to nothing.
+    `next_log_probs_T[i]` belongs to token i+1; the last entry belongs to nothing. `unspelled_T`: as in `TokenizedText`.
     """
 
     next_log_probs_T: FloatArray
     byte_ends_T: IntArray
+    unspelled_T: IntArray | None = None
+
+    @property
+    def predicted_bytes_T(self) -> IntArray:
+        """The bytes that every token but the first spells, int64 [T − 1]."""
+        whole: IntArray = np.diff(self.byte_ends_T)
+        return whole if self.unspelled_T is None else whole - self.unspelled_T[1:]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -59,7 +66,8 @@ class Evidence:
 def quality_of(rule: Quality, predictions: Predictions) -> float:
     """How badly a source predicts a document; infinite if it predicts nothing of it.
 
-    Bits per byte compare across tokenizers; token cross-entropy (nats) is the paper's and does not.
+    Bits per byte compare across tokenizers; token cross-entropy (nats) is the paper's and does not. Bits of all tokens
+    count, bytes only where a token spells them, so that a source gains nothing by text that its tokenizer drops.
     """
     everything = np.zeros(max(len(predictions.next_log_probs_T) - 1, 0), np.int64)
     return float(_quality_by_span(rule, predictions, everything, 1)[0])
@@ -91,7 +99,7 @@ def _quality_by_span(rule: Quality, predictions: Predictions, spans: IntArray, c
     """Quality of each span; `spans` says to which each predicted token belongs."""
     nats = np.bincount(spans, weights=-predictions.next_log_probs_T[:-1].astype(np.float64), minlength=count)
     by_token = rule is Quality.TOKEN_CE
-    sizes = np.ones(len(spans)) if by_token else np.diff(predictions.byte_ends_T) * np.log(2)
+    sizes = np.ones(len(spans)) if by_token else predictions.predicted_bytes_T * np.log(2)
     size = np.bincount(spans, weights=sizes, minlength=count)
     quality = np.full(count, np.inf)
     np.divide(nats, size, out=quality, where=size > 0)

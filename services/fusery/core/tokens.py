@@ -14,8 +14,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
-from unicodedata import combining
+from unicodedata import name as character_name
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +22,7 @@ from tokenizers import Encoding, Tokenizer
 
 from fusery.core import definition as definitions
 from fusery.core.definition import BYTE_TO_LETTER, LETTER_TO_BYTE
+from fusery.core.spans import compared, loses_text
 from fusery.core.topk import IntArray
 from fusery.errors import ModelError
 from fusery.json_text import parse_json
@@ -44,6 +44,8 @@ class TokenizedText:
     in it, so a prefix token stands before that space and not at the text. `stands_T`, bool [T]: after this token the
     tokenizer goes on with tokens that spell what follows in the text. None: after every token; else the tokenizer
     normalises, and where a token is lower-cased, composed or stripped the distribution before it is about another text.
+    `unspelled_T`, int64 [T]: the bytes between the end before and this token's that no token spells: white space that
+    the tokenizer drops, text that it changes or does not know. None: zero everywhere.
     """
 
     ids_T: IntArray
@@ -51,6 +53,13 @@ class TokenizedText:
     has_prefix_space: bool = False
     prefix_tokens: int = 0
     stands_T: npt.NDArray[np.bool_] | None = None
+    unspelled_T: IntArray | None = None
+
+    @property
+    def predicted_bytes(self) -> int:
+        """The bytes that all tokens but the first spell: those that a model which reads this text predicts."""
+        whole = int(self.byte_ends_T[-1] - self.byte_ends_T[0]) if len(self.ids_T) else 0
+        return whole if self.unspelled_T is None else whole - int(self.unspelled_T[1:].sum())
 
 
 class ByteTokenizer:
@@ -173,6 +182,9 @@ class ByteTokenizer:
             else:
                 index = self._backend.token_to_id(f"<0x{string[0]:02X}>") if string else -1
             first[row] = index if self._begins(string, index) else -1
+        if self.word_start_ids:
+            inside = np.flatnonzero((first < 0) | np.isin(first, list(self.word_start_ids))).tolist()
+            first[inside] = [self._continuing(texts[row]) for row in inside]
         stripped = [row for row in np.flatnonzero(first < 0).tolist() if texts[row].startswith(" ")]
         first[stripped] = self._first_after_anchor([texts[row] for row in stripped])
         return first
@@ -187,6 +199,12 @@ class ByteTokenizer:
             first.append(ids[1] if stands_apart and self._begins(text.encode(), ids[1]) else -1)
         return first
 
+    def _continuing(self, text: str) -> int:
+        """The longest token that continues a word with `text`, as WordPiece takes it; −1 if there is none."""
+        length = next((i for i, character in enumerate(text) if not _is_spaced(character)), len(text))
+        ids = (self._backend.token_to_id(self._word_markers[0] + text[:end]) for end in range(length, 0, -1))
+        return next((index for index in ids if index is not None), -1)
+
     def _begins(self, string: bytes, index: int | None) -> bool:
         spelled = None if index is None or index < 0 else self.token_bytes[index]
         return bool(spelled) and string.startswith(spelled or b"")
@@ -198,17 +216,26 @@ class ByteTokenizer:
         has_prefix_space = spelled == b" " + data and data != spelled
         prefix = len(self.prefix_ids)
         ends = np.zeros(prefix + len(ids), np.int64)
-        stands = None
+        stands = unspelled = None
         if spelled == data or has_prefix_space:
             lengths = np.fromiter(map(len, pieces), np.int64, len(pieces))
             np.maximum(np.cumsum(lengths) - has_prefix_space, 0, out=ends[prefix:])
         else:
             starts, ends[prefix:] = self._spans_of_offsets(text, encoding, spelled)
-            before_and_after = _stands(data, pieces, starts, ends[prefix:])
+            has_prefix_space = bool(pieces) and pieces[0].startswith(b" ") and not data.startswith(b" ")
+            if has_prefix_space:
+                pieces = [pieces[0][1:], *pieces[1:]]
+            before_and_after, of_tokens = compared(data, pieces, starts, ends[prefix:])
             before_prefix = np.zeros(max(prefix - 1, 0), bool)
             stands = np.concatenate([before_prefix, before_and_after[0 if prefix else 1 :]])
+            unspelled = np.concatenate([np.zeros(prefix, np.int64), of_tokens])
         ids_T = np.concatenate([self.prefix_ids, np.asarray(ids, np.int64)])
-        return TokenizedText(ids_T, ends, has_prefix_space, prefix, stands)
+        if len(self._word_ends) and len(ids_T):
+            # What follows the end of a word may come after white space, or not: such a row says neither.
+            goes_on = ~np.isin(ids_T, self._word_ends)
+            goes_on[-1] = True
+            stands = goes_on if stands is None else stands & goes_on
+        return TokenizedText(ids_T, ends, has_prefix_space, prefix, stands, unspelled)
 
     def _spans_of_offsets(self, text: str, encoding: Encoding, spelled: bytes) -> tuple[IntArray, IntArray]:
         """Byte starts and ends by character offsets; all pieces of one character have the same.
@@ -218,7 +245,7 @@ class ByteTokenizer:
         """
         byte_of_character = np.cumsum([0] + [len(character.encode()) for character in text])
         spans = np.asarray(encoding.offsets, np.int64).reshape(-1, 2)
-        if _loses_text(text, spans) or (np.diff(spans, axis=0) < 0).any():
+        if loses_text(text, spans) or (np.diff(spans, axis=0) < 0).any():
             data = text.encode()
             differs = next((i for i, (a, b) in enumerate(zip(data, spelled, strict=False)) if a != b), None)
             at = min(len(data), len(spelled)) if differs is None else differs
@@ -234,11 +261,18 @@ class ByteTokenizer:
         return [spelled or b"" for spelled in self.token_bytes]
 
     def _spell(self, token: str) -> bytes:
+        prefix, suffix = self._word_markers
+        if len(token) > len(prefix):
+            token = token.removeprefix(prefix)
+        if len(token) > len(suffix):
+            token = token.removesuffix(suffix)
         if self._is_byte_level:
             letters = [LETTER_TO_BYTE.get(letter) for letter in token]
             return token.encode() if None in letters else bytes(b for b in letters if b is not None)
         if _BYTE_TOKEN.fullmatch(token) and self._json["model"].get("byte_fallback"):
             return bytes.fromhex(token[3:5])
+        for in_token, in_text in self._replaced_strings:
+            token = token.replace(in_token, in_text)
         return token.replace(self._marker, " ").encode() if self._marker else token.encode()
 
     @cached_property
@@ -250,32 +284,50 @@ class ByteTokenizer:
         return definitions.space_marker(self._json)
 
     @cached_property
+    def _word_markers(self) -> tuple[str, str]:
+        return definitions.word_markers(self._json)
+
+    @cached_property
+    def _replaced_strings(self) -> list[tuple[str, str]]:
+        return definitions.replaced_strings(self._json)
+
+    @cached_property
+    def _drops_spaces(self) -> bool:
+        """Whether no token holds the space between two words."""
+        return not any(
+            start <= 1 < end for start, end in self._mid_text.encode("a a", add_special_tokens=False).offsets
+        )
+
+    @cached_property
+    def word_start_ids(self) -> frozenset[int]:
+        """Ids of the tokens that begin a word after white space or without it, which they do not tell apart.
+
+        Only where spaces are dropped and tokens inside a word are marked ("##"). Signs and ideographs, which are words
+        of their own and mostly stand without a space, are none.
+        """
+        prefix = self._word_markers[0]
+        if not (prefix and self._drops_spaces):
+            return frozenset()
+        words = definitions.model_vocabulary(self._json).items()
+        return frozenset(i for word, i in words if not word.startswith(prefix) and _is_spaced(word))
+
+    @cached_property
+    def _word_ends(self) -> IntArray:
+        """Ids of the tokens that end a word ("</w>"), where the space behind it is dropped."""
+        suffix = self._word_markers[1]
+        if not (suffix and self._drops_spaces):
+            return np.zeros(0, np.int64)
+        words = definitions.model_vocabulary(self._json).items()
+        return np.asarray([i for word, i in words if word.endswith(suffix)], np.int64)
+
+    @cached_property
     def _mid_text(self) -> Tokenizer:
         return definitions.mid_text(self._json)
 
 
-def _loses_text(text: str, spans_T2: IntArray) -> bool:
-    """Whether a character is in no token's span that is neither white space nor a mark on the one before it."""
-    covered = np.zeros(len(text), bool)
-    for start, end in spans_T2.tolist():
-        covered[start:end] = True
-    return any(not text[i].isspace() and not combining(text[i]) for i in np.flatnonzero(~covered).tolist())
-
-
-def _stands(data: bytes, pieces: list[bytes], starts_T: IntArray, ends_T: IntArray) -> npt.NDArray[np.bool_]:
-    """Whether what follows is spelled as it stands in the text: before the first token, then after each, bool [T + 1].
-
-    Tokens of one span (pieces of a character, or of what normalisation made of it) spell it together, so only the
-    last of them stands. Behind the last token nothing follows: true.
-    """
-    stands = np.zeros(len(pieces) + 1, bool)
-    first, end_before = 0, 0
-    for (start, end), group in groupby(zip(starts_T.tolist(), ends_T.tolist(), strict=True)):
-        after = first + len(list(group))
-        stands[first] = start == end_before and b"".join(pieces[first:after]) == data[start:end]
-        first, end_before = after, end
-    stands[-1] = end_before == len(data)
-    return stands
+def _is_spaced(word: str) -> bool:
+    """Whether a word of this kind usually stands after a space: letters and digits, but no ideographs."""
+    return word[:1].isalnum() and not character_name(word[0], "").startswith("CJK ")
 
 
 def _whole_characters(string: bytes) -> str:

@@ -99,11 +99,16 @@ def _ordinary_tokens(tokenizer: ByteTokenizer) -> tuple[IntArray, list[bytes]]:
     """Ids, ascending, and bytes of the tokens that spell something.
 
     A byte-fallback token counts only if no ordinary token spells its byte: a map that lets "<0x61>" stand
-    for "a" puts mass on tokens that the tokenizer never emits.
+    for "a" puts mass on tokens that the tokenizer never emits. A token that may or may not have white space before it
+    (WordPiece) counts never: its mass joins the tail, where it is no word stuck to the one before.
     """
-    fallback = tokenizer.byte_fallback_ids
+    fallback, starts = tokenizer.byte_fallback_ids, tokenizer.word_start_ids
     single = {token for i, token in enumerate(tokenizer.token_bytes) if token and len(token) == 1 and i not in fallback}
-    kept = [(i, t) for i, t in enumerate(tokenizer.token_bytes) if t and not (i in fallback and t in single)]
+    kept = [
+        (i, t)
+        for i, t in enumerate(tokenizer.token_bytes)
+        if t and i not in starts and not (i in fallback and t in single)
+    ]
     return np.asarray([i for i, _ in kept], np.int64), [token for _, token in kept]
 
 

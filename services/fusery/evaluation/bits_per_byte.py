@@ -3,8 +3,9 @@
 A token's cross-entropy depends on how much text the token covers, so token perplexities of two tokenizers do
 not compare; bits divided by the bytes they predict do. The price: a model without BOS does not predict its
 first token, so that token's bytes are left out of its bits and of its bytes, and it is measured on a few bytes
-less per document than a model with BOS. The end of a document is predicted by nobody. Long documents are read whole, in
-overlapping windows (`windows`).
+less per document than a model with BOS. What a tokenizer drops or changes (white space, capitals, unknown characters)
+is predicted by none of its tokens: the bits of all tokens count, the bytes only of those that spell the text. The end
+of a document is predicted by nobody. Long documents are read whole, in overlapping windows (`windows`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from fusery.core.batches import by_length
+from fusery.core.topk import IntArray
 from fusery.errors import CorpusError, Mismatch, ModelError
 from fusery.evaluation.scores import Scores
 from fusery.evaluation.windows import Read, Reading, Window, documents_of_pieces, fitted, joined, windows
@@ -60,13 +62,13 @@ def measure(
 
     With `reading`, pieces NAME#0, NAME#1, … that follow each other are read as the document that they were cut from,
     and stand in the scores under the first one's id. Without it, every document must fit the model's context. Bits are
-    −Σ log2 p over all rows but the last; predicted bytes are those between the first token's end and the last's: all of
-    them after a BOS. Batches depend on the documents, `reading` and `batch_bytes` alone, since a model's probabilities
-    depend on its batch.
+    −Σ log2 p over all rows but the last; predicted bytes are those between the first token's end and the last's (all of
+    them after a BOS) that the reading's tokenizer spells. Batches depend on the documents, `reading` and `batch_bytes`
+    alone, since a model's probabilities depend on its batch.
 
     Raises:
         CorpusError: no documents, two with one id, a domain in which no byte is predicted, or text that can't be cut.
-        Mismatch: the answers are not about the documents asked for.
+        Mismatch: the answers are not about the documents asked for, or not about the reading's tokens.
         ModelError: a probability is not a number or 0.
     """
     _check_ids(documents)
@@ -77,8 +79,8 @@ def measure(
     reads: list[list[Read]] = [[] for _ in documents]
     left = Counter(piece.row for piece in pieces)
     for batch, answers in _answered(model, pieces, batch_bytes):
-        for piece, answer in zip(batch, answers, strict=True):
-            reads[piece.row].append(_checked(answer, piece.start))
+        for piece, answer, unspelled_T in zip(batch, answers, _unspelled(batch, answers, reading), strict=True):
+            reads[piece.row].append(_checked(answer, piece.start, unspelled_T))
             left[piece.row] -= 1
         if progress is not None:
             progress(sum(not count for count in left.values()), len(documents))
@@ -127,7 +129,23 @@ def _answered(
         yield batch, answer
 
 
-def _checked(answer: Distributions, start: int) -> Read:
+def _unspelled(
+    pieces: Sequence[_Piece], answers: Sequence[Distributions], reading: Reading | None
+) -> list[IntArray | None]:
+    """For each piece the bytes before every token's end that no token spells, None: there are none."""
+    if reading is None:
+        return [None] * len(pieces)
+    texts = reading.tokenizer.tokenize_batch([piece.asked.text for piece in pieces])
+    for text, answer in zip(texts, answers, strict=True):
+        if len(text.ids_T) != len(answer.token_ids_T):
+            raise Mismatch(
+                f"document {answer.document_id}: the model answered about {len(answer.token_ids_T)} tokens, its "
+                f"tokenizer gives {len(text.ids_T)}; install the same version of tokenizers on both sides"
+            )
+    return [text.unspelled_T for text in texts]
+
+
+def _checked(answer: Distributions, start: int, unspelled_T: IntArray | None) -> Read:
     log_probs = np.asarray(answer.next_log_probs_T[:-1])
     if not np.isfinite(log_probs).all():
         row = int(np.argmin(np.isfinite(log_probs)))
@@ -135,18 +153,20 @@ def _checked(answer: Distributions, start: int) -> Read:
             f"document {answer.document_id}: the log-probability after token {row} is {log_probs[row]}, expected a "
             "finite number; the model's weights or its number format are broken: try dtype float32"
         )
-    return Read(start, answer.byte_ends_T + start, answer.next_log_probs_T)
+    return Read(start, answer.byte_ends_T + start, answer.next_log_probs_T, unspelled_T)
 
 
 def _scores(documents: Sequence[HeldOutDocument], reads: Sequence[list[Read]]) -> Scores:
-    bits, predicted_bytes = [], []
-    for of_document in reads:
-        log_probs, predicted = joined(sorted(of_document, key=lambda read: read.start))
+    bits, predicted_bytes, unspelled_bytes = [], [], []
+    for document, of_document in zip(documents, reads, strict=True):
+        in_order = sorted(of_document, key=lambda read: read.start)
+        log_probs, predicted = joined(in_order)
         # `+ 0.0` turns the −0.0 of an empty sum into 0.0.
         bits.append(-float(log_probs.sum(dtype=np.float64)) / math.log(2) + 0.0)
         predicted_bytes.append(predicted)
+        unspelled_bytes.append(len(document.text.encode()) - int(in_order[0].byte_ends_T[0]) - predicted)
     ids, domains = (document.doc_id for document in documents), (document.domain for document in documents)
-    return Scores(tuple(ids), tuple(domains), tuple(bits), tuple(predicted_bytes))
+    return Scores(tuple(ids), tuple(domains), tuple(bits), tuple(predicted_bytes), tuple(unspelled_bytes))
 
 
 def _check_ids(documents: Sequence[HeldOutDocument]) -> None:

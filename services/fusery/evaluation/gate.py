@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 
 from fusery.evaluation.gain import Gain
 from fusery.evaluation.report import Report
-from fusery.evaluation.tables import gain_figures, percent
+from fusery.evaluation.tables import gain_figures, percent, unspelled
 from fusery.evaluation.verdict import Check, Verdict
 from fusery.run_sections import Baseline, GateSpec
 
@@ -29,7 +29,7 @@ def judge(report: Report, rule: GateSpec) -> Verdict:
     """The verdict of `rule` on the models of `report`."""
     gains = report.gains()
     names = dict.fromkeys(name for baseline in rule.better_than for name in _models(report, baseline))
-    checks = [_better(name, gains.get(name), rule.least_gain, report.remarks.get(name, "")) for name in names]
+    checks = [_better(report, name, gains.get(name), rule.least_gain) for name in names]
     if names:
         checks.append(_enough_documents(report, [name for name in names if name in gains], rule.least_documents))
     if rule.domain_tolerance is not None:
@@ -46,12 +46,15 @@ def _models(report: Report, baseline: str) -> Iterator[str]:
         yield f"{_NAMES[Baseline(kind)]} {source}".strip()
 
 
-def _better(name: str, gain: Gain | None, least: float, remark: str) -> Check:
-    """Whether the whole interval lies below −least. `remark`: what the report says of a model that is not there."""
+def _better(report: Report, name: str, gain: Gain | None, least: float) -> Check:
+    """Whether the whole interval lies below −least, and both models are measured on the same bytes."""
     asked = f"fewer bits per byte than {name}" + (f", by {_share(least)} at least" if least else "")
     if gain is None:
-        why = remark.removeprefix("not measured: ") or "the run has no such model"
+        why = report.remarks.get(name, "").removeprefix("not measured: ") or "the run has no such model"
         return Check(asked, False, f"{name} was not measured: {why}")
+    if not report.is_comparable(name):
+        lossy = max((name, "fused"), key=lambda model: report.models[model].unspelled_share)
+        return Check(asked, False, f"not measured on the same bytes: {lossy}: {unspelled(report.models[lossy])}")
     return Check(asked, gain.relative.high < -least, gain_figures(gain))
 
 

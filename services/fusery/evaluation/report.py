@@ -20,6 +20,7 @@ from fusery.evaluation.verdict import Verdict
 from fusery.json_text import parse_json
 
 FORMAT = 1
+_LEAST_DIFFERENCE = 0.001
 
 Shares = Mapping[str, Mapping[str, float]]
 Coverage = Mapping[str, Mapping[str, Mapping[str, Any]]]
@@ -72,6 +73,11 @@ class Report:
         clm = {} if self.clm is None else {"CLM": self.clm}
         sources = {f"source {name}": scores for name, scores in self.sources.items()}
         return {"target before": self.target_before, **sources, **self.baselines, **clm, "fused": self.fused}
+
+    def is_comparable(self, name: str) -> bool:
+        """Whether fused and the model `name` are measured on the same bytes, but for a thousandth."""
+        difference = self.models[name].unspelled_share - self.fused.unspelled_share
+        return abs(difference) <= _LEAST_DIFFERENCE
 
     @property
     def domains(self) -> tuple[str, ...]:

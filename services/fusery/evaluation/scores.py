@@ -31,6 +31,8 @@ class DomainScore:
 class Scores:
     """Bits and predicted bytes of every document, in corpus order; all else is computed from them.
 
+    `unspelled_bytes`: those that the model's tokenizer drops or changes, so that no token predicts them; (): none.
+
     Raises:
         CorpusError: there is no document, or none of a domain has a predicted byte.
         Mismatch: the four lists differ in length.
@@ -40,18 +42,24 @@ class Scores:
     doc_domains: tuple[str, ...]
     bits: tuple[float, ...]
     predicted_bytes: tuple[int, ...]
+    unspelled_bytes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        if not any(self.unspelled_bytes):
+            object.__setattr__(self, "unspelled_bytes", ())
         lengths = [len(self.doc_ids), len(self.doc_domains), len(self.bits), len(self.predicted_bytes)]
+        lengths += [len(self.unspelled_bytes)] if self.unspelled_bytes else []
         if len(set(lengths)) != 1:
-            raise Mismatch(f"scores: the columns id, domain, bits, predicted_bytes have {lengths} rows; measure again")
+            raise Mismatch(
+                f"scores: id, domain, bits, predicted_bytes, unspelled_bytes have {lengths} rows; measure again"
+            )
         if not self.doc_ids:
             raise CorpusError("no held-out documents; name at least one non-empty file under corpus.held_out")
         for domain, score in self.domains.items():
             if score.predicted_bytes == 0:
                 raise CorpusError(
-                    f"domain {domain!r}: the model predicts no byte of its {score.documents} held-out documents, "
-                    "each is a single token; use longer documents"
+                    f"domain {domain!r}: the model predicts no byte of its {score.documents} held-out documents: each "
+                    "is a single token, or the tokenizer spells nothing of it; use longer documents, or another model"
                 )
 
     @property
@@ -68,6 +76,12 @@ class Scores:
         domains = self.domains.values()
         return math.fsum(score.bits_per_byte for score in domains) / len(domains)
 
+    @property
+    def unspelled_share(self) -> float:
+        """Share of the text that no token of the model spells, from 0 to 1."""
+        unspelled = sum(self.unspelled_bytes)
+        return unspelled / (unspelled + sum(self.predicted_bytes))
+
     def of_whole_documents(self) -> Scores:
         """The same bits and bytes, those of a document's pieces as one row under the first one's id."""
         groups = documents_of_pieces(self.doc_ids)
@@ -76,6 +90,7 @@ class Scores:
             tuple(self.doc_domains[places[0]] for places in groups),
             tuple(math.fsum(self.bits[place] for place in places) for places in groups),
             tuple(sum(self.predicted_bytes[place] for place in places) for places in groups),
+            tuple(sum(self.unspelled_bytes[place] for place in places) for places in groups if self.unspelled_bytes),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -102,13 +117,15 @@ class Scores:
             "domain": list(self.doc_domains),
             "bits": list(self.bits),
             "predicted_bytes": list(self.predicted_bytes),
+            **({"unspelled_bytes": list(self.unspelled_bytes)} if self.unspelled_bytes else {}),
         }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Scores:
         """The scores whose `to_json` is `content`; everything but "documents" is computed again."""
         columns = content["documents"]
-        return cls(*(tuple(columns[key]) for key in ("id", "domain", "bits", "predicted_bytes")))
+        keys = ("id", "domain", "bits", "predicted_bytes", "unspelled_bytes")
+        return cls(*(tuple(columns[key]) for key in keys if key in columns))
 
     def _total(self, rows: list[int]) -> DomainScore:
         # fsum: the total must not depend on the order in which documents are added.

@@ -17,6 +17,7 @@ from rich.text import Text
 from fusery.core.rules import FusionRule
 from fusery.evaluation.gain import Gain
 from fusery.evaluation.report import Report
+from fusery.evaluation.scores import Scores
 from fusery.evaluation.task_scores import difference
 from fusery.evaluation.task_suites import SUITES
 
@@ -79,7 +80,8 @@ def bits_per_byte_cells(report: Report) -> Cells:
         for row, value in enumerate(column_values)
         if value == min(column_values)
     )
-    rows = tuple((name, *(f"{value:.4f}" for value in row)) for name, row in zip(report.models, values, strict=True))
+    names = [f"{name} *" if scores.unspelled_bytes else name for name, scores in report.models.items()]
+    rows = tuple((name, *(f"{value:.4f}" for value in row)) for name, row in zip(names, values, strict=True))
     documents = len(report.fused.doc_ids)
     title = f"Bits per byte on {documents} held-out documents (lower is better)"
     return _fitted(Cells(title, ("model", *report.domains, "mean"), rows, best))
@@ -89,12 +91,23 @@ def gain_lines(report: Report) -> list[str]:
     """One line for each model that fused is compared with, CLM first."""
     gains = report.gains()
     ordered = sorted(gains, key=lambda name: name != "CLM")
-    return [gain_line(name, gains[name]) for name in ordered]
+    return [
+        gain_line(name, gains[name]) + ("" if report.is_comparable(name) else " (not on the same bytes, see *)")
+        for name in ordered
+    ]
 
 
 def remark_lines(report: Report) -> list[str]:
-    """'weight merging: not measured: …': what is not there, or not whole, and why."""
-    return [f"{name}: {remark}" for name, remark in report.remarks.items()]
+    """'weight merging: not measured: …': what is not there, or not whole, and why; and what * in the table means."""
+    marked = {f"{name} *": unspelled(scores) for name, scores in report.models.items() if scores.unspelled_bytes}
+    return [f"{name}: {remark}" for name, remark in {**report.remarks, **marked}.items()]
+
+
+def unspelled(scores: Scores) -> str:
+    """'its tokenizer drops or changes 23.1 % of the text, …', of a model that does."""
+    share = scores.unspelled_share
+    shown = f"{share:.1%}" if share >= 0.0005 else "under 0.1%"
+    return f"its tokenizer drops or changes {shown} of the text, whose bytes do not count in its bits per byte"
 
 
 def task_cells(report: Report) -> list[Cells]:

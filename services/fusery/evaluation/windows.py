@@ -46,11 +46,15 @@ class Window:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Read:
-    """What a model said of the window at `start`: byte ends int64 [T] in the document, next log-probabilities [T]."""
+    """What a model said of the window at `start`: byte ends int64 [T] in the document, next log-probabilities [T].
+
+    `unspelled_T`: as in `TokenizedText`.
+    """
 
     start: int
     byte_ends_T: IntArray
     next_log_probs_T: FloatArray
+    unspelled_T: IntArray | None = None
 
 
 def documents_of_pieces(names: Sequence[str]) -> list[range]:
@@ -122,20 +126,22 @@ def _fitting_end(
 
 
 def joined(parts: Sequence[Read]) -> tuple[FloatArray, int]:
-    """The log-probabilities that count, one for each predicted token of a document, and the bytes that they cover."""
+    """The log-probabilities that count, one for each predicted token of a document, and the bytes that these spell."""
     starts = [-1]
     for part, following in pairwise(parts):
         starts.append(_hand_over(part.byte_ends_T, following.byte_ends_T))
-    counted = []
+    counted, predicted = [], 0
     for part, after, until in zip(parts, starts, [*starts[1:], None], strict=True):
         ends = part.byte_ends_T[1:]
         is_counted = ends > after
         if until is not None:
             is_counted &= ends <= until
         counted.append(part.next_log_probs_T[:-1][is_counted])
-    first, last = parts[0].byte_ends_T, parts[-1].byte_ends_T
-    predicted = int(last[-1]) - int(first[0]) if len(first) else 0
-    return np.concatenate(counted), predicted
+        if is_counted.any():
+            # What stands before a window's first token is predicted by nobody.
+            predicted += int(ends[is_counted][-1]) - max(after, int(part.byte_ends_T[0]))
+            predicted -= 0 if part.unspelled_T is None else int(part.unspelled_T[1:][is_counted].sum())
+    return np.concatenate(counted), max(predicted, 0)
 
 
 def _hand_over(ends_T: IntArray, following_T: IntArray) -> int:

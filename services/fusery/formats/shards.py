@@ -150,6 +150,12 @@ def write_aligned(documents: Sequence[AlignedDocument], meta: Meta) -> bytes:
     if predictions and len(predictions) == len(sources):
         columns["byte_ends"] = _lists([p.byte_ends_T for p in predictions], np.uint32)
         columns["next_log_probs"] = _lists([p.next_log_probs_T for p in predictions], np.float32)
+        if any(p.unspelled_T is not None for p in predictions):
+            nothing = [np.zeros(len(p.byte_ends_T), np.int64) for p in predictions]
+            unspelled = [
+                n if p.unspelled_T is None else p.unspelled_T for p, n in zip(predictions, nothing, strict=True)
+            ]
+            columns["unspelled"] = _lists(unspelled, np.uint32)
     return _write("aligned", columns, meta)
 
 
@@ -160,7 +166,9 @@ def read_aligned(content: bytes, expect: Meta | None = None) -> list[AlignedDocu
     predictions: list[Predictions | None] = [None] * table.num_rows
     if "next_log_probs" in table.column_names:
         ends = _arrays(table, "byte_ends", np.int64)
-        predictions = [*map(Predictions, _arrays(table, "next_log_probs", np.float32), ends)]
+        has_unspelled = "unspelled" in table.column_names
+        unspelled = _arrays(table, "unspelled", np.int64) if has_unspelled else [None] * table.num_rows
+        predictions = [*map(Predictions, _arrays(table, "next_log_probs", np.float32), ends, unspelled)]
     return [
         AlignedDocument(doc_id, domain, tokens, AlignedSource(positions[i], tops[i], quality, predictions[i]))
         for i, (doc_id, domain, tokens, quality) in enumerate(plain)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from fusery.core.batches import MOST_DOCUMENTS, by_length
@@ -19,20 +20,27 @@ def check_documents(file: RunFile, corpora: Corpora, role: str, tokenizer: ByteT
 
     Raises:
         CorpusError: one is too long.
-        ModelError: one can't be spelled.
+        ModelError: one can't be spelled, or nothing of those of a domain is.
     """
-    counts = []
+    counts, spelled = [], Counter[str]()
     for document in corpora.longest:
         try:
-            tokens = len(tokenizer.tokenize(document.text).ids_T)
+            text = tokenizer.tokenize(document.text)
         except ModelError as error:
             raise ModelError(f"document {document.doc_id}, {role}: {error}") from error
+        tokens = len(text.ids_T)
+        spelled[document.domain] += text.predicted_bytes if tokens > 1 else 1
         if tokens > limit:
             raise CorpusError(
                 f"document {document.doc_id} has {tokens} tokens, {role} holds at most {limit}; lower "
                 f"corpus.max_document_bytes (now {file.config.corpus.max_document_bytes})"
             )
         counts.append(tokens)
+    if unread := [domain for domain, count in spelled.items() if not count]:
+        raise ModelError(
+            f"{role}: its tokenizer spells nothing of the documents of domain {unread[0]!r}: it drops or changes them, "
+            "or does not know their characters; take another model, or leave these documents out"
+        )
     return counts
 
 

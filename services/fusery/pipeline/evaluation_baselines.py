@@ -88,9 +88,13 @@ def measure_ensemble(run: Run, plan: Plan, documents: Sequence[HeldOutDocument])
     bits = ensemble_bits(split(model), fused, cells)
     tokenizer = hops.load_tokenizer(run.store, plan.target_tokenizer_fingerprint)
     texts = tokenizer.tokenize_batch([document.text for document in documents])
-    predicted = tuple(int(text.byte_ends_T[-1]) - int(text.byte_ends_T[0]) for text in texts)
+    predicted = tuple(text.predicted_bytes for text in texts)
+    whole = (
+        len(document.text.encode()) - int(text.byte_ends_T[0]) for document, text in zip(documents, texts, strict=True)
+    )
+    unspelled = tuple(all_bytes - spelled for all_bytes, spelled in zip(whole, predicted, strict=True))
     ids, domains = (document.doc_id for document in documents), (document.domain for document in documents)
-    return Scores(tuple(ids), tuple(domains), tuple(bits), predicted).of_whole_documents()
+    return Scores(tuple(ids), tuple(domains), tuple(bits), predicted, unspelled).of_whole_documents()
 
 
 def make_missing(run: Run, plan: Plan) -> None:

@@ -40,7 +40,7 @@ from fusery.worker.plan import Hop, Plan, ShardTask, digest, plan_name
 
 FUSED, CLM, TARGET_BEFORE = "fused", "clm", "target_before"
 ENSEMBLE, MERGED = "ensemble", "weight merging"
-_EVALUATE_VERSION = 3
+_EVALUATE_VERSION = 4
 
 
 def load_plan(run: Run) -> Plan:

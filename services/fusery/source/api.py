@@ -111,10 +111,14 @@ def check_tokens(documents: Sequence[Document], tokens: Sequence[int], top_k: in
     """Nothing, if the tokenised request fits the model's context and the server's limits.
 
     Raises:
-        InvalidInput: a document has more tokens than the context.
+        InvalidInput: a document has no token, or more than the context.
         TooLarge: the padded batch or a document's answer is over the limits.
     """
-    longest = max(range(len(tokens)), key=tokens.__getitem__)
+    shortest, longest = (pick(range(len(tokens)), key=tokens.__getitem__) for pick in (min, max))
+    if not tokens[shortest]:
+        raise InvalidInput(
+            f"document {documents[shortest].id!r}: the tokenizer of {model.name} drops all of its text; leave it out"
+        )
     name = documents[longest].id
     if tokens[longest] > model.context_length:
         raise InvalidInput(

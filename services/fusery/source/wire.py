@@ -5,6 +5,9 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
+
+from fusery.core.spans import loses_text
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import Corrupt, FuseryError, InvalidInput
 from fusery.formats.packing import LogProbs, Packed, Unpacked, pack, unpack
@@ -187,11 +190,12 @@ def read_answer(
         message.crc32,
     )
     arrays = unpack(document.id, packed, document.text)
-    text_bytes = len(document.text.encode())
-    if not packed.tokens or arrays.byte_ends_T[-1] != text_bytes:
-        last = int(arrays.byte_ends_T[-1]) if packed.tokens else None
+    text = document.text.encode()
+    last = int(arrays.byte_ends_T[-1]) if packed.tokens else None
+    # A tokenizer may drop white space and marks, also at the end of a text.
+    if last is None or last > len(text) or loses_text(text[last:].decode(errors="replace"), np.zeros((0, 2), np.int64)):
         raise Corrupt(
-            f"document {document.id!r}: its last token ends at byte {last}, the text at {text_bytes}; ask again"
+            f"document {document.id!r}: its last token ends at byte {last}, the text at {len(text)}; ask again"
         )
     return Distributions(document.id, arrays.token_ids_T, arrays.byte_ends_T, arrays.top, arrays.next_log_probs_T)
 

@@ -110,7 +110,8 @@ def align_shard(store: Store, plan: Plan, task: ShardTask, at: At = _nowhere) ->
         pairs = pairs.take(np.flatnonzero(answer.top.mass_R[pairs.source_rows_R] > 0))
         used = answer.top.take(pairs.source_rows_R)
         tally.add(document.domain, source_text, target_text, used)
-        evidence = _evidence(plan, answer, pairs.target_positions_R, used, sides[1], vocabulary)
+        said = Predictions(answer.next_log_probs_T, answer.byte_ends_T, source_text.unspelled_T)
+        evidence = _evidence(plan, said, pairs.target_positions_R, used, sides[1], vocabulary)
         aligned.append(AlignedDocument(document.doc_id, document.domain, len(target_text.ids_T), evidence))
     meta = {"source": source.tokenizer_fingerprint, "target": plan.target_tokenizer_fingerprint}
     known = {**tally.facts(), "source": source.name}
@@ -141,19 +142,18 @@ def _check_tokens(doc_id: str, source: str, answer: CapturedDocument, text: Toke
 
 def _evidence(
     plan: Plan,
-    answer: CapturedDocument,
+    predictions: Predictions,
     positions_R: IntArray,
     used: TopK,
     target: Side,
     vocabulary: VocabularyMap,
 ) -> AlignedSource:
-    """The rows of `answer` that speak at `positions_R`, in shared cells, with the fallback for the other positions."""
+    """The captured rows `used`, which speak at `positions_R`, in shared cells; other positions get the fallback."""
     as_reference = plan.alignment.positions is Positions.REFERENCE
     top = (project_as_reference if as_reference else project)(used, vocabulary.cell_of_source_V)
     first = len(target.tokenizer.prefix_ids) if as_reference else 0
     cells = vocabulary.cell_of_target_V
     positions_R, top = with_fallback(plan.alignment.fallback, positions_R, top, target.text.ids_T, cells, first)
-    predictions = Predictions(answer.next_log_probs_T, answer.byte_ends_T)
     quality = fusion.quality_of(plan.fusion.quality, predictions)
     return AlignedSource(positions_R, top, quality, predictions if plan.fusion.scope is Scope.SPAN else None)
 

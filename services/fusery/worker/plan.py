@@ -20,7 +20,7 @@ from fusery.core.rules import Fallback, Positions, Scope, Vocabulary
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 
 CAPTURE_VERSION = 2
-_ALIGN_VERSION = 3
+_ALIGN_VERSION = 4
 _FUSE_VERSION = 3
 """Raised when the same inputs would give other bytes."""
 
