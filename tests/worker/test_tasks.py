@@ -22,7 +22,7 @@ from fusery.worker.launches import Launch
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, attempts_folder, started_folder
 from fusery.worker.started import MAX_ATTEMPTS, Attempt
 
-FUSE = ShardTask(Hop.FUSE, "", 0)
+CAPTURE, ALIGN, FUSE = (ShardTask(hop, "" if hop is Hop.FUSE else "s", 0) for hop in Hop)
 
 
 @pytest.fixture
@@ -47,6 +47,15 @@ def launched(store: Store, ended: str | None = None, **addresses: str) -> Launch
     )
     launch = Launch("l", plan, addresses, ended)
     launch.write(store)
+    # What the later hops need; a capture needs nothing of a hop.
+    for hop in (Hop.CAPTURE, Hop.ALIGN):
+        store.publish(plan.artefact(ShardTask(hop, "s", 0)), b"made before")
+    return launch
+
+
+def without(store: Store, launch: Launch, *tasks: ShardTask) -> Launch:
+    for task in tasks:
+        store.discard(launch.plan.artefact(task))
     return launch
 
 
@@ -103,7 +112,7 @@ def test_nothing_is_done_for_a_launch_that_has_ended(
 
 def test_a_failure_is_a_note_with_its_reason_and_not_a_failed_task(tasks: ModuleType, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    launched(store)
+    without(store, launched(store), ALIGN)
     tasks.align_shard("r", "l", "s", 0)
     [note] = failures(store)
     assert started(store) == []
@@ -170,7 +179,7 @@ def test_a_source_that_does_not_answer_is_worth_another_attempt(
     store = Store(str(tmp_path))
     with pytest.raises(Unavailable, match="source s has no address"):
         tasks.perform(store, launched(store), ShardTask(Hop.CAPTURE, "s", 0), lambda _: None)
-    launched(store, s="127.0.0.1:1")
+    without(store, launched(store, s="127.0.0.1:1"), CAPTURE)
 
     def unavailable(*arguments: object, **options: object) -> None:
         raise Unavailable("connection refused")
@@ -197,7 +206,7 @@ def test_a_defect_is_counted_like_any_failure(
 
 def test_a_corrupt_input_is_taken_away_so_that_it_is_made_again(tasks: ModuleType, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
-    name = launched(store).plan.corpus_shard(0)
+    name = without(store, launched(store), ALIGN).plan.corpus_shard(0)
     store.publish(name, b"a shard")
     (tmp_path / name).write_bytes(b"a sh4rd")
     tasks.align_shard("r", "l", "s", 0)

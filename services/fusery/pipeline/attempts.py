@@ -10,13 +10,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fusery.errors import Corrupt, FuseryError, StoreFull
 from fusery.formats.store import Store
 from fusery.worker.plan import ShardTask, attempts_folder, started_folder
 
 log = logging.getLogger(__name__)
+Read = TypeVar("Read", bound="_Note")
+
+KILLED = "Killed"
+"""The error of an attempt whose process is gone."""
 
 READ_S = 2.5
 """Between two reads of a started note: half of a beat."""
@@ -33,6 +39,27 @@ class Failure:
     error: str
     retryable: bool
     documents: tuple[str, ...] = ()
+    is_earlier: bool = False
+    """Whether it is of another launch than the coordinator's own."""
+
+
+class _Note(BaseModel):
+    """What is read of a note. Anybody who may write to the store can write one."""
+
+    model_config = ConfigDict(strict=True)
+
+    documents: list[str] = []
+
+
+class _StartedNote(_Note):
+    beat: int
+    worker: str
+
+
+class _FailedNote(_Note):
+    reason: str
+    error: str
+    retryable: bool
 
 
 @dataclass(slots=True)
@@ -109,10 +136,10 @@ class Attempts:
         return now - started.changed_at > self.silent_s
 
     def _read_beat(self, name: str, started: _Started, now: float) -> None:
-        note = _read(self.store, name)
-        if note is not None and note.get("beat") != started.beat:
-            started.beat, started.changed_at = int(note["beat"]), now
-            started.worker, started.documents = str(note["worker"]), tuple(note["documents"])
+        note = _read(self.store, name, _StartedNote)
+        if note is not None and note.beat != started.beat:
+            started.beat, started.changed_at = note.beat, now
+            started.worker, started.documents = note.worker, tuple(note.documents)
 
     def _killed(self, launch: str, name: str) -> Failure:
         started = self._started.pop(name)
@@ -122,7 +149,7 @@ class Attempts:
             f"the process {started.worker} that worked on it was killed, stopped or lost; out of memory? its worker's "
             "log says more"
         )
-        failure = Failure(started.task, reason, "Killed", True, started.documents)
+        failure = Failure(started.task, reason, KILLED, True, started.documents, launch != self.launches[0])
         try:
             self.store.write_note(f"{attempts_folder(self.run_id, launch)}/{_id(name)}.json", _note(failure))
             self.store.remove_note(name)
@@ -134,20 +161,21 @@ class Attempts:
 
     def _look_at_failed(self, launch: str) -> None:
         for name in self.store.list_notes(attempts_folder(self.run_id, launch)):
-            if _id(name) not in self._counted and (failure := self._failure(name)) is not None:
+            if _id(name) not in self._counted and (failure := self._failure(launch, name)) is not None:
                 self._counted.add(_id(name))
                 # That there was no room when an earlier launch worked says nothing of now.
                 if launch == self.launches[0] or failure.error != StoreFull.__name__:
                     self._failures.append(failure)
 
-    def _failure(self, name: str) -> Failure | None:
+    def _failure(self, launch: str, name: str) -> Failure | None:
         task = _task(name)
-        note = _read(self.store, name)
         if task is None:
             return None
+        note = _read(self.store, name, _FailedNote)
+        is_earlier = launch != self.launches[0]
         if note is None:
-            return Failure(task, f"its note {name} is damaged", "Corrupt", True)
-        return Failure(task, note["reason"], note["error"], note["retryable"], tuple(note["documents"]))
+            return Failure(task, f"its note {name} is damaged", "Corrupt", True, is_earlier=is_earlier)
+        return Failure(task, note.reason, note.error, note.retryable, tuple(note.documents), is_earlier)
 
 
 def _note(failure: Failure) -> dict[str, Any]:
@@ -160,13 +188,16 @@ def _note(failure: Failure) -> dict[str, Any]:
     }
 
 
-def _read(store: Store, name: str) -> dict[str, Any] | None:
-    """The note; None: it is gone, or damaged."""
+def _read(store: Store, name: str, kind: type[Read]) -> Read | None:
+    """The note; None: it is gone, damaged, or not of this kind."""
     try:
-        return store.read_note(name)
+        note = store.read_note(name)
+        return None if note is None else kind.model_validate(note)
     except Corrupt as error:
         log.warning("%s", error)
-        return None
+    except ValidationError as error:
+        log.warning("%s: not a note of an attempt: %d wrong fields", name, error.error_count())
+    return None
 
 
 def _id(name: str) -> str:

@@ -6,7 +6,8 @@ between it looks at the tasks that it published. What it finds out about them:
 
 - the artefact is there: done;
 - a started note beats: under way; the note stands still: an attempt that was killed;
-- a note of a failure: an attempt; three make a dead letter, and everything that does not need it is still done;
+- a note of a failure: an attempt; three make a dead letter, and everything that does not need it is still done. No more
+  count than the task was published, for anybody at the broker can copy a message;
 - none of these, while the broker's queue of its hop is empty: the message was lost, and is published again.
 """
 
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 
 from fusery.errors import FuseryError, StoreFull
 from fusery.formats.store import Entry, Store
-from fusery.pipeline.attempts import Attempts, Failure
+from fusery.pipeline.attempts import KILLED, Attempts, Failure
 from fusery.pipeline.hop_progress import DeadLetter, HopProgress, Progress
 from fusery.pipeline.shard_table import ShardTable
 from fusery.worker.plan import Hop, ShardTask, tokenizer_name
@@ -79,6 +80,8 @@ class Coordinator:
     make_inputs: Callable[[], None] = lambda: None
     clock: Callable[[], float] = time.monotonic
     _published: dict[ShardTask, _Published] = field(default_factory=dict)
+    _owed: Counter[ShardTask] = field(default_factory=Counter)
+    """How many of the published messages of each task have not failed."""
     _failed: Counter[ShardTask] = field(default_factory=Counter)
     _waiting: dict[ShardTask, float] = field(default_factory=dict)
     _dead: dict[ShardTask, Failure] = field(default_factory=dict)
@@ -144,8 +147,20 @@ class Coordinator:
         # One by one, each taken off when it is counted: an error of the store in between loses none.
         while self._failures:
             if self._failures[0].task in self.table:
-                self._count(self._failures[0])
+                self._count_or_leave(self._failures[0])
             self._failures.pop(0)
+
+    def _count_or_leave(self, failure: Failure) -> None:
+        task = failure.task
+        # The broker itself gives a message again whose process was killed.
+        if failure.is_earlier or failure.error == KILLED:
+            self._count(failure)
+        elif self._owed[task]:
+            self._count(failure)
+            self._owed[task] -= 1
+        elif task not in self.attempts.running and task not in self._waiting:
+            log.info("%s failed in an attempt that this coordinator did not ask for: %s", task.key, failure.reason)
+            self._drop(task)
 
     def _count(self, failure: Failure) -> None:
         """Counts an attempt, and looks whether what it read is still there."""
@@ -220,7 +235,7 @@ class Coordinator:
         """What was published, is not under way and stands in no queue was lost with its broker or on the way."""
         now, running = self.clock(), self.attempts.running
         empty: dict[Hop, bool | None] = {}
-        for task, published in self._published.items():
+        for task, published in list(self._published.items()):
             if task in running:
                 published.asked_at, published.found_empty = now, 0
             elif now - published.asked_at >= self.pace.lost_s:
@@ -233,7 +248,12 @@ class Coordinator:
                     self._lost(task, published)
 
     def _lost(self, task: ShardTask, published: _Published) -> None:
-        if self.publish(task, self._failed[task]):
+        if missing := self._missing_needs(task):
+            # Workers drop what can't be done; it is asked for again when its needs are there.
+            for need in missing:
+                self.table.set_missing(need)
+            self._drop(task)
+        elif self._publish(task):
             published.times, published.found_empty = published.times + 1, 0
             log.info("%s was lost on its way to a worker; published again", task.key)
             if published.times == _VANISHED_OFTEN:
@@ -254,9 +274,14 @@ class Coordinator:
         # Later hops first: a shard that can be finished is finished before another one is begun.
         for hop in reversed(Hop):
             for task in self.table.ready(hop, self._slots(hop)):
-                if not self.publish(task, self._failed[task]):
+                if not self._publish(task):
                     return
                 self._take(task)
+
+    def _publish(self, task: ShardTask) -> bool:
+        is_taken = self.publish(task, self._failed[task])
+        self._owed[task] += is_taken
+        return is_taken
 
     def _slots(self, hop: Hop) -> Mapping[str, int]:
         """How many more tasks of each source may be published: a slow source must not take the places of the others."""
@@ -264,6 +289,11 @@ class Coordinator:
         each = -(-self.max_in_flight // max(len(sources), 1))
         taken = Counter(task.source for task in self._published if task.hop is hop)
         return {source: max(each - taken[source], 0) for source in sources}
+
+    def _drop(self, task: ShardTask) -> None:
+        """It is neither at the broker nor under way; published again when its needs are there."""
+        self._published.pop(task, None)
+        self.table.set_busy(task, False)
 
     def _take(self, task: ShardTask) -> None:
         self._published[task] = _Published(self.clock())

@@ -16,12 +16,11 @@ from fusery.errors import ConfigError
 from fusery.settings import settings
 from fusery.telemetry import set_up_logging
 from fusery.worker.broker_access import tls
+from fusery.worker.messages import TASK_NAME as TASK_NAME
 from fusery.worker.plan import Hop
 from fusery.worker.transport import use_transport
 
 LONGEST_TASK_S = 3600
-TASK_NAME = {hop: f"fusery.{hop.value}_shard" for hop in Hop}
-"""One task and one queue a hop, so that GPU-bound capture and CPU-bound alignment scale apart."""
 
 
 def make_app(broker_url: str) -> Celery:

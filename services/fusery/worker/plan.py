@@ -123,6 +123,10 @@ class Plan(BaseModel):
             yield from (ShardTask(hop, source.name, shard) for source in self.sources for shard in shards)
         yield from (ShardTask(Hop.FUSE, "", shard) for shard in shards)
 
+    def __contains__(self, task: ShardTask) -> bool:
+        sources = [""] if task.hop is Hop.FUSE else [source.name for source in self.sources]
+        return task.source in sources and 0 <= task.shard < self.corpus_shards
+
     def needs(self, task: ShardTask) -> tuple[ShardTask, ...]:
         """The tasks whose artefacts `task` reads."""
         if task.hop is Hop.CAPTURE:

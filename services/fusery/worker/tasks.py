@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import logging
 import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from celery import current_task
 
@@ -18,8 +20,9 @@ from fusery.formats.store import Entry, Store
 from fusery.settings import settings
 from fusery.source.client import client_from_settings
 from fusery.worker import hops
-from fusery.worker.app import TASK_NAME, app_from_environment
+from fusery.worker.app import app_from_environment
 from fusery.worker.launches import Launch, read_launch
+from fusery.worker.messages import TASK_NAME, asked
 from fusery.worker.plan import Hop, ShardTask, attempts_folder, started_folder
 from fusery.worker.started import MAX_ATTEMPTS, Attempt
 
@@ -28,36 +31,40 @@ app = app_from_environment()
 
 
 @app.task(name=TASK_NAME[Hop.CAPTURE])  # type: ignore[untyped-decorator]
-def capture_shard(run_id: str, launch: str, source: str, shard: int, failures: int = 0) -> None:
-    """Hop 1 for one shard of one source. `failures`: how often this was tried before, in vain."""
-    _attempt(run_id, launch, ShardTask(Hop.CAPTURE, source, shard), failures)
+def capture_shard(*arguments: Any, **named: Any) -> None:
+    """Hop 1 for one shard of one source; takes the fields of `messages.Asked`, here and below."""
+    _attempt(Hop.CAPTURE, arguments, named)
 
 
 @app.task(name=TASK_NAME[Hop.ALIGN])  # type: ignore[untyped-decorator]
-def align_shard(run_id: str, launch: str, source: str, shard: int, failures: int = 0) -> None:
+def align_shard(*arguments: Any, **named: Any) -> None:
     """Hop 2 for one shard of one source."""
-    _attempt(run_id, launch, ShardTask(Hop.ALIGN, source, shard), failures)
+    _attempt(Hop.ALIGN, arguments, named)
 
 
 @app.task(name=TASK_NAME[Hop.FUSE])  # type: ignore[untyped-decorator]
-def fuse_shard(run_id: str, launch: str, source: str, shard: int, failures: int = 0) -> None:
+def fuse_shard(*arguments: Any, **named: Any) -> None:
     """Hop 3 for one shard; `source` is ''."""
-    _attempt(run_id, launch, ShardTask(Hop.FUSE, source, shard), failures)
+    _attempt(Hop.FUSE, arguments, named)
 
 
-def _attempt(run_id: str, launch_id: str, task: ShardTask, failures: int) -> None:
+def _attempt(hop: Hop, arguments: Sequence[Any], named: Mapping[str, Any]) -> None:
     store_url = settings().store
     if store_url is None:
         raise ConfigError("FUSERY_STORE is not set; a worker needs the store of its runs")
+    found = asked(hop, arguments, named)
+    if found is None:
+        return
+    message, task = found
     store = Store(store_url)
     try:
-        launch = _wanted(store, run_id, launch_id, task)
+        launch = _wanted(store, message.run_id, message.launch, task)
     except (FuseryError, OSError) as error:
         # Nothing can be said in a store that does not answer.
-        log.warning("%s of run %s: left, the store does not answer: %s", task.key, run_id, error)
+        log.warning("%s of run %s: left, the store does not answer: %s", task.key, message.run_id, error)
         return
     if launch is not None:
-        _work(store, launch, task, failures > 0 or _is_redelivered())
+        _work(store, launch, task, message.failures > 0 or _is_redelivered())
 
 
 def _wanted(store: Store, run_id: str, launch_id: str, task: ShardTask) -> Launch | None:
@@ -72,7 +79,15 @@ def _wanted(store: Store, run_id: str, launch_id: str, task: ShardTask) -> Launc
     if launch.ended is not None:
         log.info("%s: launch %s of run %s has ended (%s)", task.key, launch_id, run_id, launch.ended)
         return None
+    if task not in launch.plan:
+        log.warning("%s is dropped: the plan of run %s has no such shard", task.key, run_id)
+        return None
     if store.find(launch.plan.artefact(task)) is not None:
+        return None
+    missing = [need.key for need in launch.plan.needs(task) if store.find(launch.plan.artefact(need)) is None]
+    if missing:
+        # A coordinator asks for nothing before its needs are there; where they were damaged since, it asks again.
+        log.warning("%s of run %s is dropped: %s is not in the store", task.key, run_id, missing[0])
         return None
     if _is_redelivered() and _killed_attempts(store, run_id, launch_id, task) >= MAX_ATTEMPTS:
         # Celery would deliver for ever what kills its process; the coordinator counts, and decides.

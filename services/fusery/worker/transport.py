@@ -1,5 +1,6 @@
 """Kombu's Redis transport with two habits mended: a failed acknowledgement costs a place, and a returned message waits.
-It also takes the password from a file, where one is named.
+It also takes the password from a file, where one is named, and no message but fusery's own (`messages`): one that kombu
+can't read ends a worker.
 
 Kombu 5.7 keeps the place of a message whose acknowledgement met a broken connection. With as many such messages as the
 worker has processes it asks for no message any more, so it does not even notice that the connection is gone: a broker
@@ -19,6 +20,7 @@ from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 
 from fusery.settings import settings
 from fusery.worker.broker_access import PasswordFile
+from fusery.worker.messages import rewritten, rewritten_unacked
 
 
 class QoS(redis.QoS):
@@ -44,6 +46,13 @@ class QoS(redis.QoS):
 class Channel(redis.Channel):
     QoS: Any = QoS
 
+    def _create_client(self, asynchronous: bool = False) -> Any:
+        client = super()._create_client(asynchronous)  # type: ignore[no-untyped-call]
+        client.set_response_callback("BRPOP", _taken)
+        # Of the hash of delivered messages, when one goes back to its queue.
+        client.set_response_callback("HGET", lambda item, **_: rewritten_unacked(item))
+        return client
+
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
         """Keywords of each connection; a password that stands in a file is read when one is made."""
         given: dict[str, Any] = super()._connparams(asynchronous)  # type: ignore[no-untyped-call]
@@ -52,6 +61,12 @@ class Channel(redis.Channel):
             given["credential_provider"] = PasswordFile(file, given.pop("username"))
             del given["password"]
         return given
+
+
+def _taken(answer: Any, **_: Any) -> tuple[bytes, bytes] | None:
+    """Queue and message; None, as if nothing waited, in place of a message that is none of fusery's."""
+    item = rewritten(answer[1]) if answer else None
+    return None if item is None else (answer[0], item)
 
 
 class Transport(redis.Transport):
