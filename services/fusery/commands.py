@@ -14,6 +14,7 @@ Setup = Callable[[argparse.ArgumentParser], None]
 
 
 def _validate(given: Arguments) -> None:
+    from fusery.pipeline.corpus_reading import told
     from fusery.pipeline.evaluation_tasks import check_tasks
     from fusery.pipeline.licences import check_licences
     from fusery.pipeline.preflight import check_registered_name, check_run, open_run
@@ -29,6 +30,8 @@ def _validate(given: Arguments) -> None:
     removed = run.corpora.removed
     print(f"  {train.documents} training documents in {train.shards} shards, {held_out.documents} held out")
     print(f"  domains: {', '.join(held_out.domains)}; {removed.duplicates} duplicates left out")
+    if run.corpora.skipped:
+        print(f"  skipped: {told(run.corpora.skipped)}")
     if removed.held_out:
         print(f"  {removed.held_out} left out of the training documents because their text is held out")
 

@@ -33,7 +33,7 @@ def parse_json(content: str | bytes, lenient: bool = False) -> Any:
     """
     try:
         text = content.decode() if isinstance(content, bytes) else content
-        value = json.loads(text.removeprefix("\ufeff"), parse_int=int if lenient else _integer)
+        value = (_LENIENT if lenient else _STRICT).decode(text.removeprefix("\ufeff"))
         if not lenient:
             _check_depth(value)
             if _HALF_CHARACTER.search(text):
@@ -82,3 +82,6 @@ def _integer(digits: str) -> int:
     if len(digits) > _MOST_DIGITS:
         raise NotJson(f"an integer of {len(digits)} digits")
     return int(digits)
+
+
+_STRICT, _LENIENT = json.JSONDecoder(parse_int=_integer), json.JSONDecoder()

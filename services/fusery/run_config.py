@@ -11,7 +11,7 @@ import hashlib
 import json
 import re
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -89,10 +89,13 @@ class SourceSpec(ModelSpec):
 
 
 class CorpusFile(Section):
-    """A JSONL, text or Parquet file, a folder of these, or a split of a Hugging Face dataset."""
+    """A file of rows (JSON, CSV, Parquet) or text, a folder of these, or a split of a Hugging Face dataset."""
 
     path: str = Field(min_length=1)
-    """.jsonl and text (each also .gz, .zst), .parquet, a folder of these, hf:OWNER/NAME[@REVISION] or hf:./FOLDER."""
+    """.jsonl, .ndjson, .json, .csv, .tsv, text (each also .gz, .bz2, .xz, .zst), .parquet, a folder of these,
+    hf:OWNER/NAME[@REVISION] or hf:./FOLDER."""
+    format: Literal["json", "csv", "tsv", "parquet", "text"] | None = None
+    """How every file here is read; None: by its ending, and as text where that says nothing."""
     domain: str | None = None
     """The domain of every document here; without it, the domain column, else 'all'."""
     text_column: str = "text"
@@ -125,6 +128,8 @@ class CorpusFile(Section):
                 raise ValueError(f"split, config: go with hf:OWNER/NAME only, the path is {self.path!r}")
         elif not re.fullmatch(r"hf:([./~].*|[\w.-]+/[\w.-]+(@[\w./-]+)?)", self.path):
             raise ValueError(f"path: expected hf:OWNER/NAME, hf:OWNER/NAME@REVISION or hf:./FOLDER, got {self.path!r}")
+        elif self.format is not None:
+            raise ValueError(f"format: goes with files, the path is {self.path!r}; `datasets` reads it")
         elif self.split is None:
             raise ValueError(f"split: missing; say which split of {self.path} to read, such as split: train")
         if self.domain is not None and self.domain_column_is_chosen:

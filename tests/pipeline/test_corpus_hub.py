@@ -179,9 +179,11 @@ def test_columns_and_rows_that_are_wrong_are_named(tmp_path: Path) -> None:
     write_dataset(tmp_path / "data")
     with pytest.raises(CorpusError, match=r"hf:\./data: no column 'text'; it has body, kind; set text_column"):
         read(tmp_path, path="hf:./data", config="code", split="train")
-    pq.write_table(pa.table({"body": ["a", None], "kind": [1, 1]}), tmp_path / "data/test.parquet")
-    with pytest.raises(CorpusError, match=r"hf:\./data: row 2: expected text in 'body', got null"):
-        read(tmp_path, path="hf:./data", config="code", split="test", text_column="body")
+    pq.write_table(pa.table({"body": ["a", "b", None], "kind": [1, None, 1]}), tmp_path / "data/test.parquet")
+    chosen = {"path": "hf:./data", "config": "code", "split": "test", "text_column": "body"}
+    with pytest.raises(CorpusError, match=r"hf:\./data: row 2: expected a domain in 'kind'"):
+        read(tmp_path, **chosen, domain_column="kind")
+    assert [document.text for document in read(tmp_path, **chosen)] == ["a", "b"]
     with pytest.raises(CorpusError, match=r"nowhere: no such folder"):
         read(tmp_path, path="hf:./nowhere", split="train")
 

@@ -75,7 +75,9 @@ def test_documents_are_the_same_in_the_same_order_whatever_kind_of_file_holds_th
         as_texts = read(folder / "texts")
     assert [(document.text, document.domain) for document in found[0]] == documents
     assert all(other == found[0] for other in found[1:])
-    assert [document.text for document in as_texts] == [text for text, _ in documents]
+    # A byte order mark at the head of a file is no text of it.
+    bare = [text.removeprefix("\ufeff") for text, _ in documents]
+    assert [document.text for document in as_texts] == [text for text in bare if text.strip()]
 
 
 @given(documents=rows, parts=st.integers(1, 4))
@@ -145,7 +147,8 @@ def test_text_columns_of_every_string_type_are_read(tmp_path: Path, kind: pa.Dat
     [
         ({"body": ["a"]}, r"no column 'text'; it has body; set text_column"),
         ({"text": [1]}, r"column 'text' is int64, expected strings"),
-        ({"text": ["a", None]}, r"row 2: expected text in 'text', got null"),
+        ({"text": ["a"], "domain": [["x"]]}, r"column 'domain' is list<.*>, expected strings, numbers or booleans"),
+        ({"text": ["a"], "domain": [{"x": 1}]}, r"column 'domain' is struct<.*>, expected strings"),
     ],
 )
 def test_parquet_without_text_is_refused(tmp_path: Path, columns: dict[str, list[Any]], says: str) -> None:

@@ -62,6 +62,8 @@ class Corpora:
     removed: Removed
     longest: tuple[CorpusDocument, ...]
     key: str
+    skipped: dict[str, int]
+    """What of the files was no document, by reason."""
     found: Scan | None = None
     """What this process found by reading; None: an earlier one did, and left it in the store."""
 
@@ -163,7 +165,7 @@ def _corpora(found: Scan, key: str) -> Corpora:
         Corpus(s.digest, len(s.checks), s.documents, s.bytes, s.domains)
         for s in (found.sides[Side.TRAIN], found.sides[Side.HELD_OUT])
     )
-    return Corpora(train, held_out, found.removed, found.longest, key, found)
+    return Corpora(train, held_out, found.removed, found.longest, key, found.skipped, found)
 
 
 def _index_name(key: str) -> str:
@@ -195,4 +197,5 @@ def _known(store: Store, key: str) -> Corpora | None:
         removed=Removed(**note["removed"]),
         longest=tuple(CorpusDocument(**fields) for fields in note["longest"]),
         key=key,
+        skipped=note["skipped"],
     )

@@ -13,7 +13,8 @@ from typing import Any
 
 from fusery.errors import ConfigError, CorpusError, how_to_install
 from fusery.formats.shards import CorpusDocument
-from fusery.pipeline.corpus_files import BATCH_ROWS, Meter, chosen_columns, documents_of, files_of
+from fusery.pipeline.corpus_kinds import all_files
+from fusery.pipeline.corpus_rows import BATCH_ROWS, Meter, Reading, chosen_columns, documents_of
 from fusery.pipeline.file_states import state_of
 from fusery.run_config import CorpusFile
 from fusery.run_file import RunFile
@@ -35,11 +36,12 @@ def read_dataset(run: RunFile, file: CorpusFile, index: int, meter: Meter | None
     with _refusals(file):
         builder.download_and_prepare()
         rows = builder.as_dataset(split=file.split)
-    columns = chosen_columns(rows.features.arrow_schema, file, file.path)
-    batches = rows.select_columns(columns).with_format("arrow").iter(batch_size=BATCH_ROWS)
     meter = meter or Meter()
+    reading = Reading(file, file.path, f"{index}-{Path(where).name}", meter)
+    columns = chosen_columns(rows.features.arrow_schema, reading)
+    batches = rows.select_columns(columns).with_format("arrow").iter(batch_size=BATCH_ROWS)
     meter.total, meter.unit = rows.num_rows, "rows"
-    for number, document in enumerate(documents_of(batches, file, file.path, f"{index}-{Path(where).name}"), start=1):
+    for number, document in documents_of(batches, reading):
         meter.amount = number
         yield document
 
@@ -100,7 +102,7 @@ def _builder(where: str, revision: str | None, file: CorpusFile) -> Any:
 
 def _state(folder: str) -> str:
     """A name for a folder and its files as they are now, by their sizes and times."""
-    return state_of(files_of(Path(folder)))[:16]
+    return state_of(sorted(all_files(Path(folder))))[:16]
 
 
 @contextmanager

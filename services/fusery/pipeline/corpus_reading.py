@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -15,15 +16,17 @@ from typing import NamedTuple
 
 from fusery.errors import CorpusError
 from fusery.formats.shards import CorpusDocument
-from fusery.pipeline.corpus_files import Meter, files_of, read_path
+from fusery.pipeline.corpus_files import read_path
 from fusery.pipeline.corpus_hub import dataset_state, read_dataset
+from fusery.pipeline.corpus_kinds import documents_in
+from fusery.pipeline.corpus_rows import Meter
 from fusery.pipeline.corpus_split import split
 from fusery.pipeline.file_states import state_of
 from fusery.run_config import CorpusFile
 from fusery.run_file import RunFile
 from fusery.worker.plan import digest
 
-_READING_VERSION = 1
+_READING_VERSION = 2
 """Raised when the same files would give other documents."""
 
 _REPORT_EVERY_S = 0.3
@@ -63,11 +66,16 @@ def reading_key(run: RunFile) -> str:
 
 
 def _state(run: RunFile, file: CorpusFile) -> str:
-    return state_of(files_of(Path(run.resolve(file.path)))) if file.dataset is None else dataset_state(run, file)
+    if file.dataset is not None:
+        return dataset_state(run, file)
+    found = documents_in(Path(run.resolve(file.path)), file)
+    return digest([state_of(found.files), found.skipped])
 
 
-def pieces(run: RunFile, report: Report = no_report) -> Iterator[Piece]:
+def pieces(run: RunFile, report: Report = no_report, skipped: Counter[str] | None = None) -> Iterator[Piece]:
     """All documents of a run after splitting: first the held-out files', then the training files'.
+
+    What is no document is counted in `skipped`, by reason.
 
     Raises:
         CorpusError: a file is missing or unreadable, or there is no text in it; names file and line or row.
@@ -77,19 +85,28 @@ def pieces(run: RunFile, report: Report = no_report) -> Iterator[Piece]:
     sides: tuple[tuple[Side, Sequence[CorpusFile]], ...] = ((Side.HELD_OUT, spec.held_out), (Side.TRAIN, spec.train))
     for side, files in sides:
         for index, file in enumerate(files):
-            found = False
-            for document in _documents(run, file, index, telling):
+            found, meter = False, Meter()
+            for document in _documents(run, file, index, meter, telling):
                 chosen = _side(document.text, spec.held_out_share, run.config.seed) if side is Side.TRAIN else side
                 for number, piece in enumerate(split(document, spec.max_document_bytes)):
                     found = True
                     yield Piece(chosen, number == 0, piece)
             if not found:
                 place = file.path if file.dataset else run.resolve(file.path)
-                raise CorpusError(f"{place}: no text in it; expected documents with text (column {file.text_column!r})")
+                what = f"; skipped: {told(meter.skipped)}" if meter.skipped else ""
+                raise CorpusError(
+                    f"{place}: no text in it; expected documents with text (column {file.text_column!r}){what}"
+                )
+            if skipped is not None:
+                skipped.update(meter.skipped)
 
 
-def _documents(run: RunFile, file: CorpusFile, index: int, telling: _Telling) -> Iterator[CorpusDocument]:
-    meter = Meter()
+def told(skipped: Mapping[str, int]) -> str:
+    """'3 dot files and folders, 2 rows without text'."""
+    return ", ".join(f"{count} {reason}" for reason, count in skipped.items())
+
+
+def _documents(run: RunFile, file: CorpusFile, index: int, meter: Meter, telling: _Telling) -> Iterator[CorpusDocument]:
     path = Path(run.resolve(file.path))
     if file.dataset is None:
         found = read_path(path, file, f"{index}-{path.name}", meter)

@@ -13,6 +13,7 @@ import heapq
 import json
 import random
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -65,6 +66,8 @@ class Scan:
     sides: dict[Side, Selection]
     removed: Removed
     longest: tuple[CorpusDocument, ...]
+    skipped: dict[str, int]
+    """What of the files was no document, by reason."""
 
 
 @dataclass(slots=True)
@@ -128,7 +131,8 @@ def scan(run: RunFile, report: Report = no_report) -> Scan:
     spec = run.config.corpus
     found, domains = {side: _Pieces() for side in Side}, dict[str, int]()
     longest = max(16, min(_LIKELY_LONGEST, _LIKELY_LONGEST_BYTES // spec.max_document_bytes))
-    for side, begins, document in pieces(run, report):
+    skipped = Counter[str]()
+    for side, begins, document in pieces(run, report, skipped):
         found[side].add(document, begins, domains.setdefault(document.domain, len(domains)), longest)
     held_out, train = found[Side.HELD_OUT], found[Side.TRAIN]
     if not len(held_out.sizes):
@@ -148,7 +152,7 @@ def scan(run: RunFile, report: Report = no_report) -> Scan:
     }
     candidates = [*_used(train, kept_train), *_used(held_out, kept_held_out)]
     few = max(4, min(64, (1 << 20) // spec.max_document_bytes))
-    return Scan(sides, removed, tuple(document for _, _, _, document in heapq.nlargest(few, candidates)))
+    return Scan(sides, removed, tuple(document for _, _, _, document in heapq.nlargest(few, candidates)), dict(skipped))
 
 
 def _used(found: _Pieces, kept: Bools) -> Iterator[tuple[int, int, bytes, CorpusDocument]]:

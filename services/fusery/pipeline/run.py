@@ -23,6 +23,7 @@ from fusery.evaluation import report as reports
 from fusery.evaluation.tables import render_tables
 from fusery.pipeline import local, run_children, step_jobs, steps
 from fusery.pipeline.coordinator import PACE
+from fusery.pipeline.corpus_reading import told
 from fusery.pipeline.coverage_warnings import warnings_of
 from fusery.pipeline.evaluation_tasks import check_tasks
 from fusery.pipeline.execution import coordinate, new_launch
@@ -250,4 +251,5 @@ def _documents(run: Run) -> str:
     train, held_out, removed = run.corpora.train, run.corpora.held_out, run.corpora.removed
     counts = f"{train.documents} training documents, {held_out.documents} held out"
     doubles = removed.duplicates + removed.held_out
-    return f"{counts}, {doubles} exact doubles left out" if doubles else counts
+    counts += f", {doubles} exact doubles left out" if doubles else ""
+    return f"{counts}; skipped: {told(run.corpora.skipped)}" if run.corpora.skipped else counts
