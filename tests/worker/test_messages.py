@@ -117,12 +117,14 @@ def test_what_is_no_message_of_ours_is_dropped_with_one_line(item: bytes, caplog
     assert len(caplog.text) < 400
     assert rewritten_unacked(b"[" + item + b', "", "capture"]') is None
     assert _taken([b"capture", item]) is None
+    assert _taken([b"capture\x06\x169", item]) is None, "a queue with a priority"
 
 
 def test_nothing_waits_and_a_message_that_was_taken() -> None:
     assert _taken(None) is None
     item = json.dumps(message()).encode()
     assert _taken([b"capture", item]) == (b"capture", rewritten(item))
+    assert _taken([b"other", b"garbage"]) == (b"other", b"garbage"), "no worker takes from it"
 
 
 def test_a_message_goes_back_to_the_queue_of_its_own_task() -> None:

@@ -21,6 +21,11 @@ from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 from fusery.settings import settings
 from fusery.worker.broker_access import PasswordFile
 from fusery.worker.messages import rewritten, rewritten_unacked
+from fusery.worker.plan import Hop
+
+_QUEUES = {hop.value.encode() for hop in Hop}
+_PRIORITY = redis.Channel.sep.encode()
+"""Between a queue's name and a message's priority."""
 
 
 class QoS(redis.QoS):
@@ -64,8 +69,10 @@ class Channel(redis.Channel):
 
 
 def _taken(answer: Any, **_: Any) -> tuple[bytes, bytes] | None:
-    """Queue and message; None, as if nothing waited, in place of a message that is none of fusery's."""
-    item = rewritten(answer[1]) if answer else None
+    """Queue and message; None, as if nothing waited, in place of one in a hop's queue that is none of fusery's."""
+    if not answer or answer[0].split(_PRIORITY)[0] not in _QUEUES:
+        return answer and tuple(answer)
+    item = rewritten(answer[1])
     return None if item is None else (answer[0], item)
 
 
