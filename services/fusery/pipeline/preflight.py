@@ -26,6 +26,7 @@ from fusery.pipeline.corpus import Corpora, open_corpora, publish_corpora
 from fusery.pipeline.corpus_checks import check_documents, check_requests
 from fusery.pipeline.corpus_reading import Report, no_report
 from fusery.pipeline.file_states import FileDigests
+from fusery.pipeline.target_checks import check_target
 from fusery.registry.names import check_name_early
 from fusery.registry.tracking import check_tracking, default_tracking_uri
 from fusery.run_config import EngineKind, ModelSpec, RunConfig, SourceSpec, split_engine
@@ -177,6 +178,9 @@ def check_run(run: Run) -> Checkpoint:
             check_documents(
                 run.file, run.corpora, f"source {source.name}", checkpoint.tokenizer, checkpoint.context_length
             )
+    if run.store.read_note(plan_name(run.run_id)) is None:
+        # A run that has a plan has passed, with the target's very bytes.
+        check_target(run.file.model(run.config.target.model), target)
     return target
 
 

@@ -28,7 +28,7 @@ TEXTS: Mapping[str, str] = {
     "emoji": "Well done 🎉👍🏽 — see you soon 😀!\n",
     "whitespace": "one  two\t\tthree\n\n\n    four \r\n  five",
 }
-_ENDINGS = ("The quick brown fox jumps over", "The quick brown fox thinks over")
+ENDINGS: Mapping[str, str] = {"a": "The quick brown fox jumps over", "b": "The quick brown fox thinks over"}
 """Two texts that are the same up to a word: rows before it must not know which comes, the row at it must."""
 
 _TOLERANCES = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.3}
@@ -37,6 +37,8 @@ _TOLERANCES = {"float32": 1e-3, "float16": 0.05, "bfloat16": 0.3}
 _MASS_ROUNDING = {"float32": 2e-3}
 _COARSE_MASS_ROUNDING = 1e-2
 _CLEAR_NATS, _FEWEST_ROWS = 0.5, 10
+_MOST_COPIED = 0.5
+"""Tied random weights prefer the token just read too, but give it far less."""
 _QUICK_K = 8
 
 
@@ -123,8 +125,8 @@ def _answered(source: Source, texts: Mapping[str, str], top_k: int) -> list[Answ
 def quick_test(source: Source) -> list[Check]:
     """What one request of two short texts tells; no check of it depends on how good the model is."""
     k = min(_QUICK_K, source.model.vocabulary_size, source.model.limits.max_top_k)
-    pair = _answered(source, dict(zip("ab", _ENDINGS, strict=True)), k)
-    return [*_checks_of_answers(source, pair), check_endings(source, *pair)]
+    pair = _answered(source, ENDINGS, k)
+    return [*_checks_of_answers(source, pair), check_endings(source, *pair), check_copies(pair)]
 
 
 def refuse_failed(checks: Sequence[Check], name: str) -> None:
@@ -141,12 +143,13 @@ def refuse_failed(checks: Sequence[Check], name: str) -> None:
 def self_test(source: Source, texts: Mapping[str, str], top_k: int) -> list[Check]:
     """Every check of one source by itself; `texts` are ones that it reads."""
     found = answered(source, texts, top_k)
-    pair = _answered(source, dict(zip("ab", _ENDINGS, strict=True)), top_k)
+    pair = _answered(source, ENDINGS, top_k)
     return [
         *_checks_of_answers(source, [*found, *pair]),
         _check_whole_vocabulary(source),
         _check_repeats(source, found[0], top_k),
         check_endings(source, *pair),
+        check_copies(found),
         check_likelihoods(found),
     ]
 
@@ -270,6 +273,23 @@ def check_endings(source: Source, a: Answered, b: Answered) -> Check:
     if all(apart(x, row_a) <= tolerance for x, _ in pairs):
         return Check(name, Status.UNSURE, "all rows are the same, whatever the text")
     return Check(name, Status.FAILED, "a row does not know its own token: rows are one position late")
+
+
+def check_copies(found: Sequence[Answered]) -> Check:
+    """Rows do not give most of their mass to the token that has just been read, as those of an unshifted model do."""
+    own, following = [], []
+    for f in found:
+        ids, first = f.answer.token_ids_T.tolist(), int((f.tokens.byte_ends_T == 0).sum())
+        for i, row in enumerate(f.rows[:-1]):
+            if row is not None and i >= first and ids[i] != ids[i + 1]:
+                own.append(np.exp(row.log_probs.get(ids[i], -np.inf)))
+                following.append(np.exp(row.log_probs.get(ids[i + 1], -np.inf)))
+    if not own:
+        return Check("shift", Status.UNSURE, "no rows that tell")
+    mean, next_mean = float(np.mean(own)), float(np.mean(following))
+    detail = f"rows give {mean:.2f} to the token just read, {next_mean:.2f} to the next"
+    wrong = f"{detail}: row i must predict token i+1; the model was trained on labels that were not shifted"
+    return _check("shift", mean <= _MOST_COPIED or next_mean >= mean, detail, wrong)
 
 
 def check_likelihoods(found: Sequence[Answered]) -> Check:

@@ -15,12 +15,13 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from fusery.core.rules import Dtype
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import TopK
 from fusery.errors import InvalidInput, ModelError
-from fusery.models.checkpoint import inspect_checkpoint, local_folder
+from fusery.models.checkpoint import Checkpoint, inspect_checkpoint, local_folder
 from fusery.models.head import SplitModel, split
 from fusery.models.loading import load_model, weights_fingerprint
 from fusery.source.api import Distributions, Document, Limits, ModelDescription, check_request, check_tokens
@@ -193,10 +194,24 @@ def load_engine(
     folder = str(local_folder(model, revision))
     checkpoint = inspect_checkpoint(folder)
     network = load_model(folder, None, dtype, attention, device)
+    fingerprint = weights_fingerprint(folder, None, dtype)
+    return engine_of(network, checkpoint, fingerprint, dtype, name or Path(model).name, revision, limits)
+
+
+def engine_of(
+    network: PreTrainedModel,
+    checkpoint: Checkpoint,
+    weights_fingerprint: str,
+    dtype: Dtype,
+    name: str,
+    revision: str | None = None,
+    limits: Limits | None = None,
+) -> TransformersEngine:
+    """The engine of a model that is loaded."""
     description = ModelDescription(
-        name=name or Path(model).name,
+        name=name,
         revision=revision,
-        weights_fingerprint=weights_fingerprint(folder, None, dtype),
+        weights_fingerprint=weights_fingerprint,
         tokenizer_fingerprint=checkpoint.tokenizer.fingerprint,
         architecture=checkpoint.architecture,
         vocabulary_size=checkpoint.vocabulary_size,

@@ -28,6 +28,7 @@ from fusery.core.cells import Partitions
 from fusery.core.topk import IntArray
 from fusery.errors import Interrupted, Mismatch
 from fusery.json_text import read_json_object
+from fusery.models.causality import check_causal
 from fusery.models.checkpoint import context_length
 from fusery.models.head import split
 from fusery.models.loading import load_model
@@ -100,6 +101,7 @@ def train(job: TrainJob) -> TrainResult:
     """The trained model in `job.output`, resumed from its checkpoints where there are any.
 
     Raises:
+        ModelError: the target sees later tokens of the text.
         InvalidInput: the target, the documents or the partitions can't be trained on, or the training diverged.
         Mismatch: the output folder belongs to another configuration.
         Interrupted: asked to stop (SIGINT; SIGTERM raises its subclass `Terminated`); a checkpoint is written.
@@ -136,6 +138,7 @@ def train(job: TrainJob) -> TrainResult:
 def _prepared(job: TrainJob) -> tuple[Training, Any]:
     """Everything checked and proved before the first step; and what the adapters are, if there are any."""
     model = split(load_model(job.target, job.revision))
+    check_causal(model.model, f"target {job.target}")
     config = model.model.config.get_text_config(decoder=True)
     capacity = min(job.training.sequence_length, context_length(config))
     vocabulary = vocabulary_size(model)
