@@ -24,7 +24,7 @@ from fusery.core.rules import Disagreement, Positions, Scope
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import IntArray, TopK
 from fusery.core.vocabulary_map import VocabularyMap
-from fusery.errors import InvalidInput
+from fusery.errors import Corrupt, InvalidInput
 from fusery.formats import shards
 from fusery.formats.shards import AlignedDocument, CapturedDocument, CorpusDocument, FusedDocument
 from fusery.formats.store import Entry, Store
@@ -196,7 +196,15 @@ def load_tokenizer(store: Store, fingerprint: str) -> ByteTokenizer:
 
 @lru_cache(maxsize=16)
 def _tokenizer(store_url: str, fingerprint: str) -> ByteTokenizer:
-    return ByteTokenizer.from_definition(Store(store_url).read(tokenizer_name(fingerprint)).decode())
+    name = tokenizer_name(fingerprint)
+    tokenizer = ByteTokenizer.from_definition(Store(store_url).read(name).decode())
+    if tokenizer.fingerprint != fingerprint:
+        raise Corrupt(
+            f"{name}: its fingerprint is {tokenizer.fingerprint[:16]}, the plan says {fingerprint[:16]}; it was "
+            "changed, or this worker has another version of tokenizers than the run; it is published again",
+            name,
+        )
+    return tokenizer
 
 
 def load_vocabulary_map(store: Store, plan: Plan, source: PlannedSource) -> VocabularyMap:

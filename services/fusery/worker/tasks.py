@@ -15,10 +15,9 @@ from typing import Any
 from celery import current_task
 
 from fusery import tracing
-from fusery.errors import ConfigError, Corrupt, FuseryError, Unavailable
+from fusery.errors import ConfigError, Corrupt, FuseryError
 from fusery.formats.store import Entry, Store
 from fusery.settings import settings
-from fusery.source.client import client_from_settings
 from fusery.worker import hops
 from fusery.worker.app import app_from_environment
 from fusery.worker.launches import Launch, read_launch
@@ -127,9 +126,7 @@ def perform(store: Store, launch: Launch, task: ShardTask, at: hops.At) -> Entry
     """Makes the artefact of `task`; `at` is told which documents come next."""
     if task.hop is not Hop.CAPTURE:
         return hops.HOPS[task.hop](store, launch.plan, task, at=at)
-    if task.source not in launch.addresses:
-        raise Unavailable(f"run {launch.plan.run_id}: source {task.source} has no address in launch {launch.id}")
-    with client_from_settings(launch.addresses[task.source]) as client:
+    with launch.client(task.source) as client:
         return hops.capture(store, launch.plan, task, client, at=at)
 
 
