@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from unicodedata import name as character_name
 
 import numpy as np
 import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from fusery.core import definition as definitions
-from fusery.core.definition import BYTE_TO_LETTER, LETTER_TO_BYTE
+from fusery.core import spelling
+from fusery.core.definition import BYTE_TO_LETTER
 from fusery.core.spans import compared, loses_text
 from fusery.core.topk import IntArray
 from fusery.errors import ModelError
@@ -31,7 +30,6 @@ _PROBE = "The 12 quick foxes\tjump() over\r\n   «naïve» 東京 😀 </s>  \n\
 """Tokenised into the fingerprint, so that it covers behaviour and not the definition alone."""
 
 
-_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _ANCHOR = "\x01"
 """A character that is in no longer piece of any vocabulary."""
 
@@ -73,8 +71,11 @@ class ByteTokenizer:
     def __init__(self, backend: Tokenizer, prefix_ids: Sequence[int] = (), name: str = "tokenizer") -> None:
         self._set(definitions.settled(backend), prefix_ids, name)
 
-    def _set(self, settled: definitions.Definition, prefix_ids: Sequence[int], name: str) -> None:
+    def _set(
+        self, settled: definitions.Definition, prefix_ids: Sequence[int], name: str, embeddings: int | None = None
+    ) -> None:
         self.name = name
+        self._embeddings = embeddings
         self.prefix_ids = np.asarray(list(prefix_ids), dtype=np.int64)
         self._json = settled
         self._backend = definitions.without_special_tokens(settled)
@@ -84,48 +85,52 @@ class ByteTokenizer:
         """The tokenizer of a text that `definition` gave; another text may give another fingerprint."""
         fields = parse_json(definition)
         tokenizer = cls.__new__(cls)
-        tokenizer._set(fields["backend"], fields["prefix_ids"], fields["name"])
+        tokenizer._set(fields["backend"], fields["prefix_ids"], fields["name"], fields.get("embeddings"))
+        return tokenizer
+
+    def of_model(self, embeddings: int) -> ByteTokenizer:
+        """The tokenizer of a model with so many embeddings: tokens past them spell nothing and are in no cell."""
+        if embeddings >= len(self._all_bytes):
+            return self
+        tokenizer = type(self).__new__(type(self))
+        tokenizer._set(self._json, self.prefix_ids.tolist(), self.name, embeddings)
         return tokenizer
 
     def definition(self) -> str:
         """Canonical JSON from which `from_definition` makes an equal tokenizer."""
-        fields = {"backend": self._json, "name": self.name, "prefix_ids": self.prefix_ids.tolist()}
+        fields = {"backend": self._json, "name": self.name, "prefix_ids": self.prefix_ids.tolist(), **self._limits}
         return json.dumps(fields, sort_keys=True, ensure_ascii=False)
 
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of definition and behaviour; the name is not part of it."""
         probe = self._backend.encode(_PROBE, add_special_tokens=False)
-        content = [self._json, self.prefix_ids.tolist(), probe.ids, probe.offsets]
+        content = [self._json, self.prefix_ids.tolist(), probe.ids, probe.offsets, *self._limits.values()]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def _limits(self) -> dict[str, int]:
+        return {} if self._embeddings is None else {"embeddings": self._embeddings}
 
     @cached_property
     def token_bytes(self) -> list[bytes | None]:
         """For each id what it spells in the middle of a text; None for special tokens and unused ids."""
-        of_model, added = definitions.model_vocabulary(self._json), self._json["added_tokens"]
-        largest = max([*of_model.values(), *(token["id"] for token in added)], default=-1)
-        spelled: list[bytes | None] = [None] * (largest + 1)
-        unknown = definitions.unknown_token(self._json)
-        for string, index in of_model.items():
-            if string != unknown or self._is_byte_level:
-                spelled[index] = self._spell(string)
-        for token in added:
-            if token["special"]:
-                spelled[token["id"]] = None
-            elif token["content"] not in of_model:
-                # Else it stands for what the model makes it from, as Gemma's "▁▁" for two spaces.
-                spelled[token["id"]] = token["content"].encode()
-        return spelled
+        return self._all_bytes[: self._embeddings]
+
+    @cached_property
+    def _all_bytes(self) -> list[bytes | None]:
+        """As `token_bytes`, with the tokens past the model's embeddings."""
+        return spelling.spelled_tokens(self._json)
 
     @cached_property
     def token_strings(self) -> list[str | None]:
         """For each id the token as its vocabulary writes it, markers and letters undecoded; None for unused ids."""
-        strings: list[str | None] = [None] * self.size
+        strings: list[str | None] = [None] * len(self._all_bytes)
         for string, index in definitions.model_vocabulary(self._json).items():
             strings[index] = string
         for token in self._json["added_tokens"]:
             strings[token["id"]] = token["content"]
-        return strings
+        return strings[: self.size]
 
     def token_id(self, string: str) -> int | None:
         """The id of the token that its vocabulary writes as `string`."""
@@ -147,8 +152,36 @@ class ByteTokenizer:
 
     @property
     def size(self) -> int:
-        """One more than the largest id."""
+        """One more than the largest id, or the model's embeddings where these are fewer."""
         return len(self.token_bytes)
+
+    def check_ids(self, text: TokenizedText) -> None:
+        """Returns if the model has an embedding for every token of `text`.
+
+        Raises:
+            ModelError: the tokenizer has more tokens than the model, and the text needs one of them.
+        """
+        largest = int(text.ids_T.max(initial=-1))
+        if largest >= self.size:
+            content = self._backend.id_to_token(largest)
+            raise ModelError(
+                f"{self.name}: token {content!r} of its tokenizer has the id {largest}, the model has {self.size} "
+                "embeddings; leave such texts out, or take the token out of tokenizer.json"
+            )
+
+    @cached_property
+    def reads_past_model(self) -> bool:
+        """Whether a text can be read as a token that the model has no embedding for; special tokens are never read."""
+        added = {token["id"]: token["content"] for token in self._json["added_tokens"]}
+        past = range(self.size, len(self._all_bytes))
+        if any(self._all_bytes[index] is not None and index not in added for index in past):
+            return True
+        unknown = definitions.unknown_token(self._json)
+        if not self._is_byte_level and unknown is not None and (self.token_id(unknown) or 0) >= self.size:
+            return True
+        texts = [form for index in past if index in added for form in (added[index], f"a {added[index]} a")]
+        encodings = self._backend.encode_batch(texts, add_special_tokens=False)
+        return any(max(encoding.ids, default=-1) >= self.size for encoding in encodings)
 
     def tokenize(self, text: str) -> TokenizedText:
         """The document's tokens, prefix tokens included, and their byte ends.
@@ -195,18 +228,21 @@ class ByteTokenizer:
         first = []
         for text, encoding in zip(texts, encodings, strict=True):
             ids = encoding.ids
-            stands_apart = len(ids) > 1 and self.token_bytes[ids[0]] == _ANCHOR.encode()
+            stands_apart = len(ids) > 1 and self._all_bytes[ids[0]] == _ANCHOR.encode()
             first.append(ids[1] if stands_apart and self._begins(text.encode(), ids[1]) else -1)
         return first
 
     def _continuing(self, text: str) -> int:
         """The longest token that continues a word with `text`, as WordPiece takes it; −1 if there is none."""
-        length = next((i for i, character in enumerate(text) if not _is_spaced(character)), len(text))
-        ids = (self._backend.token_to_id(self._word_markers[0] + text[:end]) for end in range(length, 0, -1))
-        return next((index for index in ids if index is not None), -1)
+        length = next((i for i, character in enumerate(text) if not spelling.is_spaced(character)), len(text))
+        ids = (
+            self._backend.token_to_id(definitions.word_markers(self._json)[0] + text[:end])
+            for end in range(length, 0, -1)
+        )
+        return next((index for index in ids if index is not None and index < self.size), -1)
 
     def _begins(self, string: bytes, index: int | None) -> bool:
-        spelled = None if index is None or index < 0 else self.token_bytes[index]
+        spelled = None if index is None or not 0 <= index < self.size else self.token_bytes[index]
         return bool(spelled) and string.startswith(spelled or b"")
 
     def _with_ends(self, text: str, encoding: Encoding) -> TokenizedText:
@@ -258,22 +294,7 @@ class ByteTokenizer:
 
     @cached_property
     def _pieces(self) -> list[bytes]:
-        return [spelled or b"" for spelled in self.token_bytes]
-
-    def _spell(self, token: str) -> bytes:
-        prefix, suffix = self._word_markers
-        if len(token) > len(prefix):
-            token = token.removeprefix(prefix)
-        if len(token) > len(suffix):
-            token = token.removesuffix(suffix)
-        if self._is_byte_level:
-            letters = [LETTER_TO_BYTE.get(letter) for letter in token]
-            return token.encode() if None in letters else bytes(b for b in letters if b is not None)
-        if _BYTE_TOKEN.fullmatch(token) and self._json["model"].get("byte_fallback"):
-            return bytes.fromhex(token[3:5])
-        for in_token, in_text in self._replaced_strings:
-            token = token.replace(in_token, in_text)
-        return token.replace(self._marker, " ").encode() if self._marker else token.encode()
+        return [spelled or b"" for spelled in self._all_bytes]
 
     @cached_property
     def _is_byte_level(self) -> bool:
@@ -282,14 +303,6 @@ class ByteTokenizer:
     @cached_property
     def _marker(self) -> str | None:
         return definitions.space_marker(self._json)
-
-    @cached_property
-    def _word_markers(self) -> tuple[str, str]:
-        return definitions.word_markers(self._json)
-
-    @cached_property
-    def _replaced_strings(self) -> list[tuple[str, str]]:
-        return definitions.replaced_strings(self._json)
 
     @cached_property
     def _drops_spaces(self) -> bool:
@@ -305,29 +318,18 @@ class ByteTokenizer:
         Only where spaces are dropped and tokens inside a word are marked ("##"). Signs and ideographs, which are words
         of their own and mostly stand without a space, are none.
         """
-        prefix = self._word_markers[0]
-        if not (prefix and self._drops_spaces):
-            return frozenset()
-        words = definitions.model_vocabulary(self._json).items()
-        return frozenset(i for word, i in words if not word.startswith(prefix) and _is_spaced(word))
+        starts = spelling.word_starts(self._json)
+        return starts if starts and self._drops_spaces else frozenset()
 
     @cached_property
     def _word_ends(self) -> IntArray:
         """Ids of the tokens that end a word ("</w>"), where the space behind it is dropped."""
-        suffix = self._word_markers[1]
-        if not (suffix and self._drops_spaces):
-            return np.zeros(0, np.int64)
-        words = definitions.model_vocabulary(self._json).items()
-        return np.asarray([i for word, i in words if word.endswith(suffix)], np.int64)
+        ends = spelling.word_ends(self._json)
+        return np.asarray(ends if ends and self._drops_spaces else [], np.int64)
 
     @cached_property
     def _mid_text(self) -> Tokenizer:
         return definitions.mid_text(self._json)
-
-
-def _is_spaced(word: str) -> bool:
-    """Whether a word of this kind usually stands after a space: letters and digits, but no ideographs."""
-    return word[:1].isalnum() and not character_name(word[0], "").startswith("CJK ")
 
 
 def _whole_characters(string: bytes) -> str:

@@ -217,7 +217,7 @@ def inspect_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
         model_type=config.model_type,
         vocabulary_size=int(text.vocab_size),
         context_length=context_length(text),
-        tokenizer=read_tokenizer(folder, model),
+        tokenizer=read_tokenizer(folder, model).of_model(int(text.vocab_size)),
     )
 
 

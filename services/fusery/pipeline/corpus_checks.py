@@ -9,6 +9,7 @@ from fusery.core.batches import MOST_DOCUMENTS, by_length
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import ConfigError, CorpusError, InvalidInput, ModelError, TooLarge
 from fusery.pipeline.corpus import Corpora
+from fusery.pipeline.corpus_reading import pieces
 from fusery.run_file import RunFile
 from fusery.source.api import Document, ModelDescription, check_tokens
 
@@ -16,16 +17,19 @@ from fusery.source.api import Document, ModelDescription, check_tokens
 def check_documents(file: RunFile, corpora: Corpora, role: str, tokenizer: ByteTokenizer, limit: int) -> list[int]:
     """The documents with the most tokens, as far as their bytes tell, fit `limit` tokens and are spelled by them.
 
-    How many tokens they have comes back.
+    How many tokens they have comes back. All documents are read where the tokenizer has tokens that its model lacks.
 
     Raises:
         CorpusError: one is too long.
-        ModelError: one can't be spelled, or nothing of those of a domain is.
+        ModelError: one can't be spelled, or needs a token without an embedding; or nothing of a domain's is spelled.
     """
+    if tokenizer.reads_past_model:
+        _check_ids(file, role, tokenizer)
     counts, spelled = [], Counter[str]()
     for document in corpora.longest:
         try:
             text = tokenizer.tokenize(document.text)
+            tokenizer.check_ids(text)
         except ModelError as error:
             raise ModelError(f"document {document.doc_id}, {role}: {error}") from error
         tokens = len(text.ids_T)
@@ -42,6 +46,14 @@ def check_documents(file: RunFile, corpora: Corpora, role: str, tokenizer: ByteT
             "or does not know their characters; take another model, or leave these documents out"
         )
     return counts
+
+
+def _check_ids(file: RunFile, role: str, tokenizer: ByteTokenizer) -> None:
+    for piece in pieces(file):
+        try:
+            tokenizer.check_ids(tokenizer.tokenize(piece.document.text))
+        except ModelError as error:
+            raise ModelError(f"document {piece.document.doc_id}, {role}: {error}") from error
 
 
 def check_requests(file: RunFile, corpora: Corpora, name: str, model: ModelDescription, tokens: Sequence[int]) -> None:

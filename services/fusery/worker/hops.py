@@ -102,6 +102,7 @@ def align_shard(store: Store, plan: Plan, task: ShardTask, at: At = _nowhere) ->
     for document, answer, source_text, target_text in zip(documents, captured, sources, targets, strict=True):
         at([document.doc_id])
         _check_tokens(document.doc_id, source.name, answer, source_text)
+        target_tokenizer.check_ids(target_text)
         sides = Side(source_tokenizer, source_text), Side(target_tokenizer, target_text)
         pairs = align(plan.alignment.positions, *sides, vocabulary, plan.alignment.ties)
         if plan.alignment.disagreement is Disagreement.DROP:
