@@ -12,16 +12,21 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 from fusery import __version__
 from fusery.commands import COMMANDS
 from fusery.errors import FuseryError, how_to_install
+from fusery.output import set_up_output
+from fusery.shown_text import shown
 
 _INTERRUPTED, _OUTPUT_CLOSED = 130, 141
+_LINE_END = "\n"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit code."""
+    set_up_output()
     parser = _parser()
     given = parser.parse_args(arguments)
     if not hasattr(given, "run_command"):
@@ -30,24 +35,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         _set_up(given.command)
         code: int = given.run_command(given) or 0
-        sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()
         return code
     except FuseryError as error:
         return _failed(given.command, str(error), error.exit_code)
     except KeyboardInterrupt:
         return _failed(given.command, "interrupted; the same command takes it up again", _INTERRUPTED)
     except BrokenPipeError:
-        # Python flushes once more when it ends, and would complain.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_output()
         return _OUTPUT_CLOSED
     except Exception as error:
         return _failed(given.command, *_unexpected(error))
 
 
 def _failed(command: str, message: str, exit_code: int) -> int:
-    print(f"fusery {command}: {message}", file=sys.stderr)
+    with suppress(OSError):
+        print(f"fusery {command}: {shown(message, keeps=_LINE_END)}", file=sys.stderr, flush=True)
     logging.getLogger(__name__).debug("where it came from", exc_info=True)
     return exit_code
+
+
+def _forget_output() -> None:
+    """Python flushes both outputs once more when it ends, and would complain of the one whose reader has gone."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nothing, stream.fileno())
 
 
 def _unexpected(error: Exception) -> tuple[str, int]:

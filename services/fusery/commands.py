@@ -18,6 +18,7 @@ def _validate(given: Arguments) -> None:
     from fusery.pipeline.evaluation_tasks import check_tasks
     from fusery.pipeline.licences import check_licences
     from fusery.pipeline.preflight import check_registered_name, check_run, open_run
+    from fusery.shown_text import shown
 
     run = open_run(given.file, asks_store=not given.offline)
     if not given.offline:
@@ -29,7 +30,7 @@ def _validate(given: Arguments) -> None:
     print(f"  {len(run.config.sources)} sources, target {run.config.target.model}")
     removed = run.corpora.removed
     print(f"  {train.documents} training documents in {train.shards} shards, {held_out.documents} held out")
-    print(f"  domains: {', '.join(held_out.domains)}; {removed.duplicates} duplicates left out")
+    print(f"  domains: {shown(', '.join(held_out.domains))}; {removed.duplicates} duplicates left out")
     if run.corpora.skipped:
         print(f"  skipped: {told(run.corpora.skipped)}")
     if removed.held_out:

@@ -10,6 +10,7 @@ from typing import Any
 
 from fusery import tracing
 from fusery.errors import ConfigError
+from fusery.shown_text import shown
 
 _LASTING = ("worker", "serve-source")
 """Services whose work belongs to the traces of those who ask for it; any other command is one trace."""
@@ -33,7 +34,17 @@ class _JsonFormatter(logging.Formatter):
             line["trace_id"] = place.trace_id
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, ensure_ascii=False)
+        return json.dumps(line)
+
+
+class _TextFormatter(logging.Formatter):
+    """One line a record, whatever stands in its message; a traceback follows in lines of its own."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return shown(super().formatMessage(record))
+
+    def formatException(self, ei: Any) -> str:
+        return shown(super().formatException(ei), keeps="\n\t")
 
 
 def set_up_logging(service: str, level: str = "info", form: str = "text") -> None:
@@ -47,7 +58,7 @@ def set_up_logging(service: str, level: str = "info", form: str = "text") -> Non
     if form not in ("text", "json"):
         raise ConfigError(f"FUSERY_LOG_FORMAT is {form!r}; expected text or json")
     handler = logging.StreamHandler(sys.stderr)
-    text = logging.Formatter(f"%(asctime)s {service} %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
+    text = _TextFormatter(f"%(asctime)s {service} %(levelname)s %(name)s: %(message)s", "%H:%M:%S")
     handler.setFormatter(_JsonFormatter(service) if form == "json" else text)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     tracing.start(service, whole_process=service not in _LASTING)

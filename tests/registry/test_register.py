@@ -76,7 +76,7 @@ def test_final_metrics_are_bits_per_byte_of_every_model_and_domain_and_the_gains
     metrics = registration.run.data.metrics
     assert metrics["bits_per_byte/fused/mean"] == pytest.approx(2.2)
     assert metrics["bits_per_byte/fused/code"] == 2.1
-    assert metrics["bits_per_byte/source coder/pro_e _x_"] == 3.0
+    assert metrics["bits_per_byte/source coder/pro:24e :5Bx:5D"] == 3.0
     assert metrics["bits_per_byte/target before/mean"] == pytest.approx(2.5)
     assert metrics["gain/clm"] == metrics["gain/target_before"] == -0.0435
 
@@ -89,7 +89,8 @@ def test_coverage_is_logged_by_source_and_domain_and_what_was_not_measured_is_le
     assert metrics["coverage/coder/code/kept_mass_p10"] == 0.1
     assert metrics["coverage/coder/code/kept_mass_p90"] == 0.9
     assert metrics["evidence_share/coder/code"] == 1.0
-    assert [name for name in metrics if name.startswith("coverage/coder/pro")] == ["coverage/coder/pro_e _x_/positions"]
+    of_prose = [name for name in metrics if name.startswith("coverage/coder/pro")]
+    assert of_prose == ["coverage/coder/pro:24e :5Bx:5D/positions"]
 
 
 def test_warnings_of_low_coverage_are_a_tag_of_run_and_version(registration: Registration) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fusery.ablation.results import Row, Table
 from fusery.evaluation.tables import percent
+from fusery.shown_text import shown
 
 _DPI = 120
 _MOST_CHARACTERS = 64
@@ -47,4 +48,4 @@ def plot_gains(table: Table, path: Path) -> Path:
 def _label(row: Row) -> str:
     name = row.name if len(row.name) <= _MOST_CHARACTERS else row.name[: _MOST_CHARACTERS - 1] + "…"
     # "$" starts mathematics in matplotlib's texts.
-    return name.replace("$", "\\$")
+    return shown(name).replace("$", "\\$")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.ablation.results import Row, Table
+from fusery.domain_names import mlflow_name
 from fusery.registry.session import session
 from fusery.worker.plan import digest
 
@@ -102,10 +103,9 @@ def _log(client: MlflowClient, run_id: str, params: Mapping[str, str], metrics: 
 
     known = client.get_run(run_id).data
     now_ms = int(time.time() * 1000)
-    new_params = [Param(_name(key), value) for key, value in params.items() if _name(key) not in known.params]
-    new_metrics = [
-        Metric(_name(key), value, now_ms, 0) for key, value in metrics.items() if known.metrics.get(_name(key)) != value
-    ]
+    named = {mlflow_name(key): value for key, value in metrics.items()}
+    new_params = [Param(name, params[key]) for key in params if (name := mlflow_name(key)) not in known.params]
+    new_metrics = [Metric(name, value, now_ms, 0) for name, value in named.items() if known.metrics.get(name) != value]
     for batch in _batches(new_params):
         client.log_batch(run_id, params=batch)
     for batch in _batches(new_metrics):
@@ -114,11 +114,6 @@ def _log(client: MlflowClient, run_id: str, params: Mapping[str, str], metrics: 
 
 def _batches(items: Sequence[Any]) -> Iterable[list[Any]]:
     return (list(items[start : start + _IN_A_BATCH]) for start in range(0, len(items), _IN_A_BATCH))
-
-
-def _name(name: str) -> str:
-    """`name` with '_' in place of what MLflow refuses in names of metrics and parameters."""
-    return "".join(c if c.isalnum() or c in "_/. :-" else "_" for c in name)[:250].strip("/. ")
 
 
 def _short(value: Any) -> str:

@@ -16,11 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from fusery.domain_names import MEAN, mean_label, metric_parts
 from fusery.evaluation.gain import Gain, paired_gain
 from fusery.evaluation.scores import Scores
 
 FORMAT = 1
-CLM, MEAN = "CLM", "mean"
+CLM = "CLM"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ class Figures:
 
 def _bits_per_byte(scores: Scores) -> dict[str, float]:
     domains = {domain: score.bits_per_byte for domain, score in scores.domains.items()}
-    return {**domains, MEAN: scores.mean_bits_per_byte}
+    return {**domains, mean_label(domains): scores.mean_bits_per_byte}
 
 
 def _spread(values: Sequence[float]) -> float | None:
@@ -184,7 +185,7 @@ class Table:
     def to_csv(self) -> str:
         """One line a case, best first; figures in full, shares as shares."""
         axes = [*self.axes]
-        domains = [f"bits_per_byte {domain}" for domain in (*self.domains, MEAN)]
+        domains = [f"bits_per_byte {domain}" for domain in (*self.domains, mean_label(self.domains))]
         gains = [f"gain over {name}{part}" for name in ("CLM", "target before") for part in ("", " low", " high")]
         heads = ["case", *axes, *domains, "spread", *gains, "gain spread", "positions", "kept_mass", "failure"]
         out = io.StringIO()
@@ -197,7 +198,7 @@ class Table:
     def _csv_row(self, row: Row, axes: Sequence[str]) -> list[object]:
         figures: list[object] = [""] * (len(self.domains) + 2)
         if row.fused is not None:
-            figures = [*row.fused.bits_per_byte().values(), row.fused.spread()[MEAN]]
+            figures = [*row.fused.bits_per_byte().values(), row.fused.spread()[mean_label(self.domains)]]
         gains: list[object] = []
         for name in (row.clm_name, "target before"):
             gain = self.gain(row, name)
@@ -210,10 +211,11 @@ class Table:
         """A case's figures by MLflow's names of metrics."""
         if row.fused is None:
             return {}
+        names = metric_parts(self.domains) | {mean_label(self.domains): MEAN}
         values: dict[str, float | None] = {
-            f"bits_per_byte/{group}": value for group, value in row.fused.bits_per_byte().items()
+            f"bits_per_byte/{names[group]}": value for group, value in row.fused.bits_per_byte().items()
         }
-        values |= {f"spread/{group}": value for group, value in row.fused.spread().items()}
+        values |= {f"spread/{names[group]}": value for group, value in row.fused.spread().items()}
         for name in self.others_of(row):
             gain = self.gain(row, name)
             # CLM of these settings is the CLM of this case, however the table tells it from others.

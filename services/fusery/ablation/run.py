@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
+from fusery import output
 from fusery.ablation import comparisons, evidence
 from fusery.ablation.collected import table_of
 from fusery.ablation.evidence import Asked, Captures
@@ -51,7 +50,7 @@ def ablate(path: Path, parallel: int = 1, as_json: bool = False) -> None:
         Unavailable: MLflow is gone; the table is kept.
         Interrupted: it was stopped; the message says how to go on.
     """
-    console = Console()
+    console = output.console()
     board, started = Board(console, as_json), time.monotonic()
     again = shlex.join(["fusery", "ablate", str(path), *(["--parallel", str(parallel)] if parallel > 1 else [])])
     try:
@@ -221,7 +220,7 @@ def _show(ablation: Ablation, table: Table, board: Board) -> None:
         board.say("result", "done", ablation=table.to_json(), folder=str(ablation.folder))
         return
     is_terminal = board.console.is_terminal
-    console = board.console if is_terminal else Console(width=_TABLE_WIDTH)
+    console = board.console if is_terminal else output.console(width=_TABLE_WIDTH)
     for part in render(table):
         console.print(part, soft_wrap=False)
     for name in ("ablation.json", "ablation.csv", "ablation.png"):

@@ -9,9 +9,11 @@ from rich.console import RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from fusery.ablation.results import MEAN, Figures, Row, Table
+from fusery.ablation.results import Figures, Row, Table
+from fusery.domain_names import mean_label
 from fusery.evaluation.gain import Gain
 from fusery.evaluation.tables import gain_figures, percent
+from fusery.shown_text import shown
 
 
 def render(table: Table) -> Iterator[RenderableType]:
@@ -19,13 +21,14 @@ def render(table: Table) -> Iterator[RenderableType]:
     seeds = f"{len(table.seeds)} seeds" if len(table.seeds) > 1 else f"seed {table.seeds[0]}"
     rows = table.sorted_rows()
     yield Text(f"\n{len(rows)} cases, {seeds}, best gain over CLM first; bits per byte (lower is better)", "italic")
-    heads = ["case", *table.domains, MEAN, "±", "over CLM", "95 % interval", "±", "over target", "positions", "mass"]
+    groups = [*table.domains, mean_label(table.domains), "±"]
+    heads = ["case", *groups, "over CLM", "95 % interval", "±", "over target", "positions", "mass"]
     yield _rich(heads, [_cells(table, row) for row in rows if row.fused is not None])
     yield Text("Beside them", "italic")
     beside = [[name, *_figures(figures)] for name, figures in table.beside.items()]
-    yield _rich(["model", *table.domains, MEAN, "±"], beside)
+    yield _rich(["model", *groups], beside)
     for line in lines(table):
-        yield Text(line)
+        yield Text(shown(line))
 
 
 def lines(table: Table) -> list[str]:
@@ -59,7 +62,7 @@ def gain_spread(row: Row) -> str:
 
 
 def _figures(figures: Figures) -> list[str]:
-    spread = figures.spread()[MEAN]
+    spread = figures.spread()[mean_label(figures.scores.domains)]
     return [*(f"{value:.4f}" for value in figures.bits_per_byte().values()), "" if spread is None else f"{spread:.4f}"]
 
 
@@ -75,12 +78,12 @@ def _rich(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> RichTable:
     for index, head in enumerate(heads):
         # A name may be folded, a figure never.
         table.add_column(
-            Text(head),
+            Text(shown(head)),
             justify="left" if index == 0 else "right",
             overflow="fold" if index == 0 else "ellipsis",
             no_wrap=index > 0,
             min_width=24 if index == 0 else None,
         )
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(shown(cell)) for cell in row))
     return table

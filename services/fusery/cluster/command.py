@@ -5,16 +5,15 @@ What happens in the cluster does not hang on this command: it may be stopped, an
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
 from rich.text import Text
 
+from fusery import output
 from fusery.cluster import words
 from fusery.cluster.api import Cluster, from_kubeconfig
 from fusery.cluster.feeds import PACE, Pace
@@ -38,9 +37,9 @@ class Voice:
 
     def __call__(self, kind: Kind, text: str) -> None:
         if self.as_json:
-            print(json.dumps({"event": kind.value, "text": text}, ensure_ascii=False), flush=True)
+            print(output.to_json({"event": kind.value, "text": text}), flush=True)
         else:
-            Console().print(Text(text, _STYLES[kind]), soft_wrap=True)
+            output.console().print(Text(text, _STYLES[kind]), soft_wrap=True)
 
 
 def run_on_kubernetes(path: Path, options: Sequence[str] = (), as_json: bool = False, pace: Pace = PACE) -> int:

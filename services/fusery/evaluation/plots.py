@@ -8,12 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusery.domain_names import mean_label
 from fusery.evaluation.gain import Gain, Interval, intervals
 from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
 from fusery.evaluation.shown_domains import shown_domains
 from fusery.evaluation.tables import percent
 from fusery.registry.training_metrics import Step, series
+from fusery.shown_text import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,7 +59,7 @@ def plot_training(runs: Mapping[str, Sequence[Step]], path: Path) -> Path:
 def plot_bits_per_byte(report: Report, path: Path) -> Path:
     """Bits per byte of every model with 95 % intervals, by domain, the mean last; a few groups in a row; `path`."""
     values = {name: _intervals(report, scores) for name, scores in report.models.items()}
-    groups = [*shown_domains(report), "mean"]
+    groups = [*shown_domains(report), mean_label(report.domains)]
     in_a_row = max(1, _BARS_IN_A_ROW // (len(values) + 1))
     rows = [groups[start : start + in_a_row] for start in range(0, len(groups), in_a_row)]
     figure = _figure(2.6 + 0.26 * min(in_a_row, len(groups)) * (len(values) + 1), 1.0 + 3.0 * len(rows))
@@ -76,7 +78,7 @@ def plot_gains(report: Report, path: Path) -> Path:
     cells = {name: [*(by_domain[name][domain] for domain in domains), means[name]] for name in others}
     values = [[gain.relative.value for gain in row] for row in cells.values()]
     texts = [[_gain_text(gain) for gain in row] for row in cells.values()]
-    columns = [*domains, "mean"]
+    columns = [*domains, mean_label(report.domains)]
     figure = _figure(2.8 + 1.15 * len(columns), 1.5 + 0.55 * len(cells))
     axes = figure.subplots()
     most = min(max((abs(value) for row in values for value in row), default=0.0) or 0.01, _MOST_CHANGE)
@@ -131,7 +133,7 @@ def plot_coverage(report: Report, path: Path) -> Path:
 def _intervals(report: Report, scores: Scores) -> dict[str, Interval]:
     """By domain; the mean, last, without an interval of its own: models are compared by their gains."""
     mean = scores.mean_bits_per_byte
-    return {**intervals(scores, report.seed, report.resamples), "mean": Interval(mean, mean, mean)}
+    return {**intervals(scores, report.seed, report.resamples), mean_label(report.domains): Interval(mean, mean, mean)}
 
 
 def _gain_text(gain: Gain) -> str:
@@ -212,9 +214,10 @@ def _colour(name: str, index: int) -> str:
 
 
 def _shortened(name: str, most: int = 16) -> str:
-    # "$" starts mathematics in matplotlib's texts.
-    short = name if len(name) <= most else name[: most - 1] + "…"
-    return short.replace("$", "\\$")
+    # What tells two names apart stands at either end; "$" starts mathematics in matplotlib's texts.
+    end = most // 2
+    short = name if len(name) <= most else f"{name[: most - end - 1]}…{name[-end:]}"
+    return shown(short).replace("$", "\\$")
 
 
 def _figure(width: float, height: float) -> Figure:

@@ -15,11 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from fusery.core.rules import FusionRule
+from fusery.domain_names import mean_label
 from fusery.evaluation.gain import Gain
 from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
 from fusery.evaluation.task_scores import difference
 from fusery.evaluation.task_suites import SUITES
+from fusery.shown_text import shown
 
 _MAX_DOMAIN_COLUMNS = 6
 _FEW_DOCUMENTS = 10
@@ -48,12 +50,12 @@ class Cells:
 
 def render_tables(report: Report) -> list[RenderableType]:
     """Bits per byte with the best model of each column in bold, the gains, coverage, and what each source gave."""
-    lines = [Text(line, style="bold" if "CLM" in line else "") for line in gain_lines(report)]
+    lines = [Text(shown(line), style="bold" if "CLM" in line else "") for line in gain_lines(report)]
     parts = [*_titled(bits_per_byte_cells(report)), *lines]
-    warnings = [Text(f"warning: {line}", style="yellow") for line in report.warnings]
-    remarks = [Text(line) for line in remark_lines(report)]
+    warnings = [Text(shown(f"warning: {line}"), style="yellow") for line in report.warnings]
+    remarks = [Text(shown(line)) for line in remark_lines(report)]
     tables = [part for cells in (*task_cells(report), *evidence_cells(report)) for part in _titled(cells)]
-    tasks = [Text(line) for line in task_lines(report)]
+    tasks = [Text(shown(line)) for line in task_lines(report)]
     return [*parts, *remarks, *tables, *tasks, *warnings, *_verdict_texts(report)]
 
 
@@ -84,7 +86,7 @@ def bits_per_byte_cells(report: Report) -> Cells:
     rows = tuple((name, *(f"{value:.4f}" for value in row)) for name, row in zip(names, values, strict=True))
     documents = len(report.fused.doc_ids)
     title = f"Bits per byte on {documents} held-out documents (lower is better)"
-    return _fitted(Cells(title, ("model", *report.domains, "mean"), rows, best))
+    return _fitted(Cells(title, ("model", *report.domains, mean_label(report.domains)), rows, best))
 
 
 def gain_lines(report: Report) -> list[str]:
@@ -219,7 +221,7 @@ def _verdict_texts(report: Report) -> list[Text]:
         return []
     head, *reasons = verdict_lines(report)
     style = "bold green" if report.verdict.passed else "bold red"
-    return [Text(f"\n{head}", style=style), *(Text(f"  {line}") for line in reasons)]
+    return [Text(f"\n{head}", style=style), *(Text(shown(f"  {line}")) for line in reasons)]
 
 
 def _titled(cells: Cells) -> list[RenderableType]:
@@ -230,10 +232,10 @@ def _titled(cells: Cells) -> list[RenderableType]:
 def _rich(cells: Cells) -> Table:
     table = Table()
     for index, heading in enumerate(cells.headings):
-        table.add_column(Text(heading), justify="left" if index == 0 else "right", overflow="fold")
+        table.add_column(Text(shown(heading)), justify="left" if index == 0 else "right", overflow="fold")
     for row, values in enumerate(cells.rows):
         table.add_row(
-            *(Text(v, style="bold" if (row, column) in cells.best else "") for column, v in enumerate(values))
+            *(Text(shown(v), style="bold" if (row, column) in cells.best else "") for column, v in enumerate(values))
         )
     return table
 

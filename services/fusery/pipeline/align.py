@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,8 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.console import Console
-
+from fusery import output
 from fusery.core.rules import Dtype
 from fusery.errors import ConfigError, InvalidInput
 from fusery.pipeline.align_html import page
@@ -71,9 +69,9 @@ def align(request: Request, as_json: bool, html: Path | None) -> None:
     if html is not None:
         _write(html, page(seen))
     if as_json:
-        print(json.dumps(document(seen), indent=1, ensure_ascii=False))
+        print(output.to_json(document(seen), indent=1))
         return
-    console = Console(highlight=False)
+    console = output.console(highlight=False)
     if html is None:
         show(seen, console)
         return
@@ -117,7 +115,7 @@ def _distinct(sources: Sequence[Opened]) -> list[str]:
 @contextmanager
 def _waiting(what: str) -> Iterator[None]:
     """Says on a terminal what takes its time."""
-    console = Console(stderr=True)
+    console = output.console(stderr=True)
     if not console.is_terminal:
         yield
         return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -13,12 +12,14 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from fusery import output
 from fusery.errors import ConfigError, InvalidInput
 from fusery.formats.store import Store
 from fusery.pipeline.cache import QUARANTINE, SINGLE, Holding, Usage, holdings, usage
 from fusery.pipeline.cache_verify import Damage, remove, verify
 from fusery.run_file import read_run_file
 from fusery.settings import settings
+from fusery.shown_text import shown
 
 _DAMAGED = 1
 _SHOWN = 40
@@ -69,9 +70,9 @@ def show_holdings(place: str | None, as_json: bool) -> None:
     used = usage(store)
     found = holdings(store, used)
     if as_json:
-        print(json.dumps(to_json(store, used, found), indent=1, ensure_ascii=False))
+        print(output.to_json(to_json(store, used, found), indent=1))
         return
-    console = Console()
+    console = output.console()
     console.print(Text(f"store {store.url}: {_size(sum(h.bytes for h in found))}"), soft_wrap=True)
     for kind, heading in _KINDS.items():
         of_kind = [holding for holding in found if holding.kind == kind]
@@ -105,7 +106,7 @@ def to_json(store: Store, used: Usage, found: Sequence[Holding]) -> dict[str, An
 def show_verified(place: str | None, as_json: bool, removes: bool) -> int:
     """Prints what is damaged; 1 if anything is (and stays), else 0."""
     store = open_store(place)
-    console = Console()
+    console = output.console()
     with console.status("reading") as status:
         found = verify(store, lambda files, size: status.update(f"reading: {files} artefacts, {_size(size)}"))
     if removes:
@@ -113,7 +114,7 @@ def show_verified(place: str | None, as_json: bool, removes: bool) -> int:
     if as_json:
         content = {"store": store.url, "artefacts": found.artefacts, "notes": found.notes, "bytes": found.bytes}
         damages = [asdict(damage) for damage in found.damages]
-        print(json.dumps({**content, "damages": damages, "removed": removes}, indent=1, ensure_ascii=False))
+        print(output.to_json({**content, "damages": damages, "removed": removes}, indent=1))
     else:
         console.print(
             Text(f"store {store.url}: {found.artefacts} artefacts and {found.notes} notes read, {_size(found.bytes)}"),
@@ -125,7 +126,7 @@ def show_verified(place: str | None, as_json: bool, removes: bool) -> int:
 
 def _print_damages(console: Console, damages: Sequence[Damage], removed: bool) -> None:
     for damage in damages:
-        console.print(Text(f"{damage.kind} {damage.name}: {damage.reason}", "yellow"), soft_wrap=True)
+        console.print(Text(shown(f"{damage.kind} {damage.name}: {damage.reason}"), "yellow"), soft_wrap=True)
     wrong = sum(damage.kind != "leftover" for damage in damages)
     if not damages:
         console.print("all of them are whole")
@@ -145,7 +146,7 @@ def show_removed(place: str | None, removal: Removal) -> None:
         ConfigError: nothing was asked for, or nobody can be asked.
         InvalidInput: no holding is of that name, or a run that is not complete uses one.
     """
-    store, console = open_store(place), Console()
+    store, console = open_store(place), output.console()
     used = usage(store)
     chosen = choose(holdings(store, used), used, removal)
     if not chosen:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fusery import output, shown_text
 from fusery.core.rules import Dtype
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import AddressError, CorpusError, InvalidInput
@@ -106,7 +105,7 @@ def conformance(request: Request, as_json: bool) -> int:
     left_out = [name for name in texts if name not in usable]
     report = _report(request, models, checks, top_k, tolerance, left_out)
     if as_json:
-        print(json.dumps({"passed": is_right, **report}, indent=1, ensure_ascii=False))
+        print(output.to_json({"passed": is_right, **report}, indent=1))
     else:
         _show(report, is_right)
     return 0 if is_right else 1
@@ -167,7 +166,7 @@ def _report(
 
 
 def _show(report: Mapping[str, Any], is_right: bool) -> None:
-    console = Console()
+    console = output.console()
     for name, source in report["sources"].items():
         shown = f"{name}: {source['given']} ({source['engine']}, {source['dtype']}, {source['vocabulary_size']} logits)"
         console.print(escape(shown), highlight=False, soft_wrap=True)
@@ -180,7 +179,7 @@ def _show(report: Mapping[str, Any], is_right: bool) -> None:
         for check in checks:
             colour = _COLOURS[Status(check["status"])]
             status = f"[{colour}]{check['status']}[/{colour}]"
-            table.add_row(source, escape(check["name"]), status, escape(check["detail"]))
+            table.add_row(source, escape(check["name"]), status, escape(shown_text.shown(check["detail"])))
     console.print(table)
     verdict = "conforms" if is_right else "does not conform"
     console.print(f"{verdict}: {report['top_k']} entries, tolerance {report['tolerance']:g} nats", highlight=False)

@@ -5,7 +5,6 @@ Read from the notes beside the shards, so it costs a small read per shard, and h
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -16,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from fusery import output
 from fusery.core.rules import FusionRule, Vocabulary
 from fusery.errors import Unavailable
 from fusery.formats.store import Store
@@ -24,6 +24,7 @@ from fusery.pipeline.coverage_warnings import CoverageWarning, under_floors
 from fusery.pipeline.preflight import open_run
 from fusery.pipeline.steps import load_plan
 from fusery.run_sections import CoverageSpec
+from fusery.shown_text import shown
 from fusery.worker.plan import Plan
 
 _WIDE = 100
@@ -75,9 +76,9 @@ def show_coverage(path: Path, as_json: bool) -> None:
             f"sources; see how far it is with: fusery status {path}, go on with: fusery run {path}"
         )
     if as_json:
-        print(json.dumps(to_json(view), indent=1, ensure_ascii=False, allow_nan=False))
+        print(output.to_json(to_json(view), indent=1))
     else:
-        _print(view, Console())
+        _print(view, output.console())
 
 
 def coverage_view(store: Store, plan: Plan, floors: CoverageSpec) -> CoverageView:
@@ -117,9 +118,9 @@ def _print(view: CoverageView, console: Console) -> None:
             console.print(_table(view, name, console.width >= _WIDE))
     if len(view.sources) > 1 and view.joined:
         parts = ", ".join(f"{domain} {_percent(share)}" for domain, share in view.together().items())
-        console.print(Text(f"\npositions with evidence of any source: {parts}"))
+        console.print(Text(f"\npositions with evidence of any source: {shown(parts)}"))
     for warning in view.warnings:
-        console.print(Text(f"\nwarning: {warning.text}", "yellow"), soft_wrap=not console.is_terminal)
+        console.print(Text(f"\nwarning: {shown(warning.text)}", "yellow"), soft_wrap=not console.is_terminal)
 
 
 def _table(view: CoverageView, source: str, is_wide: bool) -> Table:
@@ -132,7 +133,7 @@ def _table(view: CoverageView, source: str, is_wide: bool) -> Table:
         table.add_column(heading, justify="right", vertical="bottom", no_wrap=True)
     for domain, row in view.rows(source).items():
         cells = (Text(show(row[key]), "yellow" if (domain, key) in low else "") for _, key, show in columns)
-        table.add_row(Text(domain), *cells)
+        table.add_row(Text(shown(domain)), *cells)
     return table
 
 

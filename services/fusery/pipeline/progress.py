@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from fusery import output, shown_text
 from fusery.pipeline.hop_progress import Progress
 
 _HEARTBEAT_S = 30.0
@@ -79,7 +79,7 @@ class Board:
         Paths and names are never read as mark-up, and never broken.
         """
         if self.as_json:
-            self._print(json.dumps({"event": event, "text": text, **fields}, ensure_ascii=False))
+            self._print(output.to_json({"event": event, "text": text, **fields}))
         else:
             self.console.print(Text(text, style), soft_wrap=True)
 
@@ -114,7 +114,7 @@ class Board:
             return
         self._last_heartbeat, self._shown = now, lines
         if self.as_json:
-            self._print(json.dumps({"event": "progress", "lines": self.to_json()}, ensure_ascii=False))
+            self._print(output.to_json({"event": "progress", "lines": self.to_json()}))
         else:
             parts = [self._compact(line) for line in lines]
             self._print(f"[{time.strftime('%H:%M:%S')}] " + ", ".join(parts))
@@ -134,7 +134,7 @@ class Board:
         return progress_table(rows, list(self._lines.values()))
 
     def _print(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(Text(line), soft_wrap=True)
 
     def _compact(self, line: Line) -> str:
         """The facts of a row of the table in a few words."""
@@ -189,7 +189,7 @@ def progress_table(rows: Sequence[tuple[str, ...]], lines: Sequence[Line]) -> Ta
         table.add_column(_COLUMNS[index][0], justify=_COLUMNS[index][1])  # type: ignore[arg-type]
     for row, line in zip(rows, lines, strict=True):
         style = "red" if line.dead else "green" if line.is_done else ""
-        table.add_row(*(Text(row[index]) for index in shown), style=style)
+        table.add_row(*(Text(shown_text.shown(row[index])) for index in shown), style=style)
     return table
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console
 from rich.text import Text
 
+from fusery import output
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import InvalidInput
 from fusery.pipeline.align_text import TokenNames
@@ -44,7 +44,7 @@ def query(address: str, text: str, top_k: int, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"model": model.name, "fingerprint": model.fingerprint, "rows": rows}, indent=1))
         return
-    console = Console(highlight=False)
+    console = output.console(highlight=False)
     width = console.width if console.is_terminal else None
     for line in table(model, TokenNames(tokenizer), rows, width):
         console.print(line, soft_wrap=True)

@@ -15,8 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from fusery import output
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import Corrupt, Degraded, Interrupted
 from fusery.evaluation import report as reports
@@ -67,7 +66,7 @@ def run_to_the_end(path: Path, until: Until | None = None, as_json: bool = False
         StoreFull: the store has no room; what is done is kept.
         Interrupted: it was stopped; the message says how to go on.
     """
-    console = Console()
+    console = output.console()
     board = Board(console, as_json)
     started = time.monotonic()
     try:

@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
+from fusery import output
 from fusery.errors import ConfigError, FuseryError
 from fusery.evaluation import report as reports
 from fusery.evaluation.tables import render_tables
@@ -27,6 +28,7 @@ from fusery.pipeline.progress import Line, hop_lines, progress_table, table_row
 from fusery.pipeline.progress_note import line_of, read_board
 from fusery.pipeline.shard_table import ShardTable
 from fusery.settings import settings
+from fusery.shown_text import shown
 from fusery.worker.plan import Plan, coordinator_name, plan_name
 
 _WATCH_S = 5.0
@@ -38,7 +40,7 @@ def show_status(given: str, store_url: str | None, as_json: bool, watch: bool = 
     Raises:
         ConfigError: there is no such run, or the store can't be read.
     """
-    console = Console()
+    console = output.console()
     run = open_run(Path(given)) if _is_file(given) else None
     store = run.store if run is not None else _store(store_url)
     run_id = run.run_id if run is not None else given
@@ -177,7 +179,7 @@ def _is_done(content: dict[str, Any]) -> bool:
 
 def _show(console: Console, content: dict[str, Any], given: str) -> None:
     begun = "" if content["steps"] else f": nothing is done yet; start it with: fusery run {given}"
-    console.print(Text(f"run {content['run_id']}{begun}{_who(content)}"), soft_wrap=True)
+    console.print(Text(shown(f"run {content['run_id']}{begun}{_who(content)}")), soft_wrap=True)
     if content["steps"]:
         lines = [line_of({"title": title, **part}) for title, part in content["steps"].items()]
         parts = content["steps"].values()
@@ -185,7 +187,7 @@ def _show(console: Console, content: dict[str, Any], given: str) -> None:
         console.print(progress_table(rows, lines))
     for letter in content["dead_letters"]:
         documents = f" (at work on: {', '.join(letter['documents'])})" if letter["documents"] else ""
-        console.print(Text(f"given up: {letter['task']}: {letter['reason']}{documents}", "red"), soft_wrap=True)
+        console.print(Text(shown(f"given up: {letter['task']}: {letter['reason']}{documents}"), "red"), soft_wrap=True)
     if content.get("evaluation") is not None:
         for part in render_tables(reports.read(Path(content["evaluation"]))):
             console.print(part)

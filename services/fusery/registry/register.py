@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import re
 import shutil
 import tempfile
 import time
@@ -22,6 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from fusery.domain_names import mlflow_name
 from fusery.registry.measures import coverage_line, evaluation_table, final_metrics, is_measure
 from fusery.registry.model_card import description, gate_text, licence_note, model_card
 from fusery.registry.names import ARCHITECTURE_TAG, RUN_TAG, check_name, newest_version
@@ -188,7 +188,7 @@ def _end_cut_off_runs(client: MlflowClient, experiment_id: str, run_id: str) -> 
 def _log_numbers(client: MlflowClient, run_id: str, record: FusionRecord, steps: Mapping[str, Sequence[Step]]) -> None:
     from mlflow.entities import Param
 
-    params = _short({_name(key): str(value) for key, value in record.params.items()}, _MAX_PARAM_CHARACTERS)
+    params = _short({mlflow_name(key): str(value) for key, value in record.params.items()}, _MAX_PARAM_CHARACTERS)
     for batch in _batches([Param(key, value) for key, value in params.items()], _PARAMS_IN_A_BATCH):
         client.log_batch(run_id, params=batch)
     _log_metrics(client, run_id, [*_step_metrics(steps), *_measures(record)])
@@ -206,7 +206,7 @@ def _step_metrics(steps: Mapping[str, Sequence[Step]]) -> Iterator[Metric]:
     for training, of_training in steps.items():
         for step in of_training:
             for name, value in step.values.items():
-                yield Metric(_name(f"train/{training}/{name}"), value, int(step.time_s * 1000), step.step)
+                yield Metric(mlflow_name(f"train/{training}/{name}"), value, int(step.time_s * 1000), step.step)
 
 
 def _measures(record: FusionRecord) -> list[Metric]:
@@ -214,7 +214,7 @@ def _measures(record: FusionRecord) -> list[Metric]:
     from mlflow.entities import Metric
 
     now_ms = int(time.time() * 1000)
-    return [Metric(_name(name), value, now_ms, 0) for name, value in final_metrics(record.evaluation).items()]
+    return [Metric(mlflow_name(name), value, now_ms, 0) for name, value in final_metrics(record.evaluation).items()]
 
 
 def _log_files(client: MlflowClient, run_id: str, record: FusionRecord) -> None:
@@ -313,11 +313,6 @@ def _tags(record: FusionRecord) -> dict[str, str]:
 def _short(values: Mapping[str, str], most: int) -> dict[str, str]:
     """Values cut to `most` characters, the last of them "…" where something was cut."""
     return {key: value if len(value) <= most else value[: most - 1] + "…" for key, value in values.items()}
-
-
-def _name(name: str) -> str:
-    """`name` with "_" in place of what MLflow refuses in names of metrics and parameters."""
-    return re.sub(r"[^\w/. :-]", "_", name)[:250].strip("/. ")
 
 
 def _batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
