@@ -22,9 +22,10 @@ def _validate(given: Arguments) -> None:
 
     run = open_run(given.file, asks_store=not given.offline)
     if not given.offline:
-        check_registered_name(run, check_run(run))
+        # What needs no model first: a model takes seconds.
         check_tasks(run)
         check_licences(run)
+        check_registered_name(run, check_run(run))
     train, held_out = run.corpora.train, run.corpora.held_out
     print(f"{given.file}: valid; run {run.run_id}")
     print(f"  {len(run.config.sources)} sources, target {run.config.target.model}")

@@ -90,6 +90,9 @@ class CoverageSpec(Section):
     """Least probability mass kept at them, on average."""
 
 
+USUAL_SEQUENCE_LENGTH = 2048
+
+
 class TrainingSpec(Section):
     """Continual training of the target: λ·CLM + (1−λ)·fusion. Defaults: the paper's values, but for λ and tail."""
 
@@ -100,7 +103,8 @@ class TrainingSpec(Section):
     temperature: float = Field(default=1.0, gt=0)
     """Of the sources' distributions, P^(1/temperature) normalised; over 1 flattens them."""
     epochs: int = Field(default=1, ge=1)
-    sequence_length: int = Field(default=2048, ge=8)
+    sequence_length: int | None = Field(default=None, ge=8)
+    """Tokens of a packed sequence; None: 2048, or the target's context where it is shorter."""
     batch_sequences: int = Field(default=128, ge=1)
     """Packed sequences per optimizer step, over all processes."""
     micro_batch_sequences: int | None = Field(default=None, ge=1)
@@ -128,6 +132,10 @@ class TrainingSpec(Section):
     checkpoint_every_steps, so that every checkpoint is measured."""
     evaluate_documents: int = Field(default=256, ge=1)
     """At most so many held-out documents are measured then."""
+
+    def sequence_tokens(self, context_length: int) -> int:
+        """Tokens of a packed sequence for a target whose context holds `context_length`."""
+        return min(self.sequence_length or USUAL_SEQUENCE_LENGTH, context_length)
 
     @model_validator(mode="after")
     def _checkpoints_are_measured(self) -> TrainingSpec:

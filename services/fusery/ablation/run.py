@@ -34,6 +34,7 @@ from fusery.pipeline.preflight import Run, check_run, publish_input
 from fusery.pipeline.progress import Board, Line
 from fusery.pipeline.run_children import keep_run_file
 from fusery.registry.tracking import default_artifact_folder
+from fusery.run_sections import USUAL_SEQUENCE_LENGTH
 from fusery.stop_signals import stops_in_order
 from fusery.worker.plan import digest
 
@@ -140,12 +141,13 @@ def _evidence_plans(ablation: Ablation, launch: str, board: Board) -> Plans:
 def _checked_target(ablation: Ablation) -> ByteTokenizer:
     """The target's tokenizer, when models, texts and addresses are found to fit all cases."""
     lengths = {case.config.training.sequence_length for case in ablation.file.cases}
+    by_length = sorted(lengths, key=lambda length: length or USUAL_SEQUENCE_LENGTH)
+    check_licences(ablation.base)
     for group in ablation.groups:
-        for length in sorted({min(lengths), max(lengths)}):
+        for length in {by_length[0], by_length[-1]}:
             training = group.run.config.training.model_copy(update={"sequence_length": length})
             config = group.run.config.model_copy(update={"training": training})
             target = check_run(replace(group.run, file=replace(group.run.file, config=config)))
-    check_licences(ablation.base)
     return target.tokenizer
 
 

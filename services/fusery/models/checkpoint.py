@@ -249,6 +249,17 @@ def known_architecture(folder: Path) -> tuple[Any, str]:
     return config, str(known.__name__)
 
 
+def stated_context_length(model: str) -> int:
+    """The context of a folder's model as its config.json says, without transformers; NO_CONTEXT_LIMIT if it doesn't.
+
+    Raises:
+        ModelError: as `read_config`.
+    """
+    config = read_config(Path(model).expanduser()) if is_folder(model) else {}
+    values = (part.get(key) for part in (config, config.get("text_config")) if part for key in _CONTEXT_KEYS)
+    return max((value for value in values if isinstance(value, int)), default=NO_CONTEXT_LIMIT)
+
+
 def context_length(text_config: Any) -> int:
     """Tokens that the model reads at most, by the first of the names that configs use for it."""
     values = (getattr(text_config, key, None) for key in _CONTEXT_KEYS)

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from fusery.errors import AddressError, ConfigError, Mismatch, ModelError, NoAnswer, Unavailable
 from fusery.formats.store import Store
-from fusery.models.checkpoint import Checkpoint, inspect_checkpoint
+from fusery.models.checkpoint import Checkpoint, inspect_checkpoint, stated_context_length
 from fusery.pipeline.conformance import ServedSource
 from fusery.pipeline.corpus import Corpora, open_corpora, publish_corpora
 from fusery.pipeline.corpus_checks import check_documents, check_requests
@@ -167,10 +167,12 @@ def check_run(run: Run) -> Checkpoint:
     """
     _check_store(run)
     _check_tls(run)
+    _check_sequence_length(run, stated_context_length(run.file.model(run.config.target.model)))
     _knock(_addresses(run))
     target = _inspect("target", run.file, run.config.target)
-    _check_sequence_length(run, target)
-    check_documents(run.file, run.corpora, "a training sequence", target.tokenizer, run.config.training.sequence_length)
+    _check_sequence_length(run, target.context_length)
+    tokens = run.config.training.sequence_tokens(target.context_length)
+    check_documents(run.file, run.corpora, "a training sequence", target.tokenizer, tokens)
     for source in run.config.sources:
         if source.address is None and not _is_asked(source):
             checkpoint = _inspect(f"source {source.name}", run.file, source)
@@ -266,11 +268,12 @@ def _check_tls(run: Run) -> None:
         )
 
 
-def _check_sequence_length(run: Run, target: Checkpoint) -> None:
-    if run.config.training.sequence_length > target.context_length:
+def _check_sequence_length(run: Run, context_length: int) -> None:
+    given = run.config.training.sequence_length
+    if given is not None and given > context_length:
         raise ConfigError(
-            f"{run.file.path}: training.sequence_length is {run.config.training.sequence_length}, the target's context "
-            f"holds {target.context_length} tokens; make it shorter"
+            f"{run.file.path}: training.sequence_length is {given}, the target's context holds {context_length} "
+            "tokens; make it shorter, or leave it out"
         )
 
 

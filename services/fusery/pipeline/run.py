@@ -112,11 +112,12 @@ def _lead(run: Run, board: Board) -> Iterator[str]:
 
 
 def _carry_out(run: Run, launch: str, until: Until | None, board: Board) -> None:
-    target = check_run(run)
-    check_registered_name(run, target)
+    # What needs no model first: a model takes seconds.
     check_tasks(run)
     check_licences(run)
     step_jobs.check_jobs(run)
+    target = check_run(run)
+    check_registered_name(run, target)
     keep_run_file(run)
     again = _again(run.file.path, run.file.relative_to, until)
     board.say("store", f"store {run.store.url}; stop with Ctrl-C, take up again with: {again}")

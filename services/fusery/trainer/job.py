@@ -140,7 +140,7 @@ def _prepared(job: TrainJob) -> tuple[Training, Any]:
     model = split(load_model(job.target, job.revision))
     check_causal(model.model, f"target {job.target}")
     config = model.model.config.get_text_config(decoder=True)
-    capacity = min(job.training.sequence_length, context_length(config))
+    capacity = job.training.sequence_tokens(context_length(config))
     vocabulary = vocabulary_size(model)
     partitions = Partitions.of(job.partitions)
     if partitions.vocabulary > vocabulary:
