@@ -13,7 +13,8 @@ _ACTS = re.compile(
     "\U000e0000-\U000e007f]"
 )
 """Control characters, marks of direction, line ends of Unicode, invisible ones, halves of pairs, tags."""
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]<>()#!|~$&])")
+_MARKDOWN = re.compile(r"([\\`*\[\]<>!|~$&@]|(?<![^\W_])_|_(?![^\W_])|^[#+=-]|^\d+[.)](?!\S)|(?<=:)/(?=/)|(?<=www)\.)")
+"""What may begin a mark; an underscore within a word begins none."""
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
@@ -30,7 +31,7 @@ def shown_short(text: str, most: int) -> str:
 
 def in_markdown(text: str) -> str:
     """`text` as a few words of Markdown that read as it stands: no link, picture, code, HTML or table begins in it."""
-    return _MARKDOWN.sub(r"\\\1", shown(text))
+    return _MARKDOWN.sub(_with_backslash, shown(text))
 
 
 def in_markdown_code(text: str) -> str:
@@ -39,6 +40,10 @@ def in_markdown_code(text: str) -> str:
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if line.startswith("`") or line.endswith("`") or not line else ""
     return f"{fence}{pad}{line}{pad}{fence}"
+
+
+def _with_backslash(found: re.Match[str]) -> str:
+    return f"{found[0][:-1]}\\{found[0][-1]}"
 
 
 def _escape(character: str) -> str:

@@ -125,7 +125,7 @@ def test_what_no_source_covers_is_a_dash_and_not_a_crash() -> None:
 def test_warnings_stand_after_the_tables_in_both_forms() -> None:
     report = report_of(warnings=("source [x], domain prose: evidence at 1.0%",))
     assert rendered(report).splitlines()[-1] == "warning: source [x], domain prose: evidence at 1.0%"
-    assert to_markdown(report).splitlines()[-1] == "- warning: source [x], domain prose: evidence at 1.0%"
+    assert to_markdown(report).splitlines()[-1] == "- warning: source \\[x\\], domain prose: evidence at 1.0%"
 
 
 def test_under_avgce_the_shares_are_called_weights() -> None:
@@ -152,3 +152,17 @@ def test_a_pipe_in_a_name_does_not_break_a_markdown_table() -> None:
     domains = ("a|b", "c")
     scores = {name: scores_of(200.0, 210.0, domains=domains) for name in ("target_before", "fused")}
     assert "| model | a\\|b | c | mean |" in to_markdown(report_of(**scores, clm=None, sources={}))
+
+
+def test_names_from_outside_are_text_in_both_forms() -> None:
+    from markdown_it import MarkdownIt
+
+    hostile = "a\x1b[2J\nFAKE ![p](x) <b> [l](y) `c` | d\u202e"
+    coverage = {"coder": {hostile: {"positions": 0.5, "kept_mass": 0.9}}}
+    report = report_of(coverage=coverage, wins={hostile: {"coder": 1.0}}, warnings=(f"domain {hostile}",))
+    lines = rendered(report)
+    assert not set(lines) & {"\x1b", "\u202e"}
+    assert not any(line.startswith("FAKE") for line in lines.splitlines())
+    tokens = MarkdownIt("commonmark").enable("table").parse(to_markdown(report))
+    found = {child.type for token in tokens for child in token.children or []}
+    assert found == {"text", "strong_open", "strong_close"}

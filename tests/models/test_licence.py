@@ -128,3 +128,9 @@ def test_the_card_on_the_hub_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert stated_licence("owner/model", "abc") == StatedLicence(("llama2",), "its card on the Hub")
     assert asked == [("owner/model", "README.md", "abc")]
+
+
+@pytest.mark.parametrize("name", ["x" * 97, "a\\x1b[2J", "a\\u202eb"])
+def test_a_licence_whose_name_is_no_short_line_is_unknown(name: str) -> None:
+    assert licences_in_card(f'---\nlicense: other\nlicense_name: "{name}"\n---\n') == (None,)
+    assert licences_in_card('---\nlicense: "My\\n  Licence"\n---\n') == ("my licence",)

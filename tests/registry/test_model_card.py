@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 
-from fusery.registry.model_card import Lineage, TrainedModel, model_card, trained_card
+from fusery.registry.model_card import Lineage, TrainedModel, description, model_card, trained_card
 from fusery.registry.record import FusionRecord
 
 Make = Callable[..., FusionRecord]
@@ -66,3 +67,42 @@ def test_another_licence_has_its_name_and_links_to_the_file_beside_the_card(reco
     trained = TrainedModel("docs", None, False, 0.5, "tail", 10, 1, Lineage(origin, {}))
     # No other file lies beside this one.
     assert header_of(trained_card(trained))["license_link"] == "README.md"
+
+
+HOSTILE = "<script>alert(1)</script> ![p](http://x/y) [l](javascript:x) `code` | cell ~~s~~ **b**\n# head\x1b[2J\u202e"
+
+
+def kinds_of(markdown: str) -> set[str]:
+    """What begins in the text beside headings, lists, tables and our own code and emphasis."""
+    parser = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
+    tokens = parser.parse(markdown)
+    inner = [child for token in tokens for child in token.children or []]
+    return {token.type for token in (*tokens, *inner)}
+
+
+def test_text_from_outside_is_text_in_the_card(record: FusionRecord) -> None:
+    licensed = replace(record.origin.models[0], model=HOSTILE, licence=HOSTILE, found_in=HOSTILE)
+    config = record.config_file
+    config.write_text("name: x  # ````\n# ````\n# <script>\n")
+    changed = replace(
+        record,
+        model_name='n" + evil() + "<b>`',
+        origin=replace(record.origin, models=(licensed,)),
+        lineage={"source [x](y)": HOSTILE},
+        params={"a|b": HOSTILE},
+    )
+    body = model_card(changed).split("\n---\n", 1)[1]
+    wrong = {"html_inline", "html_block", "link_open", "image", "s_open", "code_block"}
+    assert not kinds_of(body) & wrong
+    assert not set(body) & {"\x1b", "\u202e"}
+    assert 'load_model("models:/n\\" + evil() + \\"<b>`' in body
+    trained = TrainedModel(f"me/{HOSTILE}", HOSTILE, False, 0.3, "tail", 1, 1, Lineage(changed.origin, changed.lineage))
+    assert not kinds_of(trained_card(trained).split("\n---\n", 1)[1]) & wrong
+    assert kinds_of(description(changed)) <= {
+        "paragraph_open",
+        "paragraph_close",
+        "inline",
+        "text",
+        "code_inline",
+        "softbreak",
+    }

@@ -21,7 +21,7 @@ from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
 from fusery.evaluation.task_scores import difference
 from fusery.evaluation.task_suites import SUITES
-from fusery.shown_text import shown
+from fusery.shown_text import in_markdown, shown
 
 _MAX_DOMAIN_COLUMNS = 6
 _FEW_DOCUMENTS = 10
@@ -63,10 +63,10 @@ def to_markdown(report: Report) -> str:
     """The same as `render_tables`, for a document."""
     evidence = [_markdown(cells) for cells in (*task_cells(report), *evidence_cells(report))]
     lines = [*gain_lines(report), *task_lines(report), *remark_lines(report)]
-    gains = "\n".join(f"- {line}" for line in lines)
-    warnings = ["\n".join(f"- warning: {line}" for line in report.warnings)] if report.warnings else []
+    gains = "\n".join(f"- {in_markdown(line)}" for line in lines)
+    warnings = ["\n".join(f"- warning: {in_markdown(line)}" for line in report.warnings)] if report.warnings else []
     head, *reasons = verdict_lines(report) or [""]
-    verdict = [f"**{head}**\n\n" + "\n".join(f"- {line}" for line in reasons)] if head else []
+    verdict = [f"**{head}**\n\n" + "\n".join(f"- {in_markdown(line)}" for line in reasons)] if head else []
     return "\n\n".join([*verdict, _markdown(bits_per_byte_cells(report)), gains, *evidence, *warnings]) + "\n"
 
 
@@ -242,11 +242,16 @@ def _rich(cells: Cells) -> Table:
 
 def _markdown(cells: Cells) -> str:
     def line(values: Sequence[str]) -> str:
-        return "| " + " | ".join(value.replace("|", "\\|").replace("\n", " ") for value in values) + " |"
+        return "| " + " | ".join(values) + " |"
 
     rule = "|" + "|".join(["---", *["---:"] * (len(cells.headings) - 1)]) + "|"
     rows = [
-        line([f"**{value}**" if (row, column) in cells.best else value for column, value in enumerate(values)])
+        line(
+            [
+                f"**{text}**" if (row, column) in cells.best else text
+                for column, text in enumerate(map(in_markdown, values))
+            ]
+        )
         for row, values in enumerate(cells.rows)
     ]
-    return "\n".join([f"{cells.title}:", "", line(cells.headings), rule, *rows])
+    return "\n".join([f"{in_markdown(cells.title)}:", "", line([*map(in_markdown, cells.headings)]), rule, *rows])

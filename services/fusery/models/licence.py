@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from fusery.models.checkpoint import is_folder
+from fusery.shown_text import shown, shown_short
 from fusery.yaml_text import NotYaml, parse_yaml
 
 _CARD = "README.md"
 _LICENCE_FILE = re.compile(r"licen[sc]e|copying|^terms", re.IGNORECASE)
+_MOST_OF_A_NAME = 96
 _MOST_CHARACTERS = 200_000
 _AGREEMENT = r"community licen[sc]e( agreement)?"
 # Whole titles, as they stand at the head of each text: "the code is under the MIT License" is no title.
@@ -57,7 +59,7 @@ def stated_licence(model: str, revision: str | None = None) -> StatedLicence:
         if path.is_file() and _LICENCE_FILE.search(path.name):
             id = licence_in_text(_text(path))
             if id is not None or not any(in_card):
-                places.setdefault(id, path.name)
+                places.setdefault(id, shown_short(path.name, _MOST_OF_A_NAME))
     if not any(places):
         return StatedLicence((None,), "no `license` in its README.md, and no LICENSE file that fusery can tell")
     return StatedLicence(tuple(places), ", ".join(dict.fromkeys(places.values())))
@@ -106,7 +108,13 @@ def _lines(text: str) -> Iterator[str]:
 def _entries(value: Any) -> list[str | None]:
     """The texts of a field that holds one or a list of them; None for what is no text."""
     items = value if isinstance(value, list) else [value]
-    return [item.strip().lower() if isinstance(item, str) and item.strip() else None for item in items]
+    return [_name(item) if isinstance(item, str) else None for item in items]
+
+
+def _name(text: str) -> str | None:
+    """A licence's name in lower case; None for what is no short line: it goes into messages, cards and commands."""
+    name = " ".join(text.split()).lower()
+    return name if name and len(name) <= _MOST_OF_A_NAME and shown(name) == name else None
 
 
 def _text(path: Path) -> str:

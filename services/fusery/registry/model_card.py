@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,13 @@ import yaml
 
 from fusery.registry.record import FusionRecord, ModelLicence, Origin, Param
 from fusery.registry.redaction import published_yaml
+from fusery.shown_text import in_markdown, in_markdown_code, shown
 
 _LICENCE_FILE = "LICENSE.txt"
 """Beside the published card: what fusery read of the licences."""
 _CARD = "README.md"
 _TASK = "text-generation"
+_LINE_ENDS = "\n\t"
 
 
 def model_card(record: FusionRecord) -> str:
@@ -25,7 +28,7 @@ def model_card(record: FusionRecord) -> str:
     config = published_yaml(record.config_file.read_text(encoding="utf-8")).strip()
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()}\n---",
-        f"# {record.model_name}",
+        f"# {in_markdown(record.model_name)}",
         "A causal language model made by knowledge fusion: the target's continual training on text, with the fused "
         "next-token distributions of the sources as additional supervision.",
         "## Evaluation",
@@ -35,7 +38,7 @@ def model_card(record: FusionRecord) -> str:
         "## Lineage",
         _table(record.lineage),
         "## Settings",
-        f"The run's YAML:\n\n````yaml\n{config}\n````",
+        f"The run's YAML:\n\n{_fenced(config)}",
         _table(record.params),
         "## Use",
         _use(record),
@@ -73,7 +76,7 @@ def trained_card(trained: TrainedModel) -> str:
     header = plain if lineage is None else _header(lineage.origin, ["fusery", *_METHODS[trained.clm_only][0]], _CARD)
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True).strip()}\n---",
-        f"# {name}, trained by fusery",
+        f"# {in_markdown(name)}, trained by fusery",
         _method(trained, name),
         "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         "model = AutoModelForCausalLM.from_pretrained(folder)\ntokenizer = AutoTokenizer.from_pretrained(folder)\n```",
@@ -94,12 +97,12 @@ _METHODS = {
 
 
 def _method(trained: TrainedModel, name: str) -> str:
-    at = f" at revision `{trained.revision}`" if trained.revision else ""
+    at = f" at revision {in_markdown_code(trained.revision)}" if trained.revision else ""
     weight = trained.clm_weight
     how = _METHODS[trained.clm_only][1].format(clm=weight, fusion=1 - weight, tail=trained.tail)
     return (
-        f"Target: `{name}`{at}. Method: {how} (FuseLLM, arXiv 2401.10491). {trained.tokens:,} tokens in "
-        f"{trained.steps:,} steps."
+        f"Target: {in_markdown_code(name)}{at}. Method: {how} (FuseLLM, arXiv 2401.10491). {trained.tokens:,} tokens "
+        f"in {trained.steps:,} steps."
     )
 
 
@@ -143,10 +146,10 @@ def _use(record: FusionRecord) -> str:
     which = f"{record.model_name}@{record.alias}" if record.passed else f"{record.model_name}/VERSION"
     return (
         f"```python\nimport mlflow\n\n"
-        f'generate = mlflow.transformers.load_model("models:/{which}")\n'
+        f"generate = mlflow.transformers.load_model({json.dumps(f'models:/{which}')})\n"
         f"generate({json.dumps(record.input_example)}, max_new_tokens=50)\n```\n\n"
         f"Without MLflow's loader:\n\n```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-        f'folder = mlflow.artifacts.download_artifacts("models:/{which}")\n'
+        f"folder = mlflow.artifacts.download_artifacts({json.dumps(f'models:/{which}')})\n"
         "model = AutoModelForCausalLM.from_pretrained(folder)\n"
         "tokenizer = AutoTokenizer.from_pretrained(folder)\n```"
     )
@@ -165,7 +168,8 @@ def licence_note(origin: Origin) -> str:
 def _licence_line(model: ModelLicence) -> str:
     asks = f"; {model.asks}" if model.asks else ""
     accepted = f"; accepted {model.accepted}" if model.accepted else ""
-    return f"{model.role}, `{model.model}`: {model.licence} ({model.found_in}){asks}{accepted}"
+    said = in_markdown(f"{model.licence} ({model.found_in}){asks}{accepted}")
+    return f"{model.role}, {in_markdown_code(model.model)}: {said}"
 
 
 def description(record: FusionRecord) -> str:
@@ -173,12 +177,13 @@ def description(record: FusionRecord) -> str:
     models, gains = record.evaluation["models"], record.evaluation["gains"]
     named = {"fused": "fused", "before fusion": "target_before", "plain continual training": "clm"}
     means = [f"{name} {models[role]['mean_bits_per_byte']:.4f}" for name, role in named.items() if role in models]
-    text = f"Fusion run `{record.run_id}`. Mean bits per byte over the held-out domains: {', '.join(means)}."
+    run = in_markdown_code(record.run_id)
+    text = f"Fusion run {run}. Mean bits per byte over the held-out domains: {', '.join(means)}."
     if "clm" in gains:
         change = gains["clm"]["relative"]
         value, low, high = (_percent(change[key]) for key in ("value", "low", "high"))
         text += f"\nAgainst plain continual training: {value} bits per byte, 95 % interval [{low}, {high}]."
-    return f"{text}\n{gate_text(record.evaluation)}"
+    return f"{text}\n{in_markdown(gate_text(record.evaluation))}"
 
 
 def gate_text(evaluation: Mapping[str, Any]) -> str:
@@ -193,7 +198,7 @@ def gate_text(evaluation: Mapping[str, Any]) -> str:
 
 
 def _table(values: Mapping[str, Param]) -> str:
-    lines = [f"| {key} | {_cell(value)} |" for key, value in sorted(values.items())]
+    lines = [f"| {in_markdown(key)} | {in_markdown(str(value))} |" for key, value in sorted(values.items())]
     return "\n".join(["| | |", "|---|---|", *lines]) if lines else "none"
 
 
@@ -201,5 +206,7 @@ def _percent(share: float) -> str:
     return f"{share * 100:+.2f} %".replace("-", "−")
 
 
-def _cell(value: object) -> str:
-    return str(value).replace("|", "\\|").replace("\n", " ")
+def _fenced(text: str) -> str:
+    """A block of YAML, fenced with more backticks than stand in it."""
+    fence = "`" * max(4, 1 + max((len(run) for run in re.findall("`+", text)), default=0))
+    return f"{fence}yaml\n{shown(text, keeps=_LINE_ENDS)}\n{fence}"
