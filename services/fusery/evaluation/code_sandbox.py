@@ -1,9 +1,10 @@
 """Programs that a model wrote, run against their tests in a process that can do no harm.
 
-Off unless the run says `code_execution: true`. Each program gets a fresh folder, limits of time, memory, file sizes and
-processes, no network, and not root (`sandboxed`). A program passes if it ends with exit code 0 and has printed a word
-that only the line after its tests asks for, so one that ends early does not pass. That is no proof against a program
-written to cheat: its tests share its process, and whatever they can do, it can do before.
+Off unless the run says `code_execution: true`. Each program gets a fresh folder, one limit each of time, memory, disk
+and processes, no network, and not root (`sandboxed`); what it leaves, files and processes, goes with it. A program
+passes if it ends with exit code 0 and has printed a word that only the line after its tests asks for, so one that ends
+early does not pass. That is no proof against a program written to cheat: its tests share its process, and whatever they
+can do, it can do before.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from fusery.evaluation import sandboxed
 _CHILD = Path(sandboxed.__file__)
 _GIGABYTE = 1 << 30
 _COMPILE_S = 60
+_SANDBOX_S = 60
+"""To start and to clean up; busy machines are slow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +121,8 @@ def check_sandbox(language: str = "py") -> None:
     if not passed:
         raise ConfigError(
             f"evaluation.code_execution: {language!r} programs can't be run here, shut in (exit code {code}): "
-            f"{output.strip()[-1000:] or 'no message'}; it needs Linux with seccomp, processes or a user of their own, "
+            f"{output.strip()[-1000:] or 'no message'}; it needs Linux "
+            "with seccomp and Landlock, processes or a user of their own, "
             f"{tool} for ordinary users, and what the tests import (docs/evaluation.md)"
         )
 
@@ -139,19 +143,19 @@ def _run(program: str, name: str, timeout_s: int) -> tuple[bool, int | None, str
         if os.geteuid() == 0:
             os.chown(folder, sandboxed.NOBODY, sandboxed.NOBODY)
         if language.compiler:
-            code, output = _shut_in(language.compiler, folder, _COMPILE_S, language.memory_bytes)
+            code, output = _shut_in(("--keep",), language.compiler, folder, _COMPILE_S, language.memory_bytes)
             if code != 0:
                 return False, code, output
-        code, output = _shut_in(language.command, folder, timeout_s, language.memory_bytes, word)
+        code, output = _shut_in((), language.command, folder, timeout_s, language.memory_bytes, word)
         return code == 0 and word in output, code, output
 
 
 def _shut_in(
-    command: Sequence[str], folder: str, timeout_s: int, memory_bytes: int, word: str = ""
+    options: Sequence[str], command: Sequence[str], folder: str, timeout_s: int, memory_bytes: int, word: str = ""
 ) -> tuple[int | None, str]:
     """Exit code (None: out of time) and the end of the output of `command`, run in the sandbox."""
     tool, *arguments = command
-    sandbox = [sys.executable, "-I", "-S", str(_CHILD), folder, str(timeout_s), str(memory_bytes)]
+    sandbox = [sys.executable, "-I", "-S", str(_CHILD), *options, folder, str(timeout_s), str(memory_bytes)]
     with tempfile.TemporaryFile() as given, tempfile.TemporaryFile() as output:
         given.write(f"{word}\n".encode())
         given.seek(0)
@@ -164,13 +168,14 @@ def _shut_in(
             env={},
         )
         try:
-            code: int | None = child.wait(timeout=timeout_s)
+            # The sandbox counts the time of the program, and this that of the sandbox.
+            code: int | None = child.wait(timeout=timeout_s + _SANDBOX_S)
         except subprocess.TimeoutExpired:
             code = None
         finally:
             _end(child)
         output.seek(max(0, output.seek(0, os.SEEK_END) - 4096))
-        return code, output.read().decode(errors="replace")
+        return None if code == sandboxed.OUT_OF_TIME else code, output.read().decode(errors="replace")
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
