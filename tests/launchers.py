@@ -11,6 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from picorun import write_run
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -31,6 +33,14 @@ def launched(command: Sequence[str], home: Path, **given: str) -> subprocess.Com
     return subprocess.run(
         command, env=clean(home, **given), cwd=home, capture_output=True, text=True, timeout=280, check=False
     )
+
+
+def fused_run(home: Path) -> Path:
+    """The YAML of a run whose fused shards are there; one training of it takes a second."""
+    file = write_run(home, training={"epochs": 1}, evaluation={"clm_baseline": False})
+    done = launched(["fusery", "run", str(file), "--until", "fuse"], home)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return file
 
 
 def by_ranks(command: Sequence[str], home: Path, names: Mapping[str, str], processes: int = 2) -> list[int]:

@@ -130,7 +130,7 @@ def _cache(given: Arguments) -> int | None:
 
 
 def _train(given: Arguments) -> None:
-    from fusery.pipeline.steps import train_step
+    from fusery.pipeline.train_step import train_step
 
     options = {"clm_only": given.clm_only, "only_source": given.only_source}
     train_step(given.file, threads=given.threads, folder=given.relative_to, **options)

@@ -6,6 +6,7 @@ starts with `&` outlives the script's Ctrl-C. SIGTERM stops both.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -16,6 +17,16 @@ from types import FrameType
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Handler = Callable[[int, FrameType | None], object] | signal.Handlers
+
+
+def end_as_any_process() -> None:
+    """SIGTERM ends a container's first process too, with 128 + 15, until a command takes the signal.
+
+    The kernel gives that process no signal that it does not take: stopped while it imports, it would go on, and be
+    killed when its grace is over.
+    """
+    if os.getpid() == 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def test_one_process_runs_without_torchrun_and_several_with_it() -> None:
     assert "command" not in container(one["spec"]["template"])
     (many,) = train({"kind": "job", "gpus_per_node": 8})
     box = container(many["spec"]["template"])
-    assert box["command"] == ["python3", "-m", "fusery.cluster.torchrun"]
+    assert box["command"] == ["python3", "-m", "fusery.training_node"]
     assert box["args"][:2] == ["--standalone", "--nproc-per-node=8"]
     assert box["args"][3:6] == ["-m", "fusery", "train"]
     assert box["resources"]["limits"]["nvidia.com/gpu"] == "8"

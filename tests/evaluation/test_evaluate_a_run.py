@@ -19,6 +19,7 @@ from fusery.evaluation.report import Report
 from fusery.pipeline import evaluation_baselines as baselines
 from fusery.pipeline import steps
 from fusery.pipeline.preflight import Run, open_run, publish_input
+from fusery.pipeline.train_step import train_step
 from fusery.source.api import Distributions, Document, ModelDescription
 from fusery.source.engine import TransformersEngine, load_engine
 from fusery.worker import hops
@@ -95,10 +96,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Plan, Repor
     settings = {"single_source": True, "tasks": ["foxes"], "task_data": "tasks", "task_limit": 4}
     file = write_run(folder, sources=SOURCES, evaluation=settings)
     run, plan = carry_hops_out(file)
-    steps.train_step(file, clm_only=False, threads=1)
-    steps.train_step(file, clm_only=True, threads=1)
+    train_step(file, clm_only=False, threads=1)
+    train_step(file, clm_only=True, threads=1)
     for source in SOURCES:
-        steps.train_step(file, clm_only=False, threads=1, only_source=source)
+        train_step(file, clm_only=False, threads=1, only_source=source)
     steps.evaluate_step(file, threads=1)
     return run, plan, reports.read(steps.evaluation_path(run))
 
@@ -190,7 +191,7 @@ def test_a_store_of_before_a_change_of_the_measures_says_what_to_do_and_that_hel
 def test_an_unknown_source_or_task_is_refused_with_what_there_is(finished: tuple[Run, Plan, Report]) -> None:
     run, _, _ = finished
     with pytest.raises(ConfigError, match=r"no source 'prosa'.*it has prose, code"):
-        steps.train_step(run.file.path, clm_only=False, threads=1, only_source="prosa")
+        train_step(run.file.path, clm_only=False, threads=1, only_source="prosa")
 
 
 def test_the_held_out_plan_never_looks_at_the_text(finished: tuple[Run, Plan, Report]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from coordinatorworkers import Workers, plan
 from fusery.errors import StoreFull, Unavailable
+from fusery.pipeline import execution
 from fusery.pipeline.coordinator import Coordinator, Pace
 from fusery.pipeline.hop_progress import Progress
 from fusery.pipeline.shard_table import ShardTable
@@ -457,3 +459,34 @@ def test_the_table_finishes_exactly_when_nothing_is_left_that_can_be_done(shards
         if task in given_up or any(need in given_up or not one.is_done(need) for need in one.plan.needs(task))
     }
     assert {task for task in one.plan.tasks if not one.is_done(task)} == blocked
+
+
+@pytest.mark.parametrize(("look_s", "pause_s"), [(0.0, 0.5), (0.6, 0.6), (9.0, 9.0), (201.0, 10.0)])
+def test_a_look_that_took_long_is_followed_by_a_pause_and_by_no_sleep(look_s: float, pause_s: float) -> None:
+    """The machine may have stood still meanwhile; what is due then is due at once."""
+    assert execution._pause_s(Pace(), look_s) == pause_s
+
+
+@pytest.mark.parametrize(("listing_s", "pause_s"), [(0.1, 30.0), (2.0, 40.0), (201.0, 600.0)])
+def test_a_listing_that_took_long_is_repeated_within_ten_minutes(
+    listing_s: float, pause_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers = one_shard(tmp_path)
+    coordinator = workers.coordinator(until=Hop.CAPTURE)
+    listed = workers.store.listed
+    times: list[float] = []
+
+    def slow(folder: str) -> Mapping[str, int]:
+        workers.now += listing_s
+        times.append(workers.now)
+        return listed(folder)
+
+    monkeypatch.setattr(workers.store, "listed", slow)
+    coordinator.look()
+    rows = len(times)
+    workers.now += pause_s - 0.01
+    coordinator.look()
+    assert len(times) == rows
+    workers.now += 0.02
+    coordinator.look()
+    assert len(times) == 2 * rows

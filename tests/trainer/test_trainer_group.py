@@ -15,8 +15,7 @@ from accelerate.utils import DistributedType
 
 from fusery.errors import InvalidInput
 from fusery.trainer import group
-from launchers import ROOT, by_ranks, launched
-from picorun import write_run
+from launchers import ROOT, by_ranks, fused_run, launched
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -43,11 +42,7 @@ _BY_VARIABLES: dict[str, dict[str, str]] = {
 @pytest.fixture(scope="module")
 def fused(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose fused shards are there; one training of it takes a second."""
-    home = tmp_path_factory.mktemp("group")
-    file = write_run(home, training={"epochs": 1}, evaluation={"clm_baseline": False})
-    done = launched(["fusery", "run", str(file), "--until", "fuse"], home)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return file
+    return fused_run(tmp_path_factory.mktemp("group"))
 
 
 @pytest.fixture

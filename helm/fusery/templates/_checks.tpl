@@ -42,6 +42,14 @@
 {{- fail "serviceAccount.annotations are set, but serviceAccount.create is false; annotate your own service account" -}}
 {{- end -}}
 {{- range $name, $_ := .Values.sources -}}
+{{- $service := printf "%s-source-%s" (include "fusery.fullname" $) $name -}}
+{{- /* Nothing is found by helm template and at a first install. The API would take the change, and keep the old address. */ -}}
+{{- with lookup "v1" "Service" $.Release.Namespace $service -}}
+{{- $standing := ternary "dns" "environment" (eq (dig "spec" "clusterIP" "" .) "None") -}}
+{{- if ne $standing $.Values.addressing -}}
+{{- fail (printf "addressing is %s, but the Service %s stands with addressing %s, and a Service can't change from one to the other; keep %s, or uninstall the release (its volume claims stay) and install it anew" $.Values.addressing $service $standing $standing) -}}
+{{- end -}}
+{{- end -}}
 {{- $source := include "fusery.source" (dict "root" $ "name" $name) | fromYaml -}}
 {{- if not $source.model -}}
 {{- fail (printf "sources.%s.model: missing; name a Hub id, a folder on the volume such as /models/mine, or tgi:URL" $name) -}}

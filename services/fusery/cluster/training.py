@@ -1,6 +1,6 @@
 """Jobs: one pod, several with torchrun, a JobSet, a TrainJob; what ends them and what does not.
 
-Several processes are started by `fusery.cluster.torchrun` in every pod. They stand and fall together: when one ends,
+Several processes are started by `fusery.training_node` in every pod. They stand and fall together: when one ends,
 the others end, all pods are made anew, meet at the first one, and go on from the newest checkpoint.
 """
 
@@ -121,7 +121,7 @@ def _torchrun(config: RunConfig, part: Part, options: list[str], env: dict[str, 
     # The rest of the grace is for torchrun itself and for the pod's end.
     patience = f"--shutdown-timeout={config.kubernetes.grace_s - 15}"
     sharded = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if config.kubernetes.trainer.sharded else {}
-    command = ("python3", "-m", "fusery.cluster.torchrun")
+    command = ("python3", "-m", "fusery.training_node")
     args = (*options, patience, "-m", "fusery", *part.args)
     if part.gpus == 0:
         # An image may show a node's GPUs to pods that asked for none.

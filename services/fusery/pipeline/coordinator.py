@@ -38,8 +38,12 @@ class Pace:
     """How often the coordinator looks at what, in seconds. A slow store stretches all of it."""
 
     look_s: float = 0.5
+    longest_pause_s: float = 10.0
+    """After a look that took long, at most: the machine may have stood still meanwhile."""
     listing_s: float = 30.0
     """Between two listings of all folders, at least; and at least twenty times what one takes."""
+    longest_listing_pause_s: float = 600.0
+    """And at most so long, for the same reason."""
     silent_s: float = 20.0
     """A started note whose beat (5 s) stands still so long is of a process that is gone."""
     lost_s: float = 5.0
@@ -141,7 +145,9 @@ class Coordinator:
         for row in self.table.rows.values():
             self.table.take_listing(row, self.store.listed(row.folder))
         took = self.clock() - began
-        self._next_listing_at = self.clock() + max(self.pace.listing_s, 20 * took)
+        self._next_listing_at = self.clock() + max(
+            self.pace.listing_s, min(20 * took, self.pace.longest_listing_pause_s)
+        )
 
     def _count_failures(self) -> None:
         # One by one, each taken off when it is counted: an error of the store in between loses none.

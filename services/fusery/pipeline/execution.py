@@ -127,8 +127,12 @@ def _loop(coordinator: Coordinator, reports: _Reports, check: Callable[[], None]
             log.warning("the store does not answer: %s; trying again", error)
             if began - away_since > _STORE_AWAY_S:
                 raise
-        # A slow store is not asked without a pause.
-        time.sleep(max(coordinator.pace.look_s, time.monotonic() - began))
+        time.sleep(_pause_s(coordinator.pace, time.monotonic() - began))
+
+
+def _pause_s(pace: Pace, look_s: float) -> float:
+    """The pause after a look that took `look_s`: a slow store is not asked without one; one stall is no two."""
+    return max(pace.look_s, min(look_s, pace.longest_pause_s))
 
 
 class _Reports:
