@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fusery.registry import register
@@ -104,3 +104,117 @@ def test_card_and_config_are_published_without_passwords(make_record: Make, tmp_
     register._log_files(client, "run", record)
     assert b"http://***@mlflow" in client.content["config.yaml"]
     assert [name for name, content in client.content.items() if b"secret" in content] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("redis://user:pa/ss@h/0", "redis://***@h/0"),
+        ("redis://:12/34@h/0", "redis://***@h/0"),
+        ("redis://:a?b#c@h/0", "redis://***@h/0"),
+        ("rediss://user:p@s/s@h:6379/0", "rediss://***@h:6379/0"),
+        ("amqp://u:p/w@h//vhost", "amqp://***@h//vhost"),
+        ("http://user:pa/ss@h/x", "http://***@h/x"),
+        ("https://user:p#w@h/x", "https://***@h/x"),
+        ("HTTPS://u:p@h", "HTTPS://***@h"),
+        ("postgresql+psycopg2://u:p@h/db", "postgresql+psycopg2://***@h/db"),
+        ("http://h/x?auth=abc", "http://h/x?auth=***"),
+        ("http://h/x?access=abc&a=1", "http://h/x?access=***&a=1"),
+        ("http://h/x?a=1&pwd=b;c", "http://h/x?a=1&pwd=***"),
+        ("http://h/x#access_token=abc", "http://h/x#access_token=***"),
+        ("http://h/#/x?id_token=abc&state=1", "http://h/#/x?id_token=***&state=1"),
+        ("http://h/x?accessToken=abc", "http://h/x?accessToken=***"),
+        ("http://h/x?X-Amz-Signature=abc&X-Amz-Date=1", "http://h/x?X-Amz-Signature=***&X-Amz-Date=1"),
+        ("http://h/x?pass%77ord=abc", "http://h/x?pass%77ord=***"),
+        ("http://h/x?api_key=abc, and more", "http://h/x?api_key=***, and more"),
+        ("(see http://h/x?token=abc).", "(see http://h/x?token=***)."),
+        ("use hf_" + "aB3" * 11 + " here", "use *** here"),
+        ("ghp_" + "a1" * 18, "***"),
+        ("AKIAIOSFODNN7EXAMPLE", "***"),
+        ("Authorization: Bearer abcdefgh.ijkl", "Authorization: Bearer ***"),
+    ],
+)
+def test_secrets_in_odd_places_are_hidden(text: str, shown: str) -> None:
+    assert without_secrets(text) == shown
+    assert has_secret(text)
+    assert without_secrets(shown) == shown
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://[::1]:5000/a@b",
+        "dns:///a:1,b:2",
+        "http://h/x?region=y&design=1&authors=2&keyboard=3&passage=4#section",
+        "s3://bucket/a=b/domain=c",
+        "models/hf_checkpoint1",
+        "hf:owner/name@main",
+        "http://h:/a@b",
+    ],
+)
+def test_what_only_looks_like_a_secret_stays(text: str) -> None:
+    assert without_secrets(text) == text
+
+
+ODD = "/@:?#%+=!$*-_.~<>"
+SECRET = st.text(st.characters(codec="ascii", categories=("L", "N"), include_characters=ODD), min_size=6)
+KEYS = st.sampled_from(["auth", "pwd", "access_token", "sig", "api-key"])
+SCHEMES = st.sampled_from(["redis", "rediss", "http", "https", "s3", "amqp", "postgresql", "tgi:http", "sentinel"])
+PLACES = st.sampled_from(
+    ["services: {{broker_url: {0}}}", "a:\n  - {0}\nb: 1", "# {0}\nb: 1", "{0}: x", "a: !!str {0}"]
+)
+
+
+@given(
+    scheme=SCHEMES, user=WORDS, secret=SECRET, key=st.sampled_from(["auth", "pwd", "access_token", "sig", "api-key"])
+)
+def test_no_part_of_a_generated_password_is_left(scheme: str, user: str, secret: str, key: str) -> None:
+    secret = f"Zq{secret}"
+    plain = "".join(c for c in secret if c not in "&#")
+    for url in (
+        f"{scheme}://{user}:{secret}@host:1/0",
+        f"{scheme}://host/x?a=1&{key}={plain}&b=2",
+        f"{scheme}://h/#{key}={plain}",
+    ):
+        shown = without_secrets(f"before {url} after")
+        assert "Zq" not in shown
+        assert shown.startswith("before ")
+        assert shown.endswith(" after")
+
+
+@given(
+    place=PLACES,
+    quote=st.sampled_from(["", "'", '"']),
+    user=WORDS,
+    word=st.text(st.characters(codec="ascii", categories=("L", "N"), include_characters="/@:?%+!-_.~"), min_size=4),
+)
+def test_no_generated_yaml_is_published_with_its_password(place: str, quote: str, user: str, word: str) -> None:
+    text = place.format(f"{quote}redis://{user}:Zq{word}@host:6379/0{quote}") + "\n"
+    try:
+        yaml.safe_load(text)
+    except yaml.YAMLError:
+        assume(False)
+    shown = published_yaml(text)
+    assert "Zq" not in shown
+    assert "redis://***@host:6379/0" in shown
+    assert type(yaml.safe_load(shown)) is type(yaml.safe_load(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "gone"),
+    [
+        ("a: 1  # hf_abcd1234\n", "abcd"),
+        ("# HF_TOKEN=abcd1234\na: 1\n", "abcd"),
+        ("# password: abcd1234\na: 1\n", "abcd"),
+        ("a: |\n  redis://u:abcd@h/0\n  more\nb: 1  # kept\n", "abcd"),
+        ("a: &x http://u:abcd@h\nb: *x\n", "abcd"),
+        ("a: >-\n  http://u:ab\n  http://u:abcd@h\n", "abcd"),
+        ('a: "http://u:ab\\u0063d@h"\n', "cd@"),
+        ("a: {token: 'hf_" + "abcd" * 8 + "'}\n", "abcd"),
+    ],
+)
+def test_comments_blocks_anchors_and_escapes_hide_nothing(text: str, gone: str) -> None:
+    shown = published_yaml(text)
+    assert gone not in shown
+    assert "abcd" not in str(yaml.safe_load(shown))
+    assert yaml.safe_load(shown).keys() == yaml.safe_load(text).keys()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,6 +20,7 @@ from fusery.registry.promote import CHAMPION, Promoted, Promotion, promote, vers
 from fusery.registry.record import FusionRecord
 from fusery.registry.register import register
 from fusery.registry.tracking import default_artifact_folder
+from fusery.secrets_in_text import HIDDEN, without_secrets
 from fusery.settings import settings
 from fusery.worker.plan import Plan
 
@@ -129,4 +129,4 @@ def promoted_lines(done: Promoted) -> list[str]:
 
 def shown_uri(uri: str) -> str:
     """`uri` without user and password."""
-    return re.sub(r"://[^/@\s]+@", "://", uri)
+    return without_secrets(uri).replace(f"{HIDDEN}@", "")

@@ -1,52 +1,71 @@
-"""What of a run is published is published without passwords: those of URLs become `***`.
+"""What of a run is published is published without passwords: those of URLs become `***`, and tokens do.
 
 A YAML may name MLflow or a broker with a password in its URL. The run needs it; who reads the model's card does not.
 """
 
 from __future__ import annotations
 
-import re
+import json
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
-from fusery.yaml_text import parse_yaml
+from fusery.secrets_in_text import has_secret, without_secrets, without_secrets_in_comment
+from fusery.yaml_text import NotYaml, parse_yaml
 
-_HIDDEN = "***"
-_URL = re.compile(r"://\S+")
-_USER = re.compile(r"(\w*)://([^/\s]*)@")
-"""Scheme of a URL, and what stands in it before its host."""
-_IN_QUERY = re.compile(r"([?&][^=&\s]*(?:password|passwd|secret|token|key|signature|sig)=)[^&\s\"']+", re.IGNORECASE)
-
-
-def without_secrets(text: str) -> str:
-    """`text` with `***` for user and password of every URL in it, and for passwords, tokens and keys in its query."""
-    shown = _URL.sub(lambda url: _IN_QUERY.sub(rf"\1{_HIDDEN}", url[0]), text)
-    return _USER.sub(lambda found: f"{found[1]}://{_HIDDEN}@" if _is_secret(found[1], found[2]) else found[0], shown)
-
-
-def has_secret(text: str) -> bool:
-    """Whether a URL in `text` lets somebody in."""
-    return without_secrets(text) != text
+__all__ = ["has_secret", "published_yaml", "without_secrets"]
 
 
 def published_yaml(text: str) -> str:
-    """The YAML `text` as anybody may read it; comments and layout are kept."""
-    shown = without_secrets(text)
-    content = parse_yaml(shown).value
-    redacted = _redacted(content)
-    # Where YAML's own escapes spell a URL, a look at the text alone does not see it.
-    return shown if redacted == content else yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True)
+    """The YAML `text` as anybody may read it; comments and layout are kept where they can be.
+
+    Raises:
+        NotYaml: it is no YAML.
+    """
+    parsed = parse_yaml(text)
+    redacted = _redacted(parsed.value)
+    shown = "".join(_parts(text, parsed.root))
+    try:
+        is_right = parse_yaml(shown).value == redacted
+    except NotYaml:
+        is_right = False
+    # Anchors, tags and blocks of text are written anew.
+    return shown if is_right else yaml.safe_dump(redacted, sort_keys=False, allow_unicode=True)
 
 
-def _is_secret(scheme: str, user: str) -> bool:
-    """A broker's user without a password lets nobody in; what else stands there may be a token."""
-    return scheme.lower() not in ("redis", "rediss") or ":" in user
+def _parts(text: str, root: yaml.Node | None) -> Iterator[str]:
+    """Scalars, which are replaced as a whole, and what stands between them: comments, marks, white space."""
+    at = 0
+    for start, end, value in sorted(_scalars(root)):
+        yield without_secrets_in_comment(text[at:start])
+        shown = without_secrets(value)
+        yield text[start:end] if shown == value else _spelled(shown, text[start])
+        at = end
+    yield without_secrets_in_comment(text[at:])
+
+
+def _spelled(value: str, mark: str) -> str:
+    """`value` as a scalar of YAML: plain or in single quotes where what it replaces was, else in double ones."""
+    plain = "'" + value.replace("'", "''") + "'" if mark == "'" else value
+    try:
+        if mark != '"' and parse_yaml(f"[{plain}]").value == [value]:
+            return plain
+    except NotYaml:
+        pass
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _scalars(node: yaml.Node | None) -> set[tuple[int, int, str]]:
+    if isinstance(node, yaml.ScalarNode):
+        return {(node.start_mark.index, node.end_mark.index, node.value)}
+    parts = [] if node is None else [n for part in node.value for n in (part if isinstance(part, tuple) else (part,))]
+    return set().union(*map(_scalars, parts))
 
 
 def _redacted(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _redacted(inner) for key, inner in value.items()}
+        return {_redacted(key): _redacted(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_redacted(inner) for inner in value]
     return without_secrets(value) if isinstance(value, str) else value

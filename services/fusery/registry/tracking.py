@@ -14,6 +14,7 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
+from fusery import secrets_in_text
 from fusery.errors import AddressError, NoAnswer
 
 SQLITE = "sqlite:///"
@@ -51,8 +52,7 @@ def check_tracking(uri: str, timeout_s: float = 5.0) -> None:
 
 def without_secrets(uri: str) -> str:
     """`uri` without user and password, for messages, logs and tags."""
-    parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=_host(parts)))
+    return secrets_in_text.without_secrets(uri).replace(f"{secrets_in_text.HIDDEN}@", "")
 
 
 def _host(parts: SplitResult) -> str:

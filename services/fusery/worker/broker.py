@@ -68,8 +68,9 @@ def wait_for_broker(url: str, timeout_s: float) -> None:
 
 def without_secrets(url: str) -> str:
     """Scheme, host and port, as far as there are any: passwords stand in every other part, and in odd places."""
+    scheme, _, rest = url.partition("://")
     try:
-        parts = urlsplit(url)
+        parts = urlsplit(f"{scheme}://{rest.rpartition('@')[2]}" if rest else url)
         port = "" if parts.port is None else f":{parts.port}"
     except ValueError:
         return "(unreadable address)"
