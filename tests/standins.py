@@ -58,6 +58,8 @@ class StandIn:
     requests: list[tuple[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     broken: list[Answer] = field(default_factory=list)
+    setup: str | None = None
+    """What the server calls its settings, where its protocol has that; a test may change it."""
 
 
 @contextmanager

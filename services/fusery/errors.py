@@ -64,6 +64,14 @@ class Overloaded(Unavailable):
     """A queue is full; try again after a pause."""
 
 
+class SourceAway(Unavailable):
+    """A source's server is away, loads or is full. The shard is not to blame: its task waits and is no attempt."""
+
+
+class SourceLost(SourceAway):
+    """A source's server went away while it was asked about a shard, which may be what ended it."""
+
+
 class StoreFull(FuseryError):
     """The store has no room; what is done is kept."""
 

@@ -74,6 +74,9 @@ class SourceSpec(ModelSpec):
     """A folder, a Hub id, or an inference server: tgi:http://host:port, vllm:http://host:port (docs/engines.md)."""
     tokenizer: str | None = Field(default=None, min_length=1)
     """For tgi: and vllm: a folder or Hub id with the model's tokenizer.json; None: the model that the server names."""
+    same_as: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    """For tgi: and vllm: the weights' fingerprint of an earlier source that answers alike, as you know: its captures
+    are used. A run that finds only captures of another fingerprint names it."""
     address: str | None = None
     """A running source server: host:port, a list host:port,host:port, or dns:///name:port; None: the run starts one."""
     dtype: Dtype = Dtype.FLOAT32
@@ -83,8 +86,12 @@ class SourceSpec(ModelSpec):
         if split_engine(self.model)[0] is not EngineKind.TRANSFORMERS:
             if self.revision is not None:
                 raise ValueError("revision: the inference server decides its model's revision; leave it out")
-        elif self.tokenizer is not None:
-            raise ValueError(f"tokenizer: goes with tgi:URL and vllm:URL only, the model is {self.model!r}")
+        else:
+            for key in ("tokenizer", "same_as"):
+                if getattr(self, key) is not None:
+                    raise ValueError(f"{key}: goes with tgi:URL and vllm:URL only, the model is {self.model!r}")
+        if self.same_as is not None and self.address is not None:
+            raise ValueError("same_as: the source server at `address` says what it is; give it --same-as instead")
         return self
 
 
@@ -214,8 +221,8 @@ class RunConfig(Section):
     def digest(self) -> str:
         """SHA-256 (hex) of what decides the trained model, and not of places, warnings, measuring and registering."""
         apart: Any = {name: True for name in ("services", "kubernetes", "registry", "gate", "evaluation", "coverage")}
-        # A server's tokenizer decides bytes, but stands in the run's identity and in every shard's name by itself.
-        places = {"address", "tokenizer"}
+        # A server's tokenizer and what it is the same as decide bytes, but stand in every shard's name by themselves.
+        places = {"address", "tokenizer", "same_as"}
         content = self.model_dump(mode="json", exclude={**apart, "sources": {"__all__": places}})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -78,7 +78,7 @@ def test_a_run_that_was_not_started_says_how_to_start_it(tmp_path: Path, capsys:
     assert capsys.readouterr().out == f"run {run_id}: nothing is done yet; start it with: fusery run {file}\n"
     show_status(str(file), None, as_json=True)
     nothing: dict[str, Any] = {
-        **{"run_id": run_id, "coordinator": None, "steps": {}, "dead_letters": []},
+        **{"run_id": run_id, "coordinator": None, "steps": {}, "failed_attempts": [], "dead_letters": []},
         **{"model": None, "evaluation": None, "registered": None},
     }
     assert json.loads(capsys.readouterr().out) == nothing

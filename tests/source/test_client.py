@@ -19,8 +19,9 @@ import pytest
 from fusery import errors
 from fusery.pb import distributions_pb2 as pb
 from fusery.pb import distributions_pb2_grpc as pb_grpc
-from fusery.source import wire
+from fusery.source import call, wire
 from fusery.source.api import Document
+from fusery.source.call import without_address
 from fusery.source.client import SourceClient, read_token
 from fusery.source.engine import load_engine
 from picomodels import TEXTS, pico_model
@@ -119,6 +120,63 @@ def test_nobody_at_the_address_is_unavailable() -> None:
         pytest.raises(errors.Unavailable, match=r"127\.0\.0\.1:1"),
     ):
         client.model()
+
+
+@pytest.mark.parametrize(
+    ("details", "says"),
+    [
+        (
+            "errors resolving a:1: [field:hostname lookup error:address lookup failed for a:1: Domain name not found]",
+            "there is no such name: the release may not serve this source",
+        ),
+        ("getaddrinfo: Name or service not known", "there is no such name"),
+        ("last error: UNKNOWN: ipv4:127.0.0.1:1: Failed to connect: Connection refused", "nothing listens there"),
+        ("upstream connect error", "UNAVAILABLE: upstream connect error"),
+    ],
+)
+def test_a_name_that_is_not_found_is_told_from_a_server_that_is_not_up(details: str, says: str) -> None:
+    calls: list[int] = []
+    with (
+        lying_server(aborting(grpc.StatusCode.UNAVAILABLE, details, calls)) as address,
+        client_of(address, retry_for_s=0.0) as client,
+        pytest.raises(errors.Unavailable, match=says) as caught,
+    ):
+        client.compute(DOCUMENTS, 2)
+    assert str(caught.value).count(address) == 1
+    assert address not in without_address(caught.value)
+
+
+def test_a_server_that_loads_says_so_and_not_that_its_name_is_not_found() -> None:
+    go_on = threading.Event()
+
+    def load() -> UniformEngine:
+        go_on.wait(60)
+        return UniformEngine()
+
+    with running(load, wait=False) as server:
+        with (
+            client_of(server.address, retry_for_s=0.0) as client,
+            pytest.raises(errors.Unavailable, match="is loading"),
+        ):
+            client.knock()
+        go_on.set()
+        server.loading.result(60)
+        with client_of(server.address, retry_for_s=0.0) as client:
+            client.knock()
+
+
+def test_one_trouble_is_said_at_once_and_then_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
+    call._said_at.clear()
+    caplog.set_level("INFO", "fusery.source.call")
+    for _ in range(2):
+        with client_of("127.0.0.1:1", retry_for_s=0.5) as client, pytest.raises(errors.Unavailable):
+            client.model()
+    [record] = caplog.records
+    assert record.getMessage().count("127.0.0.1:1") == 1
+    call._said_at.update(dict.fromkeys(call._said_at, time.monotonic() - call._WORD_S))
+    with client_of("127.0.0.1:1", retry_for_s=0.5) as client, pytest.raises(errors.Unavailable):
+        client.model()
+    assert len(caplog.records) == 2
 
 
 def test_a_deadline_holds_and_counts_as_unavailable() -> None:
@@ -239,7 +297,7 @@ def test_damaged_swapped_and_missing_answers_are_corrupt_and_asked_for_again() -
         (flipped, "CRC-32"),
         (lambda messages: messages[::-1], "expected"),
         (lambda messages: messages[:-1], "5 answers to 6 documents"),
-        (lambda messages: [*messages, messages[0]], "7 answers to 6 documents"),
+        (lambda messages: [*messages, messages[0]], "more answers than 6 documents"),
     ]
     for lie, message in lies:
         calls: list[int] = []

@@ -39,6 +39,21 @@ def test_entries_come_best_first_and_equal_ones_by_id_however_the_server_lists_t
     assert top.ids_RK[0].tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("listed", "says"),
+    [
+        ([(3, -0.5), (3, -1.5), (4, -2.0)], "twice"),
+        ([(3, -0.5), (-1, -1.5)], "token id that is none"),
+        ([(3, -0.5), (1 << 32, -1.5)], "token id that is none"),
+        ([(3, -0.5), (10**30, -1.5)], "token id that is none"),
+    ],
+)
+def test_a_token_twice_or_an_id_that_is_none_is_refused(listed: list[tuple[int, float]], says: str) -> None:
+    text = pico_byte_tokenizer("byte_level").tokenize("a")
+    with pytest.raises(ModelError, match=says):
+        remote.distributions(DOCUMENT, text, [listed], [], 2)
+
+
 def test_a_position_without_a_distribution_is_a_row_without_mass() -> None:
     text = pico_byte_tokenizer("byte_level").tokenize("a")
     answer = remote.distributions(DOCUMENT, text, [None], [], 3)

@@ -24,11 +24,11 @@ from fusery.errors import (
     TooLarge,
     Unavailable,
 )
-from fusery.source import http_calls
+from fusery.source import http_calls, tgi_engine
 from fusery.source.api import Document
 from fusery.source.engine import load_engine
 from fusery.source.engines import load_engine as load_any
-from fusery.source.tgi_engine import TgiEngine, open_tgi, readable_prefixes
+from fusery.source.tgi_engine import TgiEngine, TgiServer, open_tgi, readable_prefixes
 from picomodels import TEXTS, build_model, pico_byte_tokenizer, pico_model
 from standins import PicoModel, StandIn
 from tgistandin import tgi
@@ -89,6 +89,7 @@ def test_only_log_probabilities_of_the_plain_model_are_asked_for() -> None:
         engine = opened(server)
         server.requests.clear()
         [answer] = engine.compute(DOCUMENTS[:1], 5)
+    assert server.requests.pop() == ("/info", None)
     assert len(server.requests) == len(answer.token_ids_T)
     for path, body in server.requests:
         assert path == "/"
@@ -125,6 +126,33 @@ def test_the_description_covers_all_that_the_server_tells() -> None:
     assert (first.name, first.revision, first.architecture) == ("served", "e985a63c", "tgi 3.3.6-dev0")
     assert first.dtype == "unknown"
     assert len({model.fingerprint for model in (first, *changed)}) == 3
+
+
+@pytest.mark.parametrize("key", ["model_id", "model_sha", "model_dtype", "version", "sha"])
+def test_a_server_that_comes_back_changed_is_found_out(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tgi(pico()) as server:
+        engine = opened(server)
+        told = engine._server.info()
+        monkeypatch.setattr(TgiServer, "info", lambda _: {**told, key: "another"})
+        with pytest.raises(Mismatch, match=f"its {key} is now 'another'"):
+            engine.compute(DOCUMENTS[:1], 3)
+
+
+def test_a_user_may_say_that_two_servers_are_the_same() -> None:
+    with tgi(pico()) as server, tgi(pico(), model_sha="0badcafe") as other:
+        first = opened(server).model
+        assert opened(other).model.fingerprint != first.fingerprint
+        assert opened(other, same_as=first.weights_fingerprint).model.fingerprint == first.fingerprint
+
+
+def test_of_an_answer_without_an_end_only_a_bounded_part_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with tgi(pico()) as server:
+        engine = opened(server)
+        monkeypatch.setattr(tgi_engine, "_MAX_ANSWER_BYTES", 1000)
+        server.broken[:] = [(200, b"x" * 1001)] * 5
+        with pytest.raises(Unavailable, match="has more than 1,000 bytes"):
+            engine.compute(DOCUMENTS[:1], 3)
+    assert all(headers["accept-encoding"] == "identity" for headers in server.headers)
 
 
 def test_a_server_without_prompt_log_probabilities_is_refused_at_the_start() -> None:

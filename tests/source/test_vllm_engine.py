@@ -22,6 +22,7 @@ from fusery.errors import (
 from fusery.source import http_calls
 from fusery.source.api import Document, Limits
 from fusery.source.engine import load_engine
+from fusery.source.engines import check_engine
 from fusery.source.vllm_engine import VllmEngine, open_vllm
 from picomodels import TEXTS, pico_model
 from sourceservers import running
@@ -95,6 +96,65 @@ def test_one_request_a_document_is_sent_as_ids() -> None:
         assert (body["prompt_logprobs"], body["logprobs"], body["max_tokens"], body["top_k"]) == (7, 7, 1, 0)
         assert body["return_tokens_as_token_ids"]
         assert not body["add_special_tokens"]
+
+
+def test_nothing_is_sent_that_a_real_server_chokes_on() -> None:
+    """A seed ends CPU servers of vLLM 0.32 when a prompt is prefilled in pieces; the rest is sent for a reason each."""
+    with vllm(pico()) as server:
+        opened(server).compute(DOCUMENTS, 7)
+    sent = {key for path, body in server.requests if path == "/v1/completions" for key in body}
+    asked_for = {"model", "prompt", "max_tokens", "prompt_logprobs", "logprobs", "add_special_tokens"}
+    told_of = {"return_tokens_as_token_ids", "return_token_ids"}
+    kept_from_generation_config = {"temperature", "top_p", "top_k", "min_p", "repetition_penalty"}
+    assert sent == asked_for | told_of | kept_from_generation_config
+
+
+@pytest.mark.parametrize(("before", "after"), [("a", "b"), ("a", None), (None, "b")])
+def test_a_server_that_comes_back_changed_is_found_out_at_its_next_answer(
+    before: str | None, after: str | None
+) -> None:
+    with vllm(pico(), setup=before) as server:
+        engine = opened(server)
+        engine.compute(DOCUMENTS, 3)
+        server.setup = after
+        with pytest.raises(Mismatch, match=rf"system_fingerprint is now {after!r}, it was {before!r}.*same_as"):
+            engine.compute(DOCUMENTS, 3)
+        server.setup = before
+        engine.compute(DOCUMENTS, 3)
+
+
+def test_another_setup_is_another_source_unless_its_user_says_that_they_are_the_same() -> None:
+    with vllm(pico()) as server:
+        first = opened(server).model
+        server.setup = "vllm-0.33.0-other"
+        other, stated = opened(server).model, opened(server, same_as=first.weights_fingerprint)
+        assert other.fingerprint != first.fingerprint
+        assert stated.model.fingerprint == first.fingerprint
+        stated.compute(DOCUMENTS, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "same_as", "says"),
+    [
+        ("vllm:http://host", "abc", "same_as is 'abc', expected the 64 hex digits"),
+        ("tgi:http://host", "G" * 64, "expected the 64 hex digits"),
+        (".", "a" * 64, "its weights tell what it is"),
+    ],
+)
+def test_what_is_no_statement_about_a_server_is_refused(model: str, same_as: str, says: str) -> None:
+    with pytest.raises(InvalidInput, match=says):
+        check_engine(model, same_as=same_as)
+
+
+def test_of_an_answer_without_an_end_only_what_was_asked_for_is_read() -> None:
+    with vllm(pico()) as server:
+        engine = opened(server)
+        server.broken[:] = [(200, b'{"a": "' + b"x" * (3 << 20) + b'"}')]
+        with pytest.raises(AddressError, match=r"has more than the .* bytes that one can have"):
+            engine.compute(DOCUMENTS[:1], 3)
+        server.broken[:] = [(200, b"[" * 100_000)]
+        with pytest.raises(AddressError, match="gives no JSON"):
+            engine.compute(DOCUMENTS[:1], 3)
 
 
 def test_the_whole_vocabulary_adds_up_to_one() -> None:

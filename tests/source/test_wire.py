@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import zlib
+from collections.abc import Iterator
+from itertools import chain
+from typing import TypeVar
 
 import numpy as np
 import pytest
 
-from fusery.errors import Corrupt, InvalidInput, Overloaded
+from fusery.core.topk import TopK
+from fusery.errors import Corrupt, InvalidInput, ModelError, Overloaded
 from fusery.formats.packing import LogProbs
 from fusery.pb import distributions_pb2 as pb
 from fusery.source import wire
-from fusery.source.api import Document, Limits
+from fusery.source.api import Document, Limits, check_ids
 from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 from sourceservers import UniformEngine
 
+Message = TypeVar("Message", pb.GetTokenizerResponse, pb.ComputeDistributionsResponse)
 DOCUMENTS = [Document(f"d{i}", text) for i, text in enumerate(TEXTS)]
 
 
@@ -50,6 +56,90 @@ def test_a_damaged_or_cut_tokenizer_is_refused() -> None:
     for broken in (b"", content[:-10], b"not zlib at all", content[:50] + b"\0" + content[51:]):
         with pytest.raises(Corrupt, match="tokenizer"):
             wire.read_tokenizer([pb.GetTokenizerResponse(chunk=broken)])
+
+
+def endless(message: Message, taken: list[int]) -> Iterator[Message]:
+    while True:
+        taken.append(message.ByteSize())
+        yield message
+
+
+@pytest.mark.parametrize("chunk", [b"", zlib.compress(b"x"), zlib.compress(bytes(1 << 20))])
+def test_of_a_tokenizer_without_an_end_little_is_taken(chunk: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_MAX_DEFINITION_BYTES", 1 << 16)
+    taken: list[int] = []
+    with pytest.raises(Corrupt, match="tokenizer"):
+        wire.read_tokenizer(endless(pb.GetTokenizerResponse(chunk=chunk), taken))
+    assert len(taken) <= 2
+
+
+def test_a_tokenizer_that_unpacks_to_too_much_is_refused_where_it_becomes_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_MAX_DEFINITION_BYTES", 1 << 16)
+    bomb = zlib.compress(bytes(64 << 20))
+    taken: list[int] = []
+    stream = endless(pb.GetTokenizerResponse(chunk=bomb[:200]), taken)
+    with pytest.raises(Corrupt, match="more than 65,536 bytes"):
+        wire.read_tokenizer(stream)
+    assert len(taken) == 1
+
+
+def test_a_description_that_is_far_too_long_is_refused() -> None:
+    message = wire.write_model(UniformEngine().model)
+    message.prefix_ids.extend([1 << 30] * 100_000)
+    with pytest.raises(Corrupt, match="is this a fusery source server"):
+        wire.read_model(message)
+
+
+def test_of_answers_without_an_end_one_too_many_is_taken() -> None:
+    engine = UniformEngine()
+    messages = [
+        wire.write_answer(a, d, "float32") for a, d in zip(engine.compute(DOCUMENTS, 3), DOCUMENTS, strict=True)
+    ]
+    taken: list[int] = []
+    stream = chain(messages, endless(messages[-1], taken))
+    with pytest.raises(Corrupt, match=f"more answers than {len(DOCUMENTS)} documents"):
+        wire.read_answers("a:1", stream, DOCUMENTS, 3, "float32")
+    assert len(taken) == 1
+    with pytest.raises(Corrupt, match="1 answers to"):
+        wire.read_answers("a:1", messages[:1], DOCUMENTS, 3, "float32")
+
+
+def test_a_first_answer_that_lies_is_found_out_before_the_second_is_taken() -> None:
+    taken: list[int] = []
+    lie = pb.ComputeDistributionsResponse(document_id="d0", top_k=3, top_ids=bytes(1 << 20))
+    with pytest.raises(Corrupt):
+        wire.read_answers("a:1", endless(lie, taken), DOCUMENTS, 3, "float32")
+    assert len(taken) == 1
+
+
+def test_answers_larger_than_any_server_sends_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "MAX_REPLIES_BYTES", 1000)
+    [answer] = UniformEngine().compute(DOCUMENTS[:1], 50)
+    message = wire.write_answer(answer, DOCUMENTS[0], "float32")
+    with pytest.raises(Corrupt, match="more than 1,000 bytes"):
+        wire.read_answers("a:1", [message], DOCUMENTS[:1], 50, "float32")
+
+
+@pytest.mark.parametrize("ids", [[5, 5, 6], [5, 6, 5], [0, 1, 1]])
+def test_a_token_twice_in_a_row_is_refused(ids: list[int]) -> None:
+    [answer] = UniformEngine().compute(DOCUMENTS[:1], 3)
+    doubled = TopK(np.tile(np.array(ids), (len(answer.token_ids_T), 1)), answer.top.log_probs_RK)
+    message = wire.write_answer(dataclasses.replace(answer, top=doubled), DOCUMENTS[0], "float32")
+    with pytest.raises(Corrupt, match="a token stands twice"):
+        wire.read_answer(message, DOCUMENTS[0], 3, "float32")
+
+
+@pytest.mark.parametrize("place", ["token", "entry"])
+def test_an_id_past_the_vocabulary_is_refused(place: str) -> None:
+    engine = UniformEngine()
+    [answer] = engine.compute(DOCUMENTS[:1], 3)
+    check_ids(answer, engine.model.vocabulary_size, "s")
+    ids = answer.token_ids_T.copy() if place == "token" else answer.top.ids_RK.copy()
+    ids.flat[-1] = engine.model.vocabulary_size
+    top = answer.top if place == "token" else TopK(ids, answer.top.log_probs_RK)
+    wrong = dataclasses.replace(answer, top=top, token_ids_T=ids if place == "token" else answer.token_ids_T)
+    with pytest.raises(ModelError, match=f"source s gives token {engine.model.vocabulary_size}, past its vocabulary"):
+        check_ids(wrong, engine.model.vocabulary_size, "s")
 
 
 def test_documents_survive_as_bytes() -> None:

@@ -13,7 +13,7 @@ import pytest
 from celery import signals
 
 from fusery import tracing
-from fusery.errors import ConfigError, StoreFull, Unavailable
+from fusery.errors import ConfigError, FuseryError, InvalidInput, Overloaded, StoreFull, Unavailable
 from fusery.formats.store import Store
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker.app import TASK_NAME, make_app
@@ -21,6 +21,7 @@ from fusery.worker.command import run_worker
 from fusery.worker.launches import Launch
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, attempts_folder, started_folder
 from fusery.worker.started import MAX_ATTEMPTS, Attempt
+from sourceservers import UniformEngine, running
 
 CAPTURE, ALIGN, FUSE = (ShardTask(hop, "" if hop is Hop.FUSE else "s", 0) for hop in Hop)
 
@@ -173,21 +174,51 @@ def test_a_started_note_beats_and_goes_with_the_task(tmp_path: Path) -> None:
     assert started(store) == []
 
 
-def test_a_source_that_does_not_answer_is_worth_another_attempt(
-    tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_without_an_address_is_worth_another_attempt(tasks: ModuleType, tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     with pytest.raises(Unavailable, match="source s has no address"):
-        tasks.perform(store, launched(store), ShardTask(Hop.CAPTURE, "s", 0), lambda _: None)
-    without(store, launched(store, s="127.0.0.1:1"), CAPTURE)
+        tasks.perform(store, launched(store), CAPTURE, lambda _: None)
 
-    def unavailable(*arguments: object, **options: object) -> None:
-        raise Unavailable("connection refused")
 
-    monkeypatch.setattr(tasks.hops, "capture", unavailable)
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nosuch.invalid:50051", "127.0.0.1:1,127.0.0.1:2"])
+def test_a_source_that_is_away_is_found_out_before_anything_is_asked(
+    tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    store = Store(str(tmp_path))
+    without(store, launched(store, s=address), CAPTURE)
+    monkeypatch.setattr(tasks.hops, "capture", refuse)
     tasks.capture_shard("r", "l", "s", 0)
     [note] = failures(store)
-    assert (note["reason"], note["retryable"]) == ("connection refused", True)
+    assert (note["error"], note["retryable"], note["documents"]) == ("SourceAway", True, [])
+    assert note["reason"].startswith("source s: ")
+    assert "127.0.0.1" not in note["reason"], "an inner port says nothing to people"
+
+
+@pytest.mark.parametrize(
+    ("error", "comes_back", "noted"),
+    [
+        (Overloaded("32 requests are waiting"), True, "SourceAway"),
+        (Unavailable("DEADLINE_EXCEEDED"), True, "Unavailable"),
+        (Unavailable("connection reset"), False, "SourceLost"),
+        (InvalidInput("a text is empty"), False, "InvalidInput"),
+    ],
+)
+def test_a_source_that_goes_away_in_the_middle_is_told_from_a_shard_that_fails(
+    tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: FuseryError, comes_back: bool, noted: str
+) -> None:
+    store = Store(str(tmp_path))
+    with running(UniformEngine()) as server:
+        without(store, launched(store, s=server.address), CAPTURE)
+
+        def broken(*_: object, **__: object) -> None:
+            if not comes_back:
+                server.drain()
+            raise error
+
+        monkeypatch.setattr(tasks.hops, "capture", broken)
+        tasks.capture_shard("r", "l", "s", 0)
+    [note] = failures(store)
+    assert note["error"] == noted
 
 
 def test_a_defect_is_counted_like_any_failure(

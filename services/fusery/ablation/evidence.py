@@ -22,7 +22,7 @@ from fusery.pipeline.hop_progress import DeadLetter, Progress
 from fusery.pipeline.planning import hops_job, measure_sources, plan_of, plan_with
 from fusery.pipeline.preflight import Run, publish_input
 from fusery.pipeline.processes import Child, Supervisor, fusery_command
-from fusery.pipeline.progress import Board, Line, hop_lines
+from fusery.pipeline.progress import Board, Line, Shown
 from fusery.run_config import RunConfig
 from fusery.settings import child_environment
 from fusery.worker.plan import Hop, Plan, ShardTask, digest, plan_name
@@ -134,9 +134,9 @@ def capture(of: Captures, base: Run, target: ByteTokenizer, measures: bool, laun
     """
     run = of.run
     with local.services(run) as services:
-        plan = plan_of(run, target, services)
+        plan = plan_of(run, target, services, board)
         job = hops_job(run, plan, target, services, Hop.CAPTURE)
-        progress = coordinate(job, launch, lambda progress: board.update(*hop_lines(progress)))
+        progress = coordinate(job, launch, Shown(board))
         unmeasured = _measure(base, plan, services, board) if measures else None
     return Asked(plan, _lost(progress), unmeasured)
 

@@ -23,7 +23,8 @@ from fusery.core.topk import TopK
 from fusery.errors import AddressError, FuseryError, InvalidInput, Mismatch, ModelError, Unavailable
 from fusery.json_text import parse_json
 from fusery.models.checkpoint import check_checkpoint, inspect_checkpoint, is_folder
-from fusery.source.api import Distributions, Document, ModelDescription
+from fusery.source.api import Distributions, Document, ModelDescription, check_ids
+from fusery.source.call import without_address
 from fusery.source.client import SourceClient, client_from_settings
 
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
@@ -105,7 +106,7 @@ def _described(participant: Participant) -> ModelDescription:
             return client.model()
     except (Unavailable, AddressError) as error:
         raise participant.error(
-            AddressError, f"no source server answers: {error}; start one with fusery serve-source"
+            AddressError, f"no source server answers: {without_address(error)}; start one with fusery serve-source"
         ) from error
 
 
@@ -149,7 +150,9 @@ def _open_served(participant: Participant, _: Dtype) -> Opened:
     def compute(text: str, top_k: int) -> Distributions:
         with _client(participant, _ANSWER_S, _KNOCK_S) as client:
             k = min(top_k, model.vocabulary_size, model.limits.max_top_k)
-            return client.compute([Document("text", text)], k, "float32", model.fingerprint)[0]
+            [answer] = client.compute([Document("text", text)], k, "float32", model.fingerprint)
+            check_ids(answer, model.vocabulary_size, participant.given)
+            return answer
 
     return Opened(participant, model.name, tokenizer, model.context_length, compute)
 

@@ -16,7 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from fusery.errors import Corrupt, FuseryError, StoreFull
 from fusery.formats.store import Store
-from fusery.worker.plan import ShardTask, attempts_folder, started_folder
+from fusery.pipeline.hop_progress import FailedAttempts
+from fusery.worker.plan import Hop, ShardTask, attempts_folder, started_folder
 
 log = logging.getLogger(__name__)
 Read = TypeVar("Read", bound="_Note")
@@ -26,6 +27,7 @@ KILLED = "Killed"
 
 READ_S = 2.5
 """Between two reads of a started note: half of a beat."""
+_REASONS, _REASON_CHARACTERS = 3, 200
 _LATE_S = 7.5
 """A beat that is so old when it is looked at is late: another process may have done the task meanwhile."""
 
@@ -41,6 +43,8 @@ class Failure:
     documents: tuple[str, ...] = ()
     is_earlier: bool = False
     """Whether it is of another launch than the coordinator's own."""
+    note: str = ""
+    """Its note's name in the store."""
 
 
 class _Note(BaseModel):
@@ -60,6 +64,22 @@ class _FailedNote(_Note):
     reason: str
     error: str
     retryable: bool
+
+
+@dataclass(slots=True)
+class Reasons:
+    """Why attempts failed, by hop and source: the reasons with their numbers, the latest first."""
+
+    _counts: dict[tuple[Hop, str], dict[str, int]] = field(default_factory=dict)
+
+    def add(self, failure: Failure) -> None:
+        counts = self._counts.setdefault((failure.task.hop, failure.task.source), {})
+        reason = " ".join(failure.reason.split())[:_REASON_CHARACTERS]
+        counts[reason] = counts.pop(reason, 0) + 1
+
+    def of(self, hop: Hop, source: str) -> tuple[FailedAttempts, ...]:
+        latest = list(reversed(self._counts.get((hop, source), {}).items()))[:_REASONS]
+        return tuple(FailedAttempts(attempts, reason) for reason, attempts in latest)
 
 
 @dataclass(slots=True)
@@ -174,8 +194,8 @@ class Attempts:
         note = _read(self.store, name, _FailedNote)
         is_earlier = launch != self.launches[0]
         if note is None:
-            return Failure(task, f"its note {name} is damaged", "Corrupt", True, is_earlier=is_earlier)
-        return Failure(task, note.reason, note.error, note.retryable, tuple(note.documents), is_earlier)
+            return Failure(task, f"its note {name} is damaged", "Corrupt", True, is_earlier=is_earlier, note=name)
+        return Failure(task, note.reason, note.error, note.retryable, tuple(note.documents), is_earlier, name)
 
 
 def _note(failure: Failure) -> dict[str, Any]:

@@ -8,6 +8,7 @@ between it looks at the tasks that it published. What it finds out about them:
 - a started note beats: under way; the note stands still: an attempt that was killed;
 - a note of a failure: an attempt; three make a dead letter, and everything that does not need it is still done. No more
   count than the task was published, for anybody at the broker can copy a message;
+- a note that the source was away: no attempt; its tasks wait, and one of them now and then looks for it (`absences`);
 - none of these, while the broker's queue of its hop is empty: the message was lost, and is published again.
 """
 
@@ -20,9 +21,10 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from fusery.errors import FuseryError, StoreFull
+from fusery.errors import FuseryError, SourceAway, StoreFull
 from fusery.formats.store import Entry, Store
-from fusery.pipeline.attempts import KILLED, Attempts, Failure
+from fusery.pipeline.absences import Absences
+from fusery.pipeline.attempts import KILLED, Attempts, Failure, Reasons
 from fusery.pipeline.hop_progress import DeadLetter, HopProgress, Progress
 from fusery.pipeline.shard_table import ShardTable
 from fusery.worker.plan import Hop, ShardTask, tokenizer_name
@@ -89,9 +91,14 @@ class Coordinator:
     _failed: Counter[ShardTask] = field(default_factory=Counter)
     _waiting: dict[ShardTask, float] = field(default_factory=dict)
     _dead: dict[ShardTask, Failure] = field(default_factory=dict)
+    _absences: Absences = field(init=False)
+    _reasons: Reasons = field(default_factory=Reasons)
     _failures: list[Failure] = field(default_factory=list)
     _next_listing_at: float | None = None
     _finders: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(16, "find"))
+
+    def __post_init__(self) -> None:
+        self._absences = Absences(self.clock)
 
     def look(self) -> Progress:
         """One comparison of plan and store; publishes what is missing, ready and not under way.
@@ -134,6 +141,8 @@ class Coordinator:
                 failed[key],
                 dead[key],
                 int(row.size_S.sum()),
+                self._reasons.of(*key),
+                self._absences.why(key[1]) if key[0] is Hop.CAPTURE else "",
             )
             for key, row in self.table.rows.items()
         ]
@@ -174,9 +183,17 @@ class Coordinator:
             raise StoreFull(failure.reason)
         task = failure.task
         is_done = self.store.find(self.table.plan.artefact(task)) is not None
+        if self._absences.excuse(failure):
+            if failure.error == SourceAway.__name__:
+                # A source may be away for days, and every look lists the notes.
+                self.store.remove_note(failure.note)
+            if not is_done and task not in self.attempts.running:
+                self._drop(task)
+            return
         missing = [] if is_done else self._missing_needs(task)
         inputs_are_there = is_done or self._inputs_are_there(task)
         self._failed[task] += 1
+        self._reasons.add(failure)
         log.info("%s failed (%d): %s", task.key, self._failed[task], failure.reason)
         if is_done:
             return
@@ -227,6 +244,8 @@ class Coordinator:
         for task, entry in self._found(asked):
             if entry is not None:
                 self.table.set_done(task, entry.size)
+                if task.hop is Hop.CAPTURE:
+                    self._absences.answered(task.source)
                 self._published.pop(task, None)
                 self._waiting.pop(task, None)
                 self.table.set_busy(task, False)
@@ -294,7 +313,8 @@ class Coordinator:
         sources = [row.source for row in self.table.rows.values() if row.hop is hop]
         each = -(-self.max_in_flight // max(len(sources), 1))
         taken = Counter(task.source for task in self._published if task.hop is hop)
-        return {source: max(each - taken[source], 0) for source in sources}
+        most = {source: each if hop is not Hop.CAPTURE else self._absences.most(source, each) for source in sources}
+        return {source: max(most[source] - taken[source], 0) for source in sources}
 
     def _drop(self, task: ShardTask) -> None:
         """It is neither at the broker nor under way; published again when its needs are there."""

@@ -7,7 +7,7 @@ same code and under the same kind of names as the training text's, so the next r
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,12 +53,17 @@ def capture_names(run: Run, plan: Plan, source: str) -> list[str]:
     return [held_out.artefact(ShardTask(Hop.CAPTURE, source, shard)) for shard in range(held_out.corpus_shards)]
 
 
-def capture_held_out(run: Run, plan: Plan, source: str, client: SourceClient) -> None:
-    """Captures what is missing of the held-out text, asked of the source's server."""
-    held_out = held_out_plan(run, plan)
-    for shard, name in enumerate(capture_names(run, plan, source)):
-        if run.store.find(name) is None:
-            hops.capture(run.store, held_out, ShardTask(Hop.CAPTURE, source, shard), client)
+def capture_held_out(
+    run: Run, plan: Plan, source: str, client: SourceClient, mark: Callable[[str, int, int, str], None]
+) -> None:
+    """Captures what is missing of the held-out text, asked of the source's server; `mark` hears how far it is."""
+    held_out, names = held_out_plan(run, plan), capture_names(run, plan, source)
+    missing = [shard for shard, name in enumerate(names) if run.store.find(name) is None]
+    for done, shard in enumerate(missing, len(names) - len(missing)):
+        mark(f"capture held-out {source}", done, len(names), "shards")
+        hops.capture(run.store, held_out, ShardTask(Hop.CAPTURE, source, shard), client)
+    if missing:
+        mark(f"capture held-out {source}", len(names), len(names), "shards")
 
 
 def ensemble_made_from(run: Run, plan: Plan) -> list[str]:

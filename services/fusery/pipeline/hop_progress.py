@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fusery.worker.plan import Hop, ShardTask
@@ -19,8 +19,20 @@ class DeadLetter:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedAttempts:
+    """How many attempts failed for one reason."""
+
+    attempts: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class HopProgress:
-    """Where one hop of one source stands, in shards. `failed`: attempts in vain. `bytes`: of the finished shards."""
+    """Where one hop of one source stands, in shards. `failed`: attempts in vain. `bytes`: of the finished shards.
+
+    `reasons`: of the failed attempts, the latest first, at most three. `waits_for`: why nothing is asked of the source
+    now; '': it is not waited for.
+    """
 
     hop: Hop
     source: str
@@ -30,10 +42,18 @@ class HopProgress:
     failed: int = 0
     dead: int = 0
     bytes: int = 0
+    reasons: tuple[FailedAttempts, ...] = ()
+    waits_for: str = ""
 
     @property
     def title(self) -> str:
         return f"{self.hop.value} {self.source}".strip()
+
+    @property
+    def note(self) -> str:
+        """What is worth seeing beside the numbers, for people."""
+        failed = [f"{found.attempts} failed: {found.reason}" for found in self.reasons]
+        return "; ".join([f"waits: {self.waits_for}"] * bool(self.waits_for) + failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +68,8 @@ class Progress:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values: hops, dead_letters."""
-        counts = ("done", "total", "running", "failed", "dead", "bytes")
         return {
-            "hops": [
-                {"hop": hop.hop.value, "source": hop.source, **{name: getattr(hop, name) for name in counts}}
-                for hop in self.hops
-            ],
+            "hops": [asdict(hop) for hop in self.hops],
             "dead_letters": [
                 {"task": letter.task.key, "reason": letter.reason, "documents": list(letter.documents)}
                 for letter in self.dead_letters
@@ -63,9 +79,15 @@ class Progress:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Progress:
         """What `to_json` gave."""
-        hops = tuple(HopProgress(**{**hop, "hop": Hop(hop["hop"])}) for hop in content["hops"])
+        hops = tuple(_hop(hop) for hop in content["hops"])
         letters = tuple(
             DeadLetter(ShardTask.from_key(letter["task"]), letter["reason"], tuple(letter["documents"]))
             for letter in content["dead_letters"]
         )
         return cls(hops, letters)
+
+
+def _hop(content: Mapping[str, Any]) -> HopProgress:
+    # Notes of earlier versions have no reasons.
+    reasons = tuple(FailedAttempts(found["attempts"], found["reason"]) for found in content.get("reasons", ()))
+    return HopProgress(**{**content, "hop": Hop(content["hop"]), "reasons": reasons})

@@ -107,6 +107,8 @@ def _start_source(run: Run, supervisor: Supervisor, folder: Path, source: Source
         command += ["--revision", source.revision]
     if (tokenizer := tokenizer_of(run.file, source)) is not None:
         command += ["--tokenizer", tokenizer]
+    if source.same_as is not None:
+        command += ["--same-as", source.same_as]
     # On loopback without TLS: the certificates of this environment are a client's.
     plain = child_environment(**dict.fromkeys(("FUSERY_SOURCE_TLS_CERT_FILE", "FUSERY_SOURCE_TLS_KEY_FILE"), ""))
     child = Child(f"source {source.name}", command, plain, folder / f"source-{source.name}.log")

@@ -5,21 +5,25 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import InvalidInput
 from fusery.pipeline import local, steps
 from fusery.pipeline.cache import captured_top_k
 from fusery.pipeline.execution import HopsJob
+from fusery.pipeline.known_sources import Asked, remember, why_asked_anew
+from fusery.pipeline.patience import patient_client
 from fusery.pipeline.preflight import Run, publish_input
-from fusery.pipeline.progress import Board, Line
+from fusery.pipeline.progress import Board, Line, Shown
+from fusery.source.api import ModelDescription
 from fusery.worker.plan import Hop, Plan, PlannedSource, tokenizer_name
 
 _POLL_S = 0.5
 
 
-def plan_of(run: Run, target: ByteTokenizer, services: local.Services) -> Plan:
-    """Asks every source what it is, and keeps its tokenizer.
+def plan_of(run: Run, target: ByteTokenizer, services: local.Services, board: Board) -> Plan:
+    """Asks every source what it is, and keeps that and its tokenizer; says where captures of before are not used.
 
     Raises:
         InvalidInput: a source has fewer entries than the run asks for.
@@ -31,6 +35,7 @@ def plan_of(run: Run, target: ByteTokenizer, services: local.Services) -> Plan:
         if run.config.capture.top_k > model.vocabulary_size:
             raise InvalidInput(f"source {spec.name}: capture.top_k is over its vocabulary of {model.vocabulary_size}")
         publish_tokenizer(run, tokenizer)
+        _tell_of_captures(run, spec.name, model, board)
         planned = PlannedSource(
             name=spec.name,
             model_fingerprint=model.fingerprint,
@@ -42,6 +47,15 @@ def plan_of(run: Run, target: ByteTokenizer, services: local.Services) -> Plan:
         )
         sources.append(planned)
     return plan_with(run, target.fingerprint, sources)
+
+
+def _tell_of_captures(run: Run, name: str, model: ModelDescription, board: Board) -> None:
+    capture, train = run.config.capture, run.corpora.train
+    asked = Asked(name, model, train.digest, capture, min(capture.top_k, model.vocabulary_size))
+    is_there = captured_top_k(run.store, model.fingerprint, train.digest, train.shards, capture, model.limits.max_top_k)
+    if is_there is None and (why := why_asked_anew(run.store, asked)) is not None:
+        board.say("captures", why, "yellow", source=name)
+    remember(run.store, asked)
 
 
 def plan_with(run: Run, target_fingerprint: str, sources: Sequence[PlannedSource]) -> Plan:
@@ -88,14 +102,18 @@ def publish_tokenizer(run: Run, tokenizer: ByteTokenizer) -> None:
 
 
 def measure_sources(run: Run, plan: Plan, services: local.Services, board: Board) -> None:
-    """All sources at the same time: each is a server of its own."""
-    marks: dict[str, tuple[int, int]] = {}
+    """All sources at the same time: each is a server of its own. One that goes away is waited for, as by workers."""
+    marks: dict[str, Line] = {}
+    waits: dict[str, str] = {}
     failures: list[Exception] = []
 
     def measure(name: str) -> None:
+        def mark(title: str, done: int, total: int, unit: str) -> None:
+            marks[title] = Line(title, done, total, unit)
+
         try:
-            with services.client(name) as client:
-                steps.measure_source(run, plan, name, client, lambda done, total: marks.update({name: (done, total)}))
+            with patient_client(services.addresses[name], name, partial(waits.__setitem__, name)) as client:
+                steps.measure_source(run, plan, name, client, mark)
         except Exception as error:  # handed to the main thread
             failures.append(error)
 
@@ -103,9 +121,12 @@ def measure_sources(run: Run, plan: Plan, services: local.Services, board: Board
     threads = [threading.Thread(target=measure, args=(source.name,), daemon=True) for source in plan.sources]
     for thread in threads:
         thread.start()
+    shown = Shown(board)
     while any(thread.is_alive() for thread in threads):
         services.supervisor.check()
         time.sleep(_POLL_S)
-        board.update(*(Line(f"measure {name}", *mark, "documents") for name, mark in sorted(marks.items())))
+        board.update(*(line for _, line in sorted(marks.items())))
+        for name, why in sorted(waits.items()):
+            shown.tell(name, why)
     if failures:
         raise failures[0]

@@ -32,6 +32,7 @@ from fusery.registry.tracking import check_tracking, default_tracking_uri
 from fusery.run_config import EngineKind, ModelSpec, RunConfig, SourceSpec, split_engine
 from fusery.run_file import RunFile, read_run_file
 from fusery.settings import settings
+from fusery.source.call import without_address
 from fusery.source.client import client_from_settings
 from fusery.source.conformance import quick_test, refuse_failed
 from fusery.source.engines import check_engine, load_engine
@@ -244,16 +245,17 @@ class _Patience:
 
     def __init__(self, whole_s: float) -> None:
         self._ends_at = time.monotonic() + whole_s
-        self._says_at = 0.0
+        self._says_at, self._said = 0.0, ""
 
     def lasts(self, errors: Sequence[AddressError]) -> bool:
         """Whether it makes sense to ask again, after a pause. A wrong password, say, does not get better."""
         now = time.monotonic()
         if now >= self._ends_at or not all(isinstance(error, NoAnswer) for error in errors):
             return False
-        if now >= self._says_at:
-            self._says_at = now + _WORD_S
-            log.warning("waiting up to %.0f s more: %s", self._ends_at - now, "; ".join(map(str, errors)))
+        trouble = "; ".join(map(str, errors))
+        if now >= self._says_at or trouble != self._said:
+            self._says_at, self._said = now + _WORD_S, trouble
+            log.warning("waiting up to %.0f s more: %s", self._ends_at - now, trouble)
         time.sleep(min(_PAUSE_S, self._ends_at - now))
         return True
 
@@ -298,11 +300,12 @@ def _check_k(run: Run, name: str, largest: int) -> None:
 def _check_served(run: Run, source: SourceSpec, address: str) -> None:
     """The source server answers, and the documents fit its model."""
     try:
-        with client_from_settings(address, timeout_s=5.0, retry_for_s=5.0) as client:
+        with client_from_settings(address, timeout_s=5.0, retry_for_s=2.0) as client:
             model = client.model()
     except (Unavailable, AddressError) as error:
         kind = NoAnswer if isinstance(error, Unavailable) else AddressError
-        raise kind(f"{run.file.path}: source {source.name}: no source server answers at {address}: {error}") from error
+        said = without_address(error) if isinstance(error, Unavailable) and "," not in address else error
+        raise kind(f"{run.file.path}: source {source.name}: no source server answers at {address}: {said}") from error
     except Mismatch as error:
         raise Mismatch(f"{run.file.path}: source {source.name}: {error}") from error
     _check_k(run, source.name, min(model.vocabulary_size, model.limits.max_top_k))
@@ -318,7 +321,7 @@ def _check_asked(run: Run, source: SourceSpec) -> None:
     """The inference server answers as a source must, and the documents fit its model."""
     role = f"source {source.name}"
     try:
-        engine = load_engine(source.model, tokenizer=tokenizer_of(run.file, source))
+        engine = load_engine(source.model, tokenizer=tokenizer_of(run.file, source), same_as=source.same_as)
         _check_k(run, source.name, engine.model.limits.max_top_k)
         refuse_failed(quick_test(engine), f"{run.file.path}: {role}")
     except (Unavailable, AddressError) as error:

@@ -8,13 +8,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
 from fusery import output, shown_text
 from fusery.pipeline.hop_progress import Progress
+from fusery.worker.plan import Hop
 
 _HEARTBEAT_S = 30.0
 _JSON_S = 2.0
@@ -129,7 +130,7 @@ class Board:
             found.append({**content, "rate": rate, "left_s": left_s})
         return found
 
-    def table(self) -> Table:
+    def table(self) -> RenderableType:
         rows = [table_row(line, *self._rate_and_time_left(line)) for line in self._lines.values()]
         return progress_table(rows, list(self._lines.values()))
 
@@ -141,6 +142,7 @@ class Board:
         rate, left_s = self._rate_and_time_left(line)
         facts = [f"{line.running} running"] * bool(line.running) + [f"{line.failed} failed"] * bool(line.failed)
         facts += [f"{line.dead} dead"] * bool(line.dead)
+        facts += [line.note] * bool(line.note)
         facts += [_per_time(rate)] if rate and not line.is_done else []
         facts += [f"{duration(left_s)} left"] if left_s else []
         return f"{line.title} {line.amount}/{line.total}" + (f" ({' '.join(facts)})" if facts else "")
@@ -160,6 +162,7 @@ _COLUMNS = (
     *(("hop", "left"), ("done", "right"), ("running", "right"), ("rate", "right"), ("left", "right")),
     *(("failed", "right"), ("dead", "right"), ("size", "right"), ("", "left")),
 )
+_LONGEST_NOTE = 30
 _OPTIONAL = {"running", "failed", "dead", "size"}
 """Columns that are left out where no row has anything to say in them."""
 
@@ -179,8 +182,14 @@ def table_row(line: Line, rate: float | None, left_s: float | None) -> tuple[str
     return (line.title, done, counts[0], shown_rate, left, *counts[1:], size, line.note)
 
 
-def progress_table(rows: Sequence[tuple[str, ...]], lines: Sequence[Line]) -> Table:
-    """`rows` under headings; finished lines green, those with dead letters red."""
+def progress_table(rows: Sequence[tuple[str, ...]], lines: Sequence[Line]) -> RenderableType:
+    """`rows` under headings; finished lines green, those with dead letters red. Long notes stand under it, whole."""
+    long = [
+        Text(shown_text.shown(f"{line.title}: {line.note}"), "yellow")
+        for line in lines
+        if len(line.note) > _LONGEST_NOTE
+    ]
+    rows = [(*row[:-1], row[-1] if len(row[-1]) <= _LONGEST_NOTE else "") for row in rows]
     table = Table(box=None, pad_edge=False)
     shown = [
         index for index, (name, _) in enumerate(_COLUMNS) if name not in _OPTIONAL or any(row[index] for row in rows)
@@ -190,7 +199,7 @@ def progress_table(rows: Sequence[tuple[str, ...]], lines: Sequence[Line]) -> Ta
     for row, line in zip(rows, lines, strict=True):
         style = "red" if line.dead else "green" if line.is_done else ""
         table.add_row(*(Text(shown_text.shown(row[index])) for index in shown), style=style)
-    return table
+    return Group(table, *long) if long else table
 
 
 def duration(seconds: float) -> str:
@@ -212,7 +221,7 @@ def data_size(size: int) -> str:
 
 
 def hop_lines(progress: Progress) -> list[Line]:
-    """One line per hop and source."""
+    """One line per hop and source; what is done has no note of what was in its way."""
     return [
         Line(
             hop.title,
@@ -223,6 +232,32 @@ def hop_lines(progress: Progress) -> list[Line]:
             failed=hop.failed,
             dead=hop.dead,
             bytes=hop.bytes,
+            note="" if hop.done == hop.total else hop.note,
         )
         for hop in progress.hops
     ]
+
+
+@dataclass(slots=True)
+class Shown:
+    """Puts the hops on `board`, with a line of its own when a source is away and when it is back."""
+
+    board: Board
+    _away: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, progress: Progress) -> None:
+        self.board.update(*hop_lines(progress))
+        for hop in progress.hops:
+            if hop.hop is Hop.CAPTURE:
+                self.tell(hop.source, hop.waits_for)
+
+    def tell(self, source: str, why: str) -> None:
+        """`why`: what is wrong with the source; '': it answers."""
+        before = self._away.pop(source, "")
+        if why:
+            self._away[source] = why
+        if why and why != before:
+            text = f"{why}; what needs this source waits, all else goes on"
+            self.board.say("waiting", text, "yellow", source=source)
+        elif before and not why:
+            self.board.say("answers", f"source {source}: it answers again", source=source)

@@ -18,7 +18,7 @@ from fusery import output
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import InvalidInput
 from fusery.pipeline.align_text import TokenNames
-from fusery.source.api import Distributions, Document, ModelDescription
+from fusery.source.api import Distributions, Document, ModelDescription, check_ids
 from fusery.source.client import client_from_settings
 
 _WIDEST_TOKEN, _NARROWEST_ROOM = 24, 12
@@ -40,6 +40,7 @@ def query(address: str, text: str, top_k: int, as_json: bool) -> None:
     with client_from_settings(address, timeout_s=60.0, retry_for_s=10.0) as client:
         model, tokenizer = client.model(), client.tokenizer()
         [answer] = client.compute([Document("query", text)], top_k, "float32", model.fingerprint)
+        check_ids(answer, model.vocabulary_size, address)
     rows = _rows(answer, tokenizer)
     if as_json:
         print(json.dumps({"model": model.name, "fingerprint": model.fingerprint, "rows": rows}, indent=1))

@@ -31,7 +31,7 @@ from fusery.pipeline.lease import lease
 from fusery.pipeline.licences import check_licences
 from fusery.pipeline.planning import hops_job, measure_sources, plan_of, publish_tokenizer
 from fusery.pipeline.preflight import Run, check_registered_name, check_run, open_run, publish_input
-from fusery.pipeline.progress import Board, Line, hop_lines
+from fusery.pipeline.progress import Board, Line, Shown
 from fusery.pipeline.progress_note import keep_lines, kept_lines
 from fusery.pipeline.registration import check_gate
 from fusery.pipeline.run_children import keep_run_file
@@ -150,10 +150,10 @@ def _hops(run: Run, target: ByteTokenizer, launch: str, until: Until | None, boa
         if _hops_are_done(run, plan):
             return plan
     with local.services(run) as services:
-        plan = plan_of(run, target, services)
+        plan = plan_of(run, target, services, board)
         hop = Hop(until.value) if until in (Until.CAPTURE, Until.ALIGN) else Hop.FUSE
         job = hops_job(run, plan, target, services, hop)
-        progress = coordinate(job, launch, lambda progress: board.update(*hop_lines(progress)))
+        progress = coordinate(job, launch, Shown(board))
         if progress.dead_letters:
             raise _degraded(run, progress)
         if job.until is Hop.FUSE:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def _content(store: Store, run_id: str, run: Run | None) -> dict[str, Any]:
 
 
 def state_of_hops(store: Store, plan: Plan) -> dict[str, Any]:
-    """JSON values: run_id, coordinator (or null), steps (title → a line's values), dead_letters."""
+    """JSON values: run_id, coordinator (or null), steps (title → a line's values), failed_attempts, dead_letters."""
     coordinator = _coordinator(store, plan.run_id)
     kept = read_progress(store, plan.run_id)
     lines = hop_lines(_counted(store, plan, kept if kept is not None else Progress((), ()), coordinator))
@@ -93,8 +94,19 @@ def state_of_hops(store: Store, plan: Plan) -> dict[str, Any]:
         parts[line.title] |= {name: known.get(name) for name in ("rate", "left_s")}
         shown.pop(line.title, None)
     parts |= {title: _values(line_of(content)) for title, content in shown.items()}
-    letters = [] if kept is None else kept.to_json()["dead_letters"]
-    return {"run_id": plan.run_id, "coordinator": coordinator, "steps": parts, "dead_letters": letters}
+    content = {"hops": [], "dead_letters": []} if kept is None else kept.to_json()
+    failed = [
+        {"step": line.title, **found}
+        for hop, line in zip(content["hops"], [] if kept is None else hop_lines(kept), strict=True)
+        for found in hop["reasons"]
+    ]
+    return {
+        "run_id": plan.run_id,
+        "coordinator": coordinator,
+        "steps": parts,
+        "failed_attempts": failed,
+        "dead_letters": content["dead_letters"],
+    }
 
 
 def _counted(store: Store, plan: Plan, kept: Progress, coordinator: dict[str, Any] | None) -> Progress:
@@ -105,9 +117,10 @@ def _counted(store: Store, plan: Plan, kept: Progress, coordinator: dict[str, An
     for key, row in table.rows.items():
         table.take_listing(row, store.listed(row.folder))
         before = known.get(key, HopProgress(*key, 0, 0))
-        running = before.running if coordinator is not None and coordinator["alive"] else 0
+        is_alive = coordinator is not None and coordinator["alive"]
         done, size = int(row.done_S.sum()), int(row.size_S.sum())
-        hops.append(HopProgress(*key, done, len(row.done_S), running, before.failed, before.dead, size))
+        counted = replace(before, done=done, total=len(row.done_S), bytes=size)
+        hops.append(counted if is_alive else replace(counted, running=0, waits_for=""))
     return Progress(tuple(hops), kept.dead_letters)
 
 
@@ -136,7 +149,13 @@ def _values(line: Line) -> dict[str, Any]:
 
 def state(run: Run, plan: Plan | None) -> dict[str, Any]:
     """As `state_of_hops`, with the steps after the hops, and model, evaluation and registered version if there are."""
-    nothing: dict[str, Any] = {"run_id": run.run_id, "coordinator": None, "steps": {}, "dead_letters": []}
+    nothing: dict[str, Any] = {
+        "run_id": run.run_id,
+        "coordinator": None,
+        "steps": {},
+        "failed_attempts": [],
+        "dead_letters": [],
+    }
     content = nothing if plan is None else state_of_hops(run.store, plan)
     parts, later = content["steps"], {} if plan is None else _later_steps(run, plan)
     # A training counts its tokens on the board, and is done when its result is there.

@@ -6,9 +6,9 @@ Every result stands under a digest of what it was made from, so a changed input 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from fusery.pipeline.coverage_warnings import warnings_of
 from fusery.pipeline.evaluation_needs import check_measured
 from fusery.pipeline.evaluation_tasks import Results, TaskModel
 from fusery.pipeline.preflight import Run, open_run
-from fusery.source.api import ModelDescription
+from fusery.source.api import Distributions, Document, ModelDescription
 from fusery.source.client import SourceClient
 from fusery.trainer.documents import Stored
 from fusery.worker.plan import Hop, Plan, ShardTask, digest, plan_name
@@ -92,16 +92,34 @@ def source_scores_name(run: Run, plan: Plan, source: str) -> str:
     return scores_name(run, f"source-{source}", plan.source(source).model_fingerprint)
 
 
-def measure_source(
-    run: Run, plan: Plan, source: str, client: SourceClient, progress: Callable[[int, int], None]
-) -> None:
+Mark = Callable[[str, int, int, str], None]
+"""Hears how far a step is: its title, how much of how much is done, and in which unit."""
+
+
+def measure_source(run: Run, plan: Plan, source: str, client: SourceClient, mark: Mark) -> None:
     """A source's scores and what the ensemble needs of it, asked of its server, unless they are there."""
     name = source_scores_name(run, plan, source)
     if run.store.find(name) is None:
         reading = Reading(client.tokenizer(), _window_tokens(client.model()))
-        scores = measure(client, held_out(run), run.config.evaluation.batch_bytes, progress, reading)
-        keep_scores(run, name, scores)
-    baselines.capture_held_out(run, plan, source, client)
+        expected = _Expected(client, plan.source(source).model_fingerprint)
+        batch_bytes = run.config.evaluation.batch_bytes
+
+        def progress(done: int, total: int) -> None:
+            mark(f"measure {source}", done, total, "documents")
+
+        keep_scores(run, name, measure(expected, held_out(run), batch_bytes, progress, reading))
+    baselines.capture_held_out(run, plan, source, client, mark)
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """A source as `measure` asks it: the very model of the plan, also where its server came back in between."""
+
+    client: SourceClient
+    fingerprint: str
+
+    def compute_many(self, requests: Iterable[Sequence[Document]], top_k: int) -> Iterator[list[Distributions]]:
+        return self.client.compute_many(requests, top_k, "float16", self.fingerprint)
 
 
 def source_measures(run: Run, plan: Plan, source: str) -> list[str]:

@@ -9,14 +9,19 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from fusery.core.topk import FloatArray, IntArray, TopK
-from fusery.errors import InvalidInput, TooLarge
+from fusery.errors import InvalidInput, ModelError, TooLarge
 
 MAX_MESSAGE_BYTES = 64 << 20
 """Largest gRPC message, both ways, both sides."""
 
 _MAX_REPLIES = 4
 """All answers to a request, in units of the largest one: they lie in the server's memory until they are sent."""
+
+MAX_REPLIES_BYTES = _MAX_REPLIES * MAX_MESSAGE_BYTES
+"""More than that no server sends in answer to one request."""
 
 ERROR_KEY = "fusery-error"
 """Trailing metadata that names the class of errors.py behind a status."""
@@ -141,4 +146,24 @@ def check_tokens(documents: Sequence[Document], tokens: Sequence[int], top_k: in
         raise TooLarge(
             f"request: its answers take {whole_bytes} bytes together, at most "
             f"{_MAX_REPLIES * model.limits.max_reply_bytes}; send fewer documents or ask for a smaller top_k"
+        )
+
+
+def has_doubles(top: TopK) -> bool:
+    """Whether an id stands twice in a row of `top`."""
+    ordered_RK = np.sort(top.ids_RK, axis=1)
+    return bool((ordered_RK[:, 1:] == ordered_RK[:, :-1]).any())
+
+
+def check_ids(answer: Distributions, vocabulary_size: int, source: str) -> None:
+    """Returns if all ids of an answer are tokens of its source.
+
+    Raises:
+        ModelError: one is not; it would count as some other token, or as none.
+    """
+    largest = max(int(answer.token_ids_T.max(initial=0)), int(answer.top.ids_RK.max(initial=0)))
+    if largest >= vocabulary_size:
+        raise ModelError(
+            f"document {answer.document_id!r}: source {source} gives token {largest}, past its vocabulary of "
+            f"{vocabulary_size}; its server is broken: try fusery conformance"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +39,9 @@ Begin = Callable[[str, float, tuple[tuple[str, str], ...]], Any]
 """Sends the request to a target with a deadline in seconds and metadata; gRPC's object of the call."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_OUTLASTED_OFTEN = 10
+_WORD_S = 60.0
+"""Between two times that one trouble is logged."""
 
 _WITHOUT_CLASS: dict[grpc.StatusCode, type[FuseryError]] = {
     grpc.StatusCode.UNAUTHENTICATED: ConfigError,
@@ -47,6 +51,15 @@ _WITHOUT_CLASS: dict[grpc.StatusCode, type[FuseryError]] = {
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
 }
 """Statuses that gRPC makes itself, or that carry no class; every other one is a broken connection: Unavailable."""
+
+_PLAIN_WORDS = (
+    (
+        re.compile("domain name not found|name or service not known|no address associated|nxdomain", re.IGNORECASE),
+        "there is no such name: the release may not serve this source, or no server of it is up yet",
+    ),
+    (re.compile("connection refused", re.IGNORECASE), "nothing listens there: its server is not up, or starts again"),
+)
+"""gRPC's details of a broken connection, and what they say. A server that listens says itself that it is loading."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +71,18 @@ class Times:
     deadline_s: float
 
 
+Outlast = Callable[[Unavailable], bool]
+"""Waits until a source that was given up is back; whether it was away, so that another try makes sense."""
+
+
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """The servers that any call may go to."""
+    """The servers that any call may go to. `outlast` None: what does not come in time is an error."""
 
     targets: tuple[str, ...]
     turns: Turns
     times: Times
+    outlast: Outlast | None = None
 
 
 class Call(Generic[T]):
@@ -75,6 +93,7 @@ class Call(Generic[T]):
     ) -> None:
         self._method, self._begin, self._read, self._peers, self._fixed = method, begin, read, peers, server
         self._pause_s = _FIRST_PAUSE_S
+        self._outlasted = 0
         self._attempt(peers.times.deadline_s)
 
     def result(self) -> T:
@@ -92,6 +111,8 @@ class Call(Generic[T]):
                 error, cause = error_of(broken, self._target), broken
             except Corrupt as corrupt:
                 error, cause = corrupt, corrupt.__cause__
+                # What it goes on to send is not waited for.
+                self._rpc.cancel()
             except BaseException as unexpected:
                 # Above all Ctrl-C: the source must not go on with what nobody waits for.
                 self._span.fail(unexpected)
@@ -104,8 +125,18 @@ class Call(Generic[T]):
             self._span.fail(error)
             self._span.end()
             give_up = give_up or min(time.monotonic() + self._peers.times.retry_for_s, end)
-            self._wait_or_raise(error, cause, give_up)
+            try:
+                self._wait_or_raise(error, cause, give_up)
+            except Unavailable as away:
+                if not self._outlasts(away):
+                    raise
+                give_up, end = None, time.monotonic() + self._peers.times.deadline_s
             self._attempt(end - time.monotonic())
+
+    def _outlasts(self, away: Unavailable) -> bool:
+        """Whether the source was away and is back. A request in whose middle it always goes may be what ends it."""
+        self._outlasted += 1
+        return self._peers.outlast is not None and self._outlasted <= _OUTLASTED_OFTEN and self._peers.outlast(away)
 
     def cancel(self) -> None:
         self._rpc.cancel()
@@ -124,10 +155,29 @@ class Call(Generic[T]):
         wait_s = 0.0 if another else self._pause_s * random.uniform(0.5, 1.0)
         if not error.retryable or time.monotonic() + wait_s >= give_up:
             raise error from cause
-        log.info("%s: %s; trying again in %.1f s", self._target, error, wait_s)
+        level = logging.INFO if _is_news(str(error)) else logging.DEBUG
+        log.log(level, "%s; trying again in %.1f s, and so on", error, wait_s)
         time.sleep(wait_s)
         if not another:
             self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+
+_said_at: dict[str, float] = {}
+
+
+def _is_news(trouble: str) -> bool:
+    """Whether `trouble` was not said for a while; for a server that is away fails every call of every task alike."""
+    now = time.monotonic()
+    for known in [known for known, at in _said_at.items() if now - at >= _WORD_S]:
+        del _said_at[known]
+    is_news = trouble not in _said_at
+    _said_at.setdefault(trouble, now)
+    return is_news
+
+
+def without_address(error: FuseryError) -> str:
+    """What is wrong, for a sentence that names the source and its address already."""
+    return re.sub(r"^source \S+: ", "", str(error))
 
 
 def error_of(broken: Any, target: str) -> FuseryError:
@@ -139,4 +189,7 @@ def error_of(broken: Any, target: str) -> FuseryError:
         # gRPC's own limit of a message; the same status also says that too many calls are open.
         kind = TooLarge
     hint = "; is this a fusery source server?" if code is grpc.StatusCode.UNIMPLEMENTED else ""
-    return kind(f"source {target}: {details}{hint}" if name else f"source {target}: {code.name}: {details}{hint}")
+    if name is None:
+        plain = next((words for pattern, words in _PLAIN_WORDS if pattern.search(str(details))), details)
+        details = f"{code.name}: {plain}"
+    return kind(f"source {target}: {details}{hint}")

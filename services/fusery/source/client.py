@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import ConfigError, Corrupt, Mismatch
+from fusery.errors import ConfigError, Mismatch
 from fusery.formats.packing import LogProbs
 from fusery.pb import distributions_pb2 as pb
 from fusery.pb import distributions_pb2_grpc as pb_grpc
@@ -23,7 +23,7 @@ from fusery.settings import settings
 from fusery.source import wire
 from fusery.source.address import Turns, parse_address
 from fusery.source.api import MAX_MESSAGE_BYTES, Distributions, Document, ModelDescription
-from fusery.source.call import Call, Peers, Times
+from fusery.source.call import Call, Outlast, Peers, Times
 from fusery.source.in_flight import in_order
 from fusery.source.tls import ClientTls, client_tls, open_channel
 
@@ -75,7 +75,7 @@ class SourceClient:
 
     `timeout_s` is the deadline of one attempt, waiting in the server's queue included; attempts go on for
     `retry_for_s` after the first failure; `deadline_s` is the deadline of the whole call, None: the sum of both.
-    One thread at a time.
+    `outlast` is asked after that, where the source is away: it may wait, and have the call go on. One thread at a time.
 
     Raises:
         AddressError: `address` has none of these forms.
@@ -90,6 +90,7 @@ class SourceClient:
         timeout_s: float = 600.0,
         retry_for_s: float = 120.0,
         deadline_s: float | None = None,
+        outlast: Outlast | None = None,
     ) -> None:
         self.address = address
         parsed = parse_address(address)
@@ -100,7 +101,7 @@ class SourceClient:
         self._channels: dict[str, Any] = {}
         # Many workers begin at the same time; they must not all begin with the same server.
         turns = Turns(len(parsed.targets), random.randrange(len(parsed.targets)))
-        self._peers = Peers(parsed.targets, turns, Times(timeout_s, retry_for_s, deadline_s))
+        self._peers = Peers(parsed.targets, turns, Times(timeout_s, retry_for_s, deadline_s), outlast)
 
     def __enter__(self) -> SourceClient:
         return self
@@ -133,6 +134,14 @@ class SourceClient:
                     "same model with the same dtype"
                 )
         return first
+
+    def knock(self) -> None:
+        """Returns if a server answers and is not loading.
+
+        Raises:
+            FuseryError: as `compute`.
+        """
+        self._call("GetModel", pb.GetModelRequest(), lambda rpc: wire.read_model(rpc.result())).result()
 
     def tokenizer(self) -> ByteTokenizer:
         """The very tokenizer that the source uses.
@@ -197,11 +206,7 @@ class SourceClient:
         request = wire.write_request(documents, top_k, log_probs, expected_fingerprint)
 
         def read(rpc: Any) -> list[Distributions]:
-            messages = list(rpc)
-            if len(messages) != len(documents):
-                raise Corrupt(f"{self.address}: {len(messages)} answers to {len(documents)} documents; ask again")
-            pairs = zip(messages, documents, strict=True)
-            return [wire.read_answer(message, document, top_k, log_probs) for message, document in pairs]
+            return wire.read_answers(self.address, rpc, documents, top_k, log_probs)
 
         return self._call("ComputeDistributions", request, read)
 
@@ -223,7 +228,9 @@ class SourceClient:
         return pb_grpc.DistributionsServiceStub(self._channels[target])  # type: ignore[no-untyped-call]
 
 
-def client_from_settings(address: str, *, timeout_s: float = 600.0, retry_for_s: float = 120.0) -> SourceClient:
+def client_from_settings(
+    address: str, *, timeout_s: float = 600.0, retry_for_s: float = 120.0, outlast: Outlast | None = None
+) -> SourceClient:
     """A client with the token and the TLS files that this process's environment names, FUSERY_SOURCE_….
 
     Raises:
@@ -231,4 +238,6 @@ def client_from_settings(address: str, *, timeout_s: float = 600.0, retry_for_s:
         ConfigError: a file that the environment names can't be used.
     """
     token = read_token(settings().source_token_file)
-    return SourceClient(address, token=token, tls=client_tls(), timeout_s=timeout_s, retry_for_s=retry_for_s)
+    return SourceClient(
+        address, token=token, tls=client_tls(), timeout_s=timeout_s, retry_for_s=retry_for_s, outlast=outlast
+    )

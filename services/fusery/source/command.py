@@ -39,6 +39,7 @@ def serve_source(given: argparse.Namespace) -> int:
             model=given.model,
             revision=given.revision,
             tokenizer=given.tokenizer,
+            same_as=given.same_as,
             dtype=given.dtype,
             attention=given.attention,
             device=given.device,
@@ -71,6 +72,8 @@ def set_up(parser: argparse.ArgumentParser, count: Reads[int], seconds: Reads[fl
     )
     parser.add_argument("model", metavar="MODEL", help="a folder with safetensors, a Hub id, tgi:URL or vllm:URL")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="of the model that tgi:URL or vllm:URL serves")
+    same_as = "of tgi:URL or vllm:URL: the weights' fingerprint of an earlier source that answers alike, as you know"
+    parser.add_argument("--same-as", metavar="HEX", help=same_as)
     parser.add_argument("--revision", help="the Hub commit")
     dtypes = [dtype.value for dtype in Dtype]
     parser.add_argument("--dtype", default="float32", choices=dtypes, help="of weights and activations (float32)")

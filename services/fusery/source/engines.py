@@ -6,6 +6,7 @@ server in front of it looks to workers like any other. Nothing here imports torc
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
     from fusery.source.engine import Engine
 
 
-def check_engine(model: str, revision: str | None = None, tokenizer: str | None = None) -> None:
+_FINGERPRINT = re.compile("[0-9a-f]{64}")
+
+
+def check_engine(
+    model: str, revision: str | None = None, tokenizer: str | None = None, same_as: str | None = None
+) -> None:
     """Nothing, if `model` names an engine and what it needs here is here. No network; takes milliseconds.
 
     Raises:
@@ -33,9 +39,15 @@ def check_engine(model: str, revision: str | None = None, tokenizer: str | None 
     if kind is EngineKind.TRANSFORMERS:
         if tokenizer is not None:
             raise InvalidInput(f"model {model}: has its own tokenizer; `tokenizer` goes with tgi:URL and vllm:URL only")
+        if same_as is not None:
+            raise InvalidInput(
+                f"model {model}: its weights tell what it is; same_as goes with tgi:URL and vllm:URL only"
+            )
         check_checkpoint(place, revision)
         return
     check_url(model, place)
+    if same_as is not None and not _FINGERPRINT.fullmatch(same_as):
+        raise InvalidInput(f"{model}: same_as is {same_as!r}, expected the 64 hex digits of a weights' fingerprint")
     if revision is not None:
         raise InvalidInput(f"{model}: the server decides its model's revision; leave {revision!r} out")
     if tokenizer is not None and Path(tokenizer).is_dir() and not (Path(tokenizer) / "tokenizer.json").is_file():
@@ -52,16 +64,18 @@ def load_engine(
     device: str | None = None,
     name: str | None = None,
     limits: Limits | None = None,
+    same_as: str | None = None,
 ) -> Engine:
     """The engine that `model` names. `tokenizer`: a folder or Hub id, for servers; None: what the server names.
 
+    `same_as`, for servers: the weights' fingerprint to go by, of a source that answers alike as its user says.
     `dtype`, `attention` and `device` are for a model that is computed here; a server has its own.
 
     Raises:
         ModelError, InvalidInput: it can't be used.
         Unavailable, AddressError, ConfigError: the server does not answer, is another one, or wants a token.
     """
-    check_engine(model, revision, tokenizer)
+    check_engine(model, revision, tokenizer, same_as)
     kind, place = split_engine(model)
     if kind is EngineKind.TRANSFORMERS:
         from fusery.source import engine
@@ -71,10 +85,10 @@ def load_engine(
     if kind is EngineKind.TGI:
         from fusery.source.tgi_engine import open_tgi
 
-        return open_tgi(url, tokenizer, token, name=name, limits=limits)
+        return open_tgi(url, tokenizer, token, name=name, limits=limits, same_as=same_as)
     from fusery.source.vllm_engine import open_vllm
 
-    return open_vllm(url, tokenizer, token, name=name, limits=limits)
+    return open_vllm(url, tokenizer, token, name=name, limits=limits, same_as=same_as)
 
 
 def engine_token() -> str | None:

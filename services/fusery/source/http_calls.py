@@ -26,6 +26,8 @@ _ATTEMPTS = 5
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 4.0
 _MAX_EXCERPT_CHARACTERS = 200
 _MAX_ERROR_BYTES = 1 << 16
+_MAX_ANSWER_BYTES = 16 << 20
+"""Of an answer whose size the request does not decide."""
 
 _REFUSED = frozenset({400, 413, 415, 422})
 _FORBIDDEN = frozenset({401, 403})
@@ -115,19 +117,19 @@ class HttpServer:
     timeout_s: float = 300.0
 
     def get(self, path: str) -> Any:
-        return retried(lambda: self._call(path, None))
+        return retried(lambda: self._call(path, None, _MAX_ANSWER_BYTES))
 
-    def post(self, path: str, body: dict[str, Any]) -> Any:
-        """The answer's JSON value.
+    def post(self, path: str, body: dict[str, Any], max_bytes: int = _MAX_ANSWER_BYTES) -> Any:
+        """The answer's JSON value; not more than `max_bytes` of it are ever read.
 
         Raises:
             InvalidInput: the server refuses the request.
             Unavailable: it is overloaded, loading or not there, after a few attempts.
             ConfigError, AddressError: it wants another token, or is no such server.
         """
-        return retried(lambda: self._call(path, body))
+        return retried(lambda: self._call(path, body, max_bytes))
 
-    def _call(self, path: str, body: dict[str, Any] | None) -> Any:
+    def _call(self, path: str, body: dict[str, Any] | None, max_bytes: int) -> Any:
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         if self.token is not None:
             headers["Authorization"] = f"Bearer {self.token}"
@@ -135,13 +137,18 @@ class HttpServer:
         request = urllib.request.Request(self.url + path, data, headers)
         try:
             with urllib.request.build_opener(_NoRedirect).open(request, timeout=self.timeout_s) as answer:
-                content = answer.read()
+                content = answer.read(max_bytes + 1)
         except urllib.error.HTTPError as error:
             with error:
                 said = error.read(_MAX_ERROR_BYTES).decode(errors="replace")
             raise error_of_status(self.name, error.code, said) from None
         except (OSError, HTTPException) as error:
             raise Unavailable(f"{self.name}: no answer{excerpt(str(error))}") from error
+        if len(content) > max_bytes:
+            raise AddressError(
+                f"{self.name}: its answer to {path} has more than the {max_bytes:,} bytes that one can have; is this a "
+                "server of that kind?"
+            )
         try:
             return parse_json(content)
         except ValueError as error:

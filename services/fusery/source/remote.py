@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -164,7 +164,12 @@ def _best_first(entries: Entries | None, top_k: int, document: str) -> tuple[Int
     """The k best of the entries, of equal ones the smaller id first."""
     if entries is None:
         return np.arange(top_k, dtype=np.int64), np.full(top_k, -np.inf)
-    ordered = sorted(dict(entries).items(), key=lambda entry: (-entry[1], entry[0]))[:top_k]
+    listed = list(entries)
+    if len({index for index, _ in listed}) != len(listed):
+        raise ModelError(f"document {document!r}: the server gives a token twice among the best ones of one position")
+    ordered = sorted(listed, key=lambda entry: (-entry[1], entry[0]))[:top_k]
+    if any(not 0 <= index < 1 << 32 for index, _ in ordered):
+        raise ModelError(f"document {document!r}: the server gives a token id that is none: {ordered[:4]}")
     ids, values = np.array([entry[0] for entry in ordered], np.int64), np.array([entry[1] for entry in ordered])
     if len(ids) < top_k:
         raise ModelError(f"document {document!r}: the server gives {len(ids)} entries of {top_k} asked for")
@@ -174,6 +179,21 @@ def _best_first(entries: Entries | None, top_k: int, document: str) -> tuple[Int
             "serve log-probabilities at temperature 1, not logits"
         )
     return ids, np.minimum(values, 0.0)
+
+
+def check_setup(server: str, described: Mapping[str, object], answer: Mapping[str, object]) -> None:
+    """Returns if `answer` tells of the server what was told when its model was described.
+
+    Raises:
+        Mismatch: it does not, so its captures must not stand under the old fingerprint.
+    """
+    for key, before in described.items():
+        if (now := answer.get(key)) != before:
+            raise Mismatch(
+                f"{server}: its {key} is now {now!r}, it was {before!r} when this source server asked what it is: "
+                "another server, or one with other settings, answers there; start this source server (or the run that "
+                "started it) again. If both answer alike, say so with same_as (docs/engines.md)"
+            )
 
 
 def check_width(answers: Sequence[Distributions], model: ModelDescription) -> None:

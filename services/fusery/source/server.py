@@ -51,6 +51,7 @@ class ServeConfig:
     model: str
     revision: str | None = None
     tokenizer: str | None = None
+    same_as: str | None = None
     dtype: str = Dtype.FLOAT32.value
     attention: str | None = None
     device: str | None = None
@@ -76,7 +77,7 @@ def serve(config: ServeConfig) -> int:
     token = None if config.token_file is None else TokenFile(config.token_file)
     if config.front.tls is not None:
         config.front.tls.read()
-    check_engine(config.model, config.revision, config.tokenizer)
+    check_engine(config.model, config.revision, config.tokenizer, config.same_as)
     if config.ready_file is not None:
         config.ready_file.unlink(missing_ok=True)
     asyncio.run(_serve(config, token))
@@ -144,6 +145,7 @@ def _load(config: ServeConfig) -> Engine:
         device=config.device,
         name=config.name,
         limits=config.limits,
+        same_as=config.same_as,
     )
 
 

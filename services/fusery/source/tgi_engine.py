@@ -11,7 +11,7 @@ Dimensions: T tokens of a document.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import nan
@@ -31,7 +31,12 @@ from fusery.source.http_calls import HttpServer, error_of_status, excerpt, retri
 from fusery.source.remote import Entries
 
 _REQUESTS_AT_ONCE = 32
+_IDENTITY = ("model_id", "model_sha", "model_dtype", "version", "sha")
+"""Of /info: what tells one server's answers from another's."""
 _PREFILL_HINT = "start text-generation-launcher with --enable-prefill-logprobs (off by default since TGI 3.0)"
+
+_MAX_ANSWER_BYTES = 64 << 20
+"""Of one answer: the text's own tokens, and the best ones behind it."""
 
 _own_places: set[tuple[str, str]] = set()
 
@@ -130,13 +135,48 @@ def _client() -> httpx2.Client:
         if constants.is_offline_mode() and urlsplit(str(request.url))[:2] not in _own_places:
             raise OfflineModeIsEnabled(f"HF_HUB_OFFLINE is set: {request.url.host} is not asked")
 
-    return httpx2.Client(event_hooks={"request": [ask]}, follow_redirects=False, timeout=None)
+    def bound(response: httpx2.Response) -> None:
+        if urlsplit(str(response.request.url))[:2] in _own_places:
+            response.stream = _Bounded(response)
+
+    # Unpacked, a small answer could become a large one.
+    plain = {"accept-encoding": "identity"}
+    hooks: Any = {"request": [ask], "response": [bound]}
+    return httpx2.Client(headers=plain, event_hooks=hooks, follow_redirects=False, timeout=None)
+
+
+class _Bounded(httpx2.SyncByteStream):
+    """The body of an answer, broken off where it is longer than one can be, or packed though that was not asked for."""
+
+    def __init__(self, response: httpx2.Response) -> None:
+        self._response, self._stream = response, response.stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        packed = self._response.headers.get("content-encoding", "identity") != "identity"
+        read = 0
+        for chunk in self._stream:  # type: ignore[union-attr]
+            read += len(chunk)
+            if packed or read > _MAX_ANSWER_BYTES:
+                what = "is packed" if packed else f"has more than {_MAX_ANSWER_BYTES:,} bytes"
+                raise httpx2.ReadError(f"its answer {what}", request=self._response.request)
+            yield chunk
+
+    def close(self) -> None:
+        self._stream.close()  # type: ignore[union-attr]
 
 
 class TgiEngine:
-    """A model that a TGI server runs."""
+    """A model that a TGI server runs. `told`: what /info said of it when the model was described."""
 
-    def __init__(self, model: ModelDescription, tokenizer: ByteTokenizer, server: TgiServer, at_once: int) -> None:
+    def __init__(
+        self,
+        model: ModelDescription,
+        tokenizer: ByteTokenizer,
+        server: TgiServer,
+        at_once: int,
+        told: Mapping[str, object],
+    ) -> None:
+        self._told = told
         self._model = model
         self._tokenizer = tokenizer
         self._server = server
@@ -155,6 +195,7 @@ class TgiEngine:
 
         Raises:
             InvalidInput, TooLarge: the request is not one that this server can answer.
+            Mismatch: another server, or one with other settings, answers than the one described.
             ModelError: prompt log-probabilities are switched off, or are none.
             Unavailable: the server is overloaded or gone.
         """
@@ -165,6 +206,8 @@ class TgiEngine:
         finally:
             # After a failure nobody waits for what has not begun.
             pool.shutdown(cancel_futures=True)
+        # No answer of TGI says which server it comes from, so the server is asked once behind the answers.
+        remote.check_setup(self._server.name, self._told, self._server.info())
         remote.check_width(answers, self._model)
         return answers
 
@@ -216,9 +259,12 @@ def open_tgi(
     *,
     name: str | None = None,
     limits: Limits | None = None,
+    same_as: str | None = None,
     timeout_s: float = 300.0,
 ) -> TgiEngine:
     """The engine of the TGI server at `url`; without `tokenizer` it is read from the model that the server names.
+
+    `same_as`: the weights' fingerprint of a source that it answers like, as its user says.
 
     Raises:
         ModelError: the tokenizer can't be had, or the server gives no log-probabilities of prompts.
@@ -240,18 +286,20 @@ def open_tgi(
     if top_k == 0:
         raise ModelError(f"{server.name}: it gives no top tokens; start it with --max-top-n-tokens 20 or more")
     description = _description(info, name, folder.vocabulary_size, bytes_of, replace(allowed, max_top_k=top_k))
-    return TgiEngine(description, bytes_of, server, min(_REQUESTS_AT_ONCE, int(info["max_concurrent_requests"])))
+    if same_as is not None:
+        description = replace(description, weights_fingerprint=same_as)
+    at_once = min(_REQUESTS_AT_ONCE, int(info["max_concurrent_requests"]))
+    return TgiEngine(description, bytes_of, server, at_once, {key: info.get(key) for key in _IDENTITY})
 
 
 def _description(
     info: dict[str, Any], name: str | None, vocabulary_size: int, tokenizer: ByteTokenizer, limits: Limits
 ) -> ModelDescription:
-    keys = ("model_id", "model_sha", "model_dtype", "version", "sha")
     dtype = str(info.get("model_dtype") or remote.UNKNOWN_DTYPE).removeprefix("torch.")
     return ModelDescription(
         name=name or str(info["model_id"]).rstrip("/").rpartition("/")[2],
         revision=info.get("model_sha"),
-        weights_fingerprint=remote.fingerprint_of(engine="tgi", **{key: info.get(key) for key in keys}),
+        weights_fingerprint=remote.fingerprint_of(engine="tgi", **{key: info.get(key) for key in _IDENTITY}),
         tokenizer_fingerprint=tokenizer.fingerprint,
         architecture=f"tgi {info['version']}",
         vocabulary_size=vocabulary_size,

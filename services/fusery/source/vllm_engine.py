@@ -1,4 +1,4 @@
-"""A vLLM server as an engine (OpenAI-compatible API of vLLM 0.33.0 with its extension `prompt_logprobs`).
+"""A vLLM server as an engine (OpenAI-compatible API of vLLM 0.32.0 and 0.33.0 with its extension `prompt_logprobs`).
 
 One request a document: the prompt is sent as token ids, `prompt_logprobs` gives the best entries of every position
 but the last, and one generated token with `logprobs` gives those of the last. vLLM makes up its batches itself.
@@ -29,11 +29,13 @@ _UNCHANGED: dict[str, float | int] = {
     "top_k": 0,
     "min_p": 0.0,
     "repetition_penalty": 1.0,
-    "presence_penalty": 0.0,
-    "frequency_penalty": 0.0,
-    "seed": 0,
 }
-"""Sent always: else the model's generation_config.json decides, which --logprobs-mode processed_logprobs lets count."""
+"""Sent always: else the model's generation_config.json decides, which --logprobs-mode processed_logprobs lets count.
+Nothing that it can't decide is sent. Above all no `seed`: the generated token is not used, and a CPU server of vLLM
+0.32 ends at a seeded request whose prompt it prefills in pieces."""
+
+_ENTRY_BYTES, _ANSWER_BYTES = 512, 1 << 20
+"""More than JSON takes for one entry of an answer (69 bytes on average), and for the rest of it."""
 
 
 class VllmServer:
@@ -67,7 +69,8 @@ class VllmServer:
             "return_token_ids": True,
             **_UNCHANGED,
         }
-        answer = self._http.post("/v1/completions", body)
+        most = _ANSWER_BYTES + len(ids) * (top_k + 1) * _ENTRY_BYTES
+        answer = self._http.post("/v1/completions", body, most)
         choices = self._field(answer, "choices")
         if not isinstance(choices, list) or len(choices) != 1:
             raise AddressError(f"{self.name}: its answer has no choice; is this a vLLM server?")
@@ -80,12 +83,13 @@ class VllmServer:
 
 
 class VllmEngine:
-    """A model that a vLLM server runs."""
+    """A model that a vLLM server runs. `setup`: the `system_fingerprint` of the server that was described."""
 
-    def __init__(self, model: ModelDescription, tokenizer: ByteTokenizer, server: VllmServer) -> None:
+    def __init__(self, model: ModelDescription, tokenizer: ByteTokenizer, server: VllmServer, setup: object) -> None:
         self._model = model
         self._tokenizer = tokenizer
         self._server = server
+        self._setup = setup
 
     @property
     def model(self) -> ModelDescription:
@@ -100,6 +104,7 @@ class VllmEngine:
 
         Raises:
             InvalidInput, TooLarge: the request is not one that this server can answer.
+            Mismatch: another server, or one with other settings, answers than the one described.
             ModelError: its answer holds no log-probabilities.
             Unavailable: the server is overloaded or gone.
         """
@@ -127,6 +132,7 @@ class VllmEngine:
                 f"document {document.id!r}: {self._server.name} gives no log-probabilities of all prompt tokens "
                 f"({error!r}); is it vLLM with `prompt_logprobs`?"
             ) from error
+        remote.check_setup(self._server.name, {"system_fingerprint": self._setup}, choice)
         rows = [*(position.items() for position in positions), last.items()]
         return remote.distributions(document, text, rows, following, top_k)
 
@@ -152,9 +158,12 @@ def open_vllm(
     *,
     name: str | None = None,
     limits: Limits | None = None,
+    same_as: str | None = None,
     timeout_s: float = 300.0,
 ) -> VllmEngine:
     """The engine of the vLLM server at `url`; without `tokenizer` it is read from the model that the server names.
+
+    `same_as`: the weights' fingerprint of a source that it answers like, as its user says.
 
     Raises:
         ModelError: the tokenizer can't be had.
@@ -172,11 +181,12 @@ def open_vllm(
     top_k = remote.largest_accepted(lambda n: remote.is_accepted(lambda: server.complete(first, n)), most)
     if top_k == 0:
         raise ModelError(f"{server.name}: it gives no log-probabilities; start it with --max-logprobs 64 or more")
-    told = {"root": card.get("root"), "version": version, "setup": server.complete(first, 1)["system_fingerprint"]}
+    setup = server.complete(first, 1)["system_fingerprint"]
+    told = {"root": card.get("root"), "version": version, "setup": setup}
     description = ModelDescription(
         name=name or str(card["id"]).rstrip("/").rpartition("/")[2],
         revision=None,
-        weights_fingerprint=remote.fingerprint_of(engine="vllm", id=card["id"], **told),
+        weights_fingerprint=same_as or remote.fingerprint_of(engine="vllm", id=card["id"], **told),
         tokenizer_fingerprint=bytes_of.fingerprint,
         architecture=f"vllm {version}",
         vocabulary_size=folder.vocabulary_size,
@@ -186,7 +196,7 @@ def open_vllm(
         prefix_ids=tuple(bytes_of.prefix_ids.tolist()),
         limits=replace(allowed, max_top_k=top_k),
     )
-    return VllmEngine(description, bytes_of, server)
+    return VllmEngine(description, bytes_of, server, setup)
 
 
 def _version(http: HttpServer) -> str:

@@ -12,11 +12,14 @@ from fusery.core.tokens import ByteTokenizer
 from fusery.errors import Corrupt, FuseryError, InvalidInput
 from fusery.formats.packing import LogProbs, Packed, Unpacked, pack, unpack
 from fusery.pb import distributions_pb2 as pb
-from fusery.source.api import Distributions, Document, Limits, ModelDescription
+from fusery.source.api import MAX_REPLIES_BYTES, Distributions, Document, Limits, ModelDescription, has_doubles
 
 _LOG_PROBS: dict[LogProbs, pb.LogProbs] = {"float16": pb.LOG_PROBS_FLOAT16, "float32": pb.LOG_PROBS_FLOAT32}
 _CHUNK_BYTES = 1 << 20
-_MAX_DEFINITION_BYTES = 1 << 29
+_MAX_DEFINITION_BYTES = 1 << 28
+"""Of a tokenizer's definition, unpacked; the largest known have 40 MB."""
+
+_MAX_MODEL_BYTES = 1 << 16
 
 
 def write_model(model: ModelDescription) -> pb.GetModelResponse:
@@ -46,6 +49,8 @@ def read_model(message: pb.GetModelResponse) -> ModelDescription:
     Raises:
         Corrupt: limits make no sense, or the fingerprint is not the one of its parts (another version of fusery).
     """
+    if message.ByteSize() > _MAX_MODEL_BYTES:
+        raise Corrupt(f"model: its description has {message.ByteSize():,} bytes; is this a fusery source server?")
     sent = message.limits
     try:
         limits = Limits(sent.max_documents, sent.max_tokens, sent.max_top_k, sent.max_reply_bytes)
@@ -84,14 +89,25 @@ def read_tokenizer(messages: Iterable[pb.GetTokenizerResponse]) -> ByteTokenizer
     Raises:
         Corrupt: the chunks are not one whole zlib stream of a tokenizer's definition.
     """
-    stream = zlib.decompressobj()
     try:
-        content = stream.decompress(b"".join(message.chunk for message in messages), _MAX_DEFINITION_BYTES)
-        if not stream.eof:
-            raise Corrupt(f"tokenizer: the stream breaks off after {len(content)} bytes; ask again")
-        return ByteTokenizer.from_definition(content.decode())
+        return ByteTokenizer.from_definition(_unpacked(messages).decode())
     except (zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise Corrupt(f"tokenizer: its definition can't be read: {error!r}; ask again") from error
+
+
+def _unpacked(messages: Iterable[pb.GetTokenizerResponse]) -> bytes:
+    """The content of the chunks' zlib stream; no more than its end or its largest size is taken of `messages`."""
+    stream, content = zlib.decompressobj(), bytearray()
+    for message in messages:
+        if not message.chunk or stream.eof:
+            raise Corrupt("tokenizer: the stream goes on with nothing to say; is this a fusery source server?")
+        # One byte more than there may be tells what is too long.
+        content += stream.decompress(message.chunk, _MAX_DEFINITION_BYTES + 1 - len(content))
+        if len(content) > _MAX_DEFINITION_BYTES:
+            raise Corrupt(f"tokenizer: its definition has more than {_MAX_DEFINITION_BYTES:,} bytes; it is none")
+    if not stream.eof or stream.unused_data:
+        raise Corrupt(f"tokenizer: the stream breaks off after {len(content)} bytes; ask again")
+    return bytes(content)
 
 
 def write_request(
@@ -166,13 +182,42 @@ def write_answer(answer: Distributions, document: Document, log_probs: LogProbs)
     )
 
 
+def read_answers(
+    source: str,
+    messages: Iterable[pb.ComputeDistributionsResponse],
+    documents: Sequence[Document],
+    top_k: int,
+    log_probs: LogProbs,
+) -> list[Distributions]:
+    """One answer a document, each checked as it comes; of a stream that lies no more than a message too much is held.
+
+    Raises:
+        Corrupt: there are more or fewer, they are larger than a server may send, or one is wrong (`read_answer`).
+    """
+    answers: list[Distributions] = []
+    size = 0
+    for message in messages:
+        size += message.ByteSize()
+        if len(answers) == len(documents):
+            raise Corrupt(f"{source}: more answers than {len(documents)} documents; ask again")
+        if size > MAX_REPLIES_BYTES:
+            raise Corrupt(
+                f"{source}: answers of more than {MAX_REPLIES_BYTES:,} bytes; is this a fusery source server?"
+            )
+        answers.append(read_answer(message, documents[len(answers)], top_k, log_probs))
+    if len(answers) != len(documents):
+        raise Corrupt(f"{source}: {len(answers)} answers to {len(documents)} documents; ask again")
+    return answers
+
+
 def read_answer(
     message: pb.ComputeDistributionsResponse, document: Document, top_k: int, log_probs: LogProbs
 ) -> Distributions:
     """One document's answer, checked against what was asked.
 
     Raises:
-        Corrupt: it belongs to another document, has another shape or format, or its bytes are damaged.
+        Corrupt: it belongs to another document, has another shape or format, its bytes are damaged, or a token stands
+            twice among the entries of a position.
     """
     asked = (document.id, top_k, _LOG_PROBS[log_probs])
     got = (message.document_id, message.top_k, message.log_probs)
@@ -190,6 +235,8 @@ def read_answer(
         message.crc32,
     )
     arrays = unpack(document.id, packed, document.text)
+    if has_doubles(arrays.top):
+        raise Corrupt(f"document {document.id!r}: a token stands twice among the entries of one position; ask again")
     text = document.text.encode()
     last = int(arrays.byte_ends_T[-1]) if packed.tokens else None
     # A tokenizer may drop white space and marks, also at the end of a text.

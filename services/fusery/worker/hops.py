@@ -28,7 +28,7 @@ from fusery.errors import Corrupt, InvalidInput
 from fusery.formats import shards
 from fusery.formats.shards import AlignedDocument, CapturedDocument, CorpusDocument, FusedDocument
 from fusery.formats.store import Entry, Store
-from fusery.source.api import Document
+from fusery.source.api import Document, check_ids
 from fusery.source.client import SourceClient
 from fusery.worker import facts
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, tokenizer_name
@@ -50,6 +50,7 @@ def capture(store: Store, plan: Plan, task: ShardTask, client: SourceClient, at:
     k = plan.captured_top_k(source)
     answers = client.compute_many(requests, k, plan.capture.log_probs, source.model_fingerprint)
     for answer in chain.from_iterable(answers):
+        check_ids(answer, source.vocabulary_size, source.name)
         captured[answer.document_id] = CapturedDocument(
             answer.document_id, answer.token_ids_T, answer.byte_ends_T, answer.top, answer.next_log_probs_T
         )

@@ -54,8 +54,8 @@ class Launch:
         ended.write(store)
         return ended
 
-    def client(self, source: str) -> SourceClient:
-        """A client of a source, with this process's token.
+    def client(self, source: str, *, timeout_s: float = 600.0, retry_for_s: float = 120.0) -> SourceClient:
+        """A client of a source, with this process's token; for the seconds see `SourceClient`.
 
         Raises:
             Unavailable: the launch has no address for it, or this process has a token and the launch is not sealed.
@@ -70,7 +70,7 @@ class Launch:
                 f"address of source {source}; give the run and its workers the same FUSERY_SOURCE_TOKEN_FILE; if "
                 "they have it, the launch was changed in the store"
             )
-        return client_from_settings(self.addresses[source])
+        return client_from_settings(self.addresses[source], timeout_s=timeout_s, retry_for_s=retry_for_s)
 
 
 class _Note(BaseModel):

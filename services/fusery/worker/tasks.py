@@ -15,9 +15,10 @@ from typing import Any
 from celery import current_task
 
 from fusery import tracing
-from fusery.errors import ConfigError, Corrupt, FuseryError
+from fusery.errors import ConfigError, Corrupt, FuseryError, Overloaded, SourceAway, SourceLost, Unavailable
 from fusery.formats.store import Entry, Store
 from fusery.settings import settings
+from fusery.source.call import without_address
 from fusery.worker import hops
 from fusery.worker.app import app_from_environment
 from fusery.worker.launches import Launch, read_launch
@@ -26,6 +27,11 @@ from fusery.worker.plan import Hop, ShardTask, attempts_folder, started_folder
 from fusery.worker.started import MAX_ATTEMPTS, Attempt
 
 log = logging.getLogger(__name__)
+
+_PATIENCE_S = 30.0
+"""How long a call that failed is repeated; after that a source is away, and the process goes on to other tasks."""
+_KNOCK_S, _KNOCK_AGAIN_S = 5.0, 1.0
+
 app = app_from_environment()
 
 
@@ -126,8 +132,33 @@ def perform(store: Store, launch: Launch, task: ShardTask, at: hops.At) -> Entry
     """Makes the artefact of `task`; `at` is told which documents come next."""
     if task.hop is not Hop.CAPTURE:
         return hops.HOPS[task.hop](store, launch.plan, task, at=at)
-    with launch.client(task.source) as client:
-        return hops.capture(store, launch.plan, task, client, at=at)
+    return _capture(store, launch, task, at)
+
+
+def _capture(store: Store, launch: Launch, task: ShardTask, at: hops.At) -> Entry:
+    """Hop 1; a source that is away is found out at once, so that tasks of other sources do not wait behind this one.
+
+    Raises:
+        SourceAway, SourceLost: the source is, before or while it was asked.
+    """
+    _knock(launch, task.source, SourceAway)
+    try:
+        with launch.client(task.source, retry_for_s=_PATIENCE_S) as client:
+            return hops.capture(store, launch.plan, task, client, at=at)
+    except Overloaded as full:
+        raise SourceAway(f"source {task.source}: {without_address(full)}") from full
+    except Unavailable:
+        _knock(launch, task.source, SourceLost)
+        raise
+
+
+def _knock(launch: Launch, source: str, kind: type[SourceAway]) -> None:
+    """Returns if the source answers; else raises `kind`, in words without its address, which may be an inner port."""
+    with launch.client(source, timeout_s=_KNOCK_S, retry_for_s=_KNOCK_AGAIN_S) as client:
+        try:
+            client.knock()
+        except Unavailable as error:
+            raise kind(f"source {source}: {without_address(error)}") from error
 
 
 def _failed(store: Store, launch: Launch, task: ShardTask, attempt: Attempt, error: Exception) -> None:
