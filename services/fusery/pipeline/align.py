@@ -21,7 +21,10 @@ from fusery.pipeline.align_view import Modes, Reading, View, view
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """Who reads what, under which rules. `top_k` entries of each distribution are asked for, `modes.top` are shown."""
+    """Who reads what, under which rules. `top_k` entries of each distribution are asked for, `modes.top` are shown.
+
+    `tokenizer`: of the models behind tgi:URL and vllm:URL; None: what each server names.
+    """
 
     text: str
     target: str
@@ -29,6 +32,7 @@ class Request:
     modes: Modes
     top_k: int = 64
     dtype: Dtype = Dtype.FLOAT32
+    tokenizer: str | None = None
 
 
 def text_of(text: str | None, file: Path | None) -> str:
@@ -85,7 +89,8 @@ def compare(request: Request) -> View:
     Raises:
         InvalidInput: as `align`.
     """
-    names = [named("--target", request.target), *(named("--source", given) for given in request.sources)]
+    given = [("--target", request.target), *(("--source", source) for source in request.sources)]
+    names = [named(option, what, request.tokenizer) for option, what in given]
     for participant in names:
         knock(participant)
     with _waiting("reading tokenizers"):

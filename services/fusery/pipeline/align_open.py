@@ -1,4 +1,4 @@
-"""What `--target` and `--source` may name: a model, a running source server, or a tokenizer's file.
+"""What `--target` and `--source` may name: a model, a source server, an inference server, or a tokenizer's file.
 
 Opening goes from cheap to dear, for all participants at each step: names, then addresses, then tokenizers, and the
 models' weights only when the text is known to be readable by everybody.
@@ -23,12 +23,16 @@ from fusery.core.topk import TopK
 from fusery.errors import AddressError, FuseryError, InvalidInput, Mismatch, ModelError, Unavailable
 from fusery.json_text import parse_json
 from fusery.models.checkpoint import check_checkpoint, inspect_checkpoint, is_folder
+from fusery.run_config import EngineKind, split_engine
 from fusery.source.api import Distributions, Document, ModelDescription, check_ids
 from fusery.source.call import without_address
 from fusery.source.client import SourceClient, client_from_settings
+from fusery.source.engines import check_engine, load_engine
 
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
-_FORMS = "expected a model's folder or Hub id, host:port of a source server, or a tokenizer's JSON file"
+_FORMS = (
+    "expected a model's folder or Hub id, host:port of a source server, tgi:URL, vllm:URL, or a tokenizer's JSON file"
+)
 _KNOCK_S, _TOKENIZER_S, _ANSWER_S = 3.0, 120.0, 600.0
 
 
@@ -37,16 +41,21 @@ class Kind(StrEnum):
 
     MODEL = "model"
     SERVED = "served"
+    ASKED = "asked"
     TOKENIZER = "tokenizer"
 
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """A target or source as it was given; `option` names it in messages."""
+    """A target or source as it was given; `option` names it in messages.
+
+    `tokenizer`: the folder or Hub id of the tokenizer of an inference server's model, where that was given.
+    """
 
     option: str
     given: str
     kind: Kind
+    tokenizer: str | None = None
 
     def error(self, kind: type[FuseryError], problem: object) -> FuseryError:
         return kind(f"{self.option} {self.given}: {' '.join(str(problem).split())}")
@@ -63,13 +72,16 @@ class Opened:
     compute: Callable[[str, int], Distributions] | None = None
 
 
-def named(option: str, given: str) -> Participant:
-    """What `given` means, told by its form and by what there is on this machine.
+def named(option: str, given: str, tokenizer: str | None = None) -> Participant:
+    """What `given` means, told by its form and by what there is on this machine; `tokenizer`: of inference servers.
 
     Raises:
         InvalidInput: it has no form of a participant, or names a file or folder that is not there or not whole.
     """
     path = Path(given).expanduser()
+    if split_engine(given)[0] is not EngineKind.TRANSFORMERS:
+        check_engine(given, tokenizer=tokenizer)
+        return Participant(option, given, Kind.ASKED, tokenizer)
     if path.is_file():
         return Participant(option, given, Kind.TOKENIZER)
     if path.suffix == ".json":
@@ -157,6 +169,19 @@ def _open_served(participant: Participant, _: Dtype) -> Opened:
     return Opened(participant, model.name, tokenizer, model.context_length, compute)
 
 
+def _open_asked(participant: Participant, _: Dtype) -> Opened:
+    try:
+        engine = load_engine(participant.given, tokenizer=participant.tokenizer)
+    except Unavailable as error:
+        raise participant.error(AddressError, f"no inference server answers: {error}") from error
+
+    def compute(text: str, top_k: int) -> Distributions:
+        k = min(top_k, engine.model.vocabulary_size, engine.model.limits.max_top_k)
+        return engine.compute([Document("text", text)], k)[0]
+
+    return Opened(participant, engine.model.name, engine.tokenizer, engine.model.context_length, compute)
+
+
 def _open_tokenizer(participant: Participant, _: Dtype) -> Opened:
     path = Path(participant.given).expanduser()
     try:
@@ -187,6 +212,7 @@ def _tokenizer_of(fields: Any, name: str) -> ByteTokenizer:
 _OPENERS: dict[Kind, Callable[[Participant, Dtype], Opened]] = {
     Kind.MODEL: _open_model,
     Kind.SERVED: _open_served,
+    Kind.ASKED: _open_asked,
     Kind.TOKENIZER: _open_tokenizer,
 }
 

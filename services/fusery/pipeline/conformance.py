@@ -156,6 +156,7 @@ def _report(
     return {
         "sources": dict(zip(_names(request), described, strict=True)),
         "top_k": top_k,
+        "top_k_asked_for": request.top_k,
         "tolerance": tolerance,
         "texts_left_out": list(left_out),
         "checks": {
@@ -182,4 +183,6 @@ def _show(report: Mapping[str, Any], is_right: bool) -> None:
             table.add_row(source, escape(check["name"]), status, escape(shown_text.shown(check["detail"])))
     console.print(table)
     verdict = "conforms" if is_right else "does not conform"
-    console.print(f"{verdict}: {report['top_k']} entries, tolerance {report['tolerance']:g} nats", highlight=False)
+    asked, used = report["top_k_asked_for"], report["top_k"]
+    entries = f"{used} entries" if used == asked else f"{used} entries ({asked} were asked for; no more are given)"
+    console.print(f"{verdict}: {entries}, tolerance {report['tolerance']:g} nats", highlight=False, soft_wrap=True)
