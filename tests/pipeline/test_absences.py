@@ -131,6 +131,8 @@ def test_reasons_of_failed_attempts_are_counted_and_the_latest_stand_first(tmp_p
     coordinator = workers.coordinator()
     coordinator.look()
     for shard in (0, 1, 1, 2, 3, 0):
+        workers.now += 100
+        coordinator.look()
         workers.fail(ShardTask(Hop.CAPTURE, "s0", shard))
         progress = coordinator.look()
     found = progress.hops[0].reasons

@@ -35,7 +35,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The addresses that a client is made for, and so the token may be sent to."""
     found: list[str] = []
 
-    def client(address: str) -> None:
+    def client(address: str, **_: object) -> None:
         found.append(address)
         raise Unavailable("not asked in this test")
 
