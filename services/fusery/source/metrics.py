@@ -1,4 +1,4 @@
-"""Prometheus metrics of a source server, on a port of their own, in a thread of their own.
+"""Prometheus metrics of a source server, on a port and in threads of their own (`metrics_port`).
 
 They answer while the model computes and even while it hangs. Labels take values from fixed sets only: method, status
 code, kind of memory. Tokens per second: rate(fusery_source_tokens_total); the share of padding: 1 - tokens / padded
@@ -12,11 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, PlatformCollector, ProcessCollector
-from prometheus_client import start_http_server as start_http
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from fusery.errors import ConfigError
 from fusery.source.api import ModelDescription
 from fusery.source.call_record import CallRecord
 
@@ -88,28 +86,6 @@ class Metrics:
 
     def _gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
         Gauge(f"fusery_source_{name}", text, registry=self.registry).set_function(value)
-
-
-class MetricsPort:
-    """An HTTP server for the scraper; `port` 0 takes a free one.
-
-    Raises:
-        ConfigError: the port can't be had.
-    """
-
-    def __init__(self, metrics: Metrics, host: str, port: int) -> None:
-        try:
-            self._server, self._thread = start_http(port, host, metrics.registry)
-        except OSError as error:
-            raise ConfigError(
-                f"metrics: {host}:{port} can't be listened on: {error}; is another server there?"
-            ) from error
-        self.port: int = self._server.server_port
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 class _DeviceMemory(Collector):

@@ -35,7 +35,8 @@ from fusery.source.token_file import FixedToken, TokenFile
 
 if TYPE_CHECKING:
     from fusery.source.engine import Engine
-    from fusery.source.metrics import Metrics, MetricsPort
+    from fusery.source.metrics import Metrics
+    from fusery.source.metrics_port import MetricsPort
 
 log = logging.getLogger(__name__)
 
@@ -214,9 +215,9 @@ class SourceServer:
         return f"{shown}:{bound}"
 
     async def _open_metrics(self, host: str, shown: str, port: int, metrics: Metrics) -> str:
-        from fusery.source.metrics import MetricsPort
+        from fusery.source.metrics_port import MetricsPort
 
-        self._metrics_port = await asyncio.to_thread(MetricsPort, metrics, host, port)
+        self._metrics_port = await asyncio.to_thread(MetricsPort, metrics.registry, host, port)
         return f"{shown}:{self._metrics_port.port}"
 
     async def load(self) -> None:
