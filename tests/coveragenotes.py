@@ -65,7 +65,11 @@ def publish(store: Store, plan: Plan, hop: Hop, source: str, shards: Sequence[di
 
 def begun(folder: Path, **sections: Any) -> tuple[Run, Plan]:
     """A run of three shards with its plan and tokenizers, and nothing done of it."""
-    run = open_run(write_run(folder, **sections))
+    return begun_of(open_run(write_run(folder, **sections)))
+
+
+def begun_of(run: Run) -> tuple[Run, Plan]:
+    """The run with its plan and tokenizers, and nothing done of it."""
     for kind in KINDS.values():
         tokenizer = pico_byte_tokenizer(kind)
         run.store.publish(tokenizer_name(tokenizer.fingerprint), tokenizer.definition().encode())

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -99,3 +102,29 @@ def test_texts_of_users_are_never_mark_up(text: str, name: str) -> None:
     assert elements.names == usual.names
     assert elements.values("srcdoc") == [f"<p><script>{text}</style></p>"]
     assert f"name: <script>{text}" in elements.shown
+
+
+def cells_with(content: str, mark: str) -> list[str]:
+    return re.findall(rf'<(?:tr|th) class="(?:n )?{mark}">(?:<td>)?([^<]*)<', content)
+
+
+def test_the_row_of_the_fused_model_is_emphasised_and_its_column_where_domains_are_many() -> None:
+    assert cells_with(page_of(report_of()), "own") == ["fused"]
+    names = tuple(f"domain {i}" for i in range(9))
+    scores = Scores(names, names, (100.0,) * 9, (100,) * 9)
+    many = report_of(target_before=scores, fused=scores, sources={"coder": scores}, coverage={}, wins={})
+    assert cells_with(page_of(many), "own") == ["fused"]
+    lossy = replace(report_of().fused, unspelled_bytes=(1, 1))
+    assert cells_with(page_of(report_of(fused=lossy)), "own") == ["fused †"]
+
+
+def test_a_frame_grows_with_its_text() -> None:
+    [grows] = Elements(page_of(report_of())).values("onload")
+    assert "f.style.height=b.offsetHeight" in grows
+
+
+@pytest.mark.parametrize(
+    ("domains", "says"), [(["text"], "one of each domain."), (["text", "x", "y"], "one of each of 1 of 3 domains.")]
+)
+def test_the_samples_say_of_how_many_domains_they_are(domains: list[str], says: str) -> None:
+    assert says in Elements(page_of(report_of(wins={domain: {"coder": 1.0} for domain in domains}))).shown

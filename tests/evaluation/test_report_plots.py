@@ -223,3 +223,27 @@ def test_coverage_has_a_dash_where_nothing_was_measured(tmp_path: Path, drawn: l
     assert [text.get_text() for text in positions.texts] == ["50.0%", "50.0%", "0.0%", "0.0%"]
     assert [text.get_text() for text in mass.texts] == ["90.0%", "90.0%", "–", "–"]
     assert [label.get_text() for label in positions.get_xticklabels()] == ["code", "prose"]
+
+
+@pytest.mark.parametrize("fused", [0.5, 1.0, 1.57, 1.99, 2.499, 2.6])
+def test_the_scale_of_the_gains_holds_every_value_and_its_ticks_have_one_form(
+    tmp_path: Path, drawn: list[Figure], fused: float
+) -> None:
+    report = report_of(["code", "prose"], ["gemma"])
+    bits = tuple(value * fused / 2 for value in report.fused.bits)
+    plot_gains(replace(report, fused=replace(report.fused, bits=bits)), tmp_path / "gains.png")
+    axes, bar = drawn[0].axes
+    [image] = axes.images
+    low, high = image.get_clim()
+    largest = float(np.abs(np.asarray(image.get_array())).max())
+    assert -low == high == pytest.approx(largest)
+    ticks = [label.get_text() for label in bar.get_yticklabels()]
+    assert len(ticks) == len(set(ticks)) == 5
+    assert len({len(tick.lstrip("−+").partition(".")[2]) for tick in ticks}) == 1
+    assert (ticks[0][0], ticks[2][0], ticks[-1][0]) == ("−", "0", "+")
+
+
+def test_a_large_change_leaves_small_ones_their_colour() -> None:
+    scale = plots._by_root(0.8)
+    assert [float(scale(value)) for value in (-0.8, 0.0, 0.8)] == pytest.approx([0, 0.5, 1])
+    assert float(scale(-0.05)) < 0.4

@@ -129,3 +129,28 @@ def test_two_kilobytes_of_text_and_three_sources_stay_under_a_megabyte() -> None
     text = ("".join(TEXTS) * 5)[:2000]
     content = page(seen(text, "byte_level", "sentencepiece", "unigram", "byte_level"))
     assert len(content.encode()) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("sources", "says"),
+    [
+        (["sentencepiece"], "How target .* and source .* read a text"),
+        (["sentencepiece", "unigram", "byte_level"], "How target .* and sources .*, .* and .* read a text"),
+    ],
+)
+def test_the_title_tells_the_target_from_the_sources(sources: list[str], says: str) -> None:
+    content = page(seen(TEXTS[0], "byte_level", *sources))
+    [title] = re.findall("<h1>(.*)</h1>", content)
+    assert re.fullmatch(says, title)
+
+
+def test_a_page_is_as_small_as_its_text_until_a_table_is_asked_for() -> None:
+    content = page(seen(TEXTS[0], "byte_level", "sentencepiece", "unigram"))
+    assert "details.open" not in content
+    assert content.count('<div class="band">') == 2
+
+
+def test_no_probability_is_shown_as_nothing() -> None:
+    content = page(seen(TEXTS[0], "byte_level", "sentencepiece", skill=0.5))
+    [share] = re.findall(r"const share = (.*);", content)
+    assert 'p < 0.0005 ? "<0.001" : p.toFixed(3)' in share

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from coveragenotes import KINDS, begun, finish
+from coveragenotes import KINDS, begun, begun_of, finish
 from fakesource import FakeSource
 from fusery.errors import ConfigError, GateFailed
 from fusery.evaluation import report as reports
 from fusery.evaluation.gate import judge
 from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
-from fusery.pipeline import registration, steps
+from fusery.pipeline import registration, report_files, steps
 from fusery.pipeline.coverage import coverage_of, shares_of
 from fusery.pipeline.evaluation_baselines import single_source_plan
 from fusery.pipeline.licences import run_licences
@@ -30,7 +30,7 @@ from fusery.registry.record import FusionRecord, Registered
 from fusery.worker import hops
 from fusery.worker.plan import Hop, Plan, ShardTask
 from picomodels import pico_model
-from picorun import write_run
+from picorun import documents, write_corpus, write_run
 
 
 def scores_of(mean: float) -> Scores:
@@ -243,3 +243,20 @@ def test_a_promotion_says_how_to_take_it_back() -> None:
         "models:/tiny@champion is version 3 (gate passed)",
         "before it was version 2; back: fusery promote tiny --version 2",
     ]
+
+
+@pytest.mark.parametrize("names", [["code", "prose"], ["prose", "code"], ["a", "b", "c"], ["a", "b", "c", "d", "e"]])
+def test_there_is_a_text_of_each_domain_in_whichever_shard_it_begins(tmp_path: Path, names: list[str]) -> None:
+    write_run(tmp_path)
+    for side, seed in (("train", 1), ("held_out", 2)):
+        rows = list(documents(8 * len(names), seed))
+        sorted_rows = ({**row, "domain": names[i // 8]} for i, row in enumerate(rows))
+        write_corpus(tmp_path / f"corpus/{side}.jsonl", sorted_rows)
+    run, plan = begun_of(open_run(tmp_path / "run.yaml"))
+    publish_input(run)
+    for shard in range(plan.corpus_shards):
+        for name, kind in KINDS.items():
+            client: Any = FakeSource(kind)
+            hops.capture(run.store, plan, ShardTask(Hop.CAPTURE, name, shard), client)
+    assert plan.corpus_shards > 1
+    assert [sample.domain for sample in report_files._samples(run, plan)] == names[:3]

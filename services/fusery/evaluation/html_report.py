@@ -1,7 +1,8 @@
-"""The report of a run as one HTML file that needs nothing else: pictures inside, no script of its own, no network.
+"""The report of a run as one HTML file that needs nothing else: pictures inside, no network.
 
 What stands in it comes from users (names of domains and sources, texts, the YAML), so everything is escaped. The sample
-of aligned text is a whole page of its own and sits in a frame, as an escaped attribute.
+of aligned text is a whole page of its own and sits in a frame, as an escaped attribute. The report's only script makes
+a frame as tall as its text.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from fusery.evaluation.tables import (
     bits_per_byte_cells,
     evidence_cells,
     gain_lines,
+    is_own,
     remark_lines,
     task_cells,
     task_lines,
@@ -46,6 +48,13 @@ class Provenance:
     config: str
 
 
+_AS_TALL_AS_ITS_TEXT = (
+    "const f=this,b=f.contentDocument&amp;&amp;f.contentDocument.body,"
+    "fit=()=&gt;{if(b.offsetHeight)f.style.height=b.offsetHeight+2+'px'};"
+    "if(b){fit();new ResizeObserver(fit).observe(b)}"
+)
+
+
 def page(report: Report, provenance: Provenance, pictures: Mapping[str, bytes], samples: Sequence[Sample]) -> str:
     """The whole file. `pictures`: PNG by name, those there are."""
     parts = {
@@ -54,7 +63,7 @@ def page(report: Report, provenance: Provenance, pictures: Mapping[str, bytes], 
         "Tasks": _tasks(report),
         "Training": _training(pictures),
         "Evidence": _evidence(report, pictures),
-        "Aligned text": _samples(samples),
+        "Aligned text": _samples(report, samples),
         "Provenance": _provenance(provenance),
     }
     shown = {title: "".join(content) for title, content in parts.items()}
@@ -164,17 +173,20 @@ def _evidence(report: Report, pictures: Mapping[str, bytes]) -> Iterator[str]:
         yield f"<details><summary>The same in numbers</summary>{''.join(tables)}</details>"
 
 
-def _samples(samples: Sequence[Sample]) -> Iterator[str]:
+def _samples(report: Report, samples: Sequence[Sample]) -> Iterator[str]:
     if not samples:
         return
+    domains = len(report.wins or report.domains)
+    which = "each domain" if len(samples) >= domains else f"each of {len(samples)} of {domains} domains"
     yield (
-        "<p>Training documents as the target and the sources read them, one for each domain. Green edges are "
+        f"<p>Training documents as the target and the sources read them, one of {which}. Green edges are "
         "boundaries that a source shares with the target: there it is evidence. Point at a box to see what the "
         "source expects next.</p>"
     )
     for number, sample in enumerate(samples):
         title = f"{sample.domain}: document {sample.doc_id}"
-        frame = f'<iframe title="{escape(title)}" srcdoc="{escape(sample.page)}" loading="lazy"></iframe>'
+        content = f'srcdoc="{escape(sample.page)}" loading="lazy" onload="{_AS_TALL_AS_ITS_TEXT}"'
+        frame = f'<iframe title="{escape(title)}" {content}></iframe>'
         opened = " open" if number == 0 else ""
         yield f"<details{opened}><summary>{escape(title)}</summary>{frame}</details>"
 
@@ -198,18 +210,22 @@ def _figure(pictures: Mapping[str, bytes], name: str, caption: str) -> str:
 
 
 def _table(cells: Cells) -> str:
-    heads = "".join(f"<th{_numeric(place)}>{escape(text)}</th>" for place, text in enumerate(cells.headings))
+    heads = "".join(
+        f"<th{_numeric(place, is_own(text), 'own')}>{escape(text)}</th>" for place, text in enumerate(cells.headings)
+    )
     rows = (
         "".join(
             f"<td{_numeric(place, (row, place) in cells.best)}>{escape(text)}</td>" for place, text in enumerate(values)
         )
         for row, values in enumerate(cells.rows)
     )
-    return f'<div class="scroll"><table><tr>{heads}</tr>{"".join(f"<tr>{row}</tr>" for row in rows)}</table></div>'
+    marks = (' class="own"' if is_own(values[0]) else "" for values in cells.rows)
+    lines = (f"<tr{mark}>{row}</tr>" for mark, row in zip(marks, rows, strict=True))
+    return f'<div class="scroll"><table><tr>{heads}</tr>{"".join(lines)}</table></div>'
 
 
-def _numeric(place: int, is_best: bool = False) -> str:
-    return f' class="n{" best" if is_best else ""}"' if place else ""
+def _numeric(place: int, is_marked: bool = False, mark: str = "best") -> str:
+    return f' class="n{f" {mark}" if is_marked else ""}"' if place else ""
 
 
 def _facts(values: Mapping[str, str]) -> str:

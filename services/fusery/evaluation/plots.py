@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fusery.domain_names import mean_label
 from fusery.evaluation.gain import Gain, Interval, intervals
 from fusery.evaluation.report import Report
@@ -19,14 +21,12 @@ from fusery.shown_text import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colors import Colormap
+    from matplotlib.colors import Colormap, Normalize
     from matplotlib.figure import Figure
     from matplotlib.image import AxesImage
 
 _SMOOTHED_POINTS = 60
 _BARS_IN_A_ROW = 36
-_MOST_CHANGE = 0.2
-"""Where the colours of the gains end: a source that knows nothing of a domain would leave all others pale."""
 _LABELS = {"clm": "CLM"}
 _DPI = 120
 # Okabe and Ito's colours, which people with colour blindness can tell apart.
@@ -81,9 +81,11 @@ def plot_gains(report: Report, path: Path) -> Path:
     columns = [*domains, mean_label(report.domains)]
     figure = _figure(2.8 + 1.15 * len(columns), 1.5 + 0.55 * len(cells))
     axes = figure.subplots()
-    most = min(max((abs(value) for row in values for value in row), default=0.0) or 0.01, _MOST_CHANGE)
-    image = _heatmap(axes, values, texts, (list(cells), columns), _change_colours(), (-most, most))
-    bar = figure.colorbar(image, ax=axes, format=lambda share, _: percent(share))
+    most = max((abs(value) for row in values for value in row), default=0.0) or 0.01
+    image = _heatmap(axes, values, texts, (list(cells), columns), _change_colours(), _by_root(most))
+    digits = 0 if most >= 0.08 else 1 if most >= 0.008 else 2
+    ticks = [-most, -most / 4, 0.0, most / 4, most]
+    bar = figure.colorbar(image, ax=axes, ticks=ticks, format=lambda share, _: _signed(share, digits))
     bar.set_label("blue: fused is better")
     axes.set_title("Bits per byte, fused against …")
     return _save(figure, path)
@@ -116,13 +118,15 @@ def plot_coverage(report: Report, path: Path) -> Path:
     sources = list(report.coverage)
     domains = shown_domains(report, {domain for of_source in report.coverage.values() for domain in of_source})
     figure = _figure(3.4 + 1.9 * len(domains), 1.5 + 0.5 * len(sources))
+    from matplotlib.colors import Normalize
+
     panels = figure.subplots(1, 2, squeeze=False)[0]
     titles = {"positions": "positions with evidence", "kept_mass": "mass kept at them"}
     for axes, (key, title) in zip(panels, titles.items(), strict=True):
         shares = [[report.coverage[source].get(domain, {}).get(key) for domain in domains] for source in sources]
         values = [[math.nan if share is None else share for share in row] for row in shares]
         texts = [["–" if share is None else f"{share:.1%}" for share in row] for row in shares]
-        _heatmap(axes, values, texts, (sources, domains), "Greens", (0.0, 1.25))
+        _heatmap(axes, values, texts, (sources, domains), "Greens", Normalize(0.0, 1.25))
         axes.set_title(title)
         axes.set_xlabel("domain")
     panels[0].set_ylabel("source")
@@ -141,6 +145,19 @@ def _gain_text(gain: Gain) -> str:
     return percent(change.value) + ("" if change.high < 0 or change.low > 0 else "\n(may be 0)")
 
 
+def _signed(share: float, digits: int) -> str:
+    """'−20 %', '0 %', '+5 %': one form for all ticks of a scale."""
+    shown = f"{100 * share:+.{digits}f} %".replace("-", "−")
+    return shown if float(f"{100 * share:.{digits}f}") else f"{0:.{digits}f} %"
+
+
+def _by_root(most: float) -> Normalize:
+    """Colours by the root of the change, to the largest there is: one that is large leaves the others not pale."""
+    from matplotlib.colors import FuncNorm
+
+    return FuncNorm((lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * x**2), -most, most)
+
+
 def _change_colours() -> Colormap:
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -153,15 +170,14 @@ def _heatmap(
     texts: Sequence[Sequence[str]],
     names: tuple[Sequence[str], Sequence[str]],
     colours: Colormap | str,
-    limits: tuple[float, float],
+    scale: Normalize,
 ) -> AxesImage:
-    """Cells with their text; `names` of rows and columns."""
-    image = axes.imshow(values, cmap=colours, vmin=limits[0], vmax=limits[1], aspect="auto")
-    middle, half = (limits[0] + limits[1]) / 2, (limits[1] - limits[0]) / 2
+    """Cells with their text; `names` of rows and columns; `scale` says which colour a value has, from 0 to 1."""
+    image = axes.imshow(values, cmap=colours, norm=scale, aspect="auto")
     for row, cells in enumerate(texts):
         for column, text in enumerate(cells):
-            value = values[row][column]
-            is_dark = value - middle > 0.3 * half if isinstance(colours, str) else abs(value - middle) > 0.75 * half
+            place = float(scale(values[row][column]))
+            is_dark = place > 0.65 if isinstance(colours, str) else abs(place - 0.5) > 0.375
             colour = "#ffffff" if is_dark else "#000000"
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=colour)
     rows, columns = names

@@ -82,11 +82,16 @@ def bits_per_byte_cells(report: Report) -> Cells:
         for row, value in enumerate(column_values)
         if value == min(column_values)
     )
-    names = [f"{name} *" if scores.unspelled_bytes else name for name, scores in report.models.items()]
+    names = [f"{name} †" if scores.unspelled_bytes else name for name, scores in report.models.items()]
     rows = tuple((name, *(f"{value:.4f}" for value in row)) for name, row in zip(names, values, strict=True))
     documents = len(report.fused.doc_ids)
     title = f"Bits per byte on {documents} held-out documents (lower is better)"
     return _fitted(Cells(title, ("model", *report.domains, mean_label(report.domains)), rows, best))
+
+
+def is_own(heading: str) -> bool:
+    """Whether a row or column with this heading is the run's own model."""
+    return heading.removesuffix(" †") == "fused"
 
 
 def gain_lines(report: Report) -> list[str]:
@@ -94,14 +99,14 @@ def gain_lines(report: Report) -> list[str]:
     gains = report.gains()
     ordered = sorted(gains, key=lambda name: name != "CLM")
     return [
-        gain_line(name, gains[name]) + ("" if report.is_comparable(name) else " (not on the same bytes, see *)")
+        gain_line(name, gains[name]) + ("" if report.is_comparable(name) else " (not on the same bytes, see †)")
         for name in ordered
     ]
 
 
 def remark_lines(report: Report) -> list[str]:
-    """'weight merging: not measured: …': what is not there, or not whole, and why; and what * in the table means."""
-    marked = {f"{name} *": unspelled(scores) for name, scores in report.models.items() if scores.unspelled_bytes}
+    """'weight merging: not measured: …': what is not there, or not whole, and why; and what † in the table means."""
+    marked = {f"{name} †": unspelled(scores) for name, scores in report.models.items() if scores.unspelled_bytes}
     return [f"{name}: {remark}" for name, remark in {**report.remarks, **marked}.items()]
 
 
@@ -232,12 +237,20 @@ def _titled(cells: Cells) -> list[RenderableType]:
 def _rich(cells: Cells) -> Table:
     table = Table()
     for index, heading in enumerate(cells.headings):
-        table.add_column(Text(shown(heading)), justify="left" if index == 0 else "right", overflow="fold")
-    for row, values in enumerate(cells.rows):
-        table.add_row(
-            *(Text(shown(v), style="bold" if (row, column) in cells.best else "") for column, v in enumerate(values))
+        table.add_column(
+            Text(shown(heading), "bold cyan" if is_own(heading) else ""),
+            justify="left" if index == 0 else "right",
+            overflow="fold",
         )
+    for row, values in enumerate(cells.rows):
+        table.add_row(*(Text(shown(v), style=_style(cells, row, column)) for column, v in enumerate(values)))
     return table
+
+
+def _style(cells: Cells, row: int, column: int) -> str:
+    if (row, column) in cells.best:
+        return "bold"
+    return "bold cyan" if not column and is_own(cells.rows[row][0]) else ""
 
 
 def _markdown(cells: Cells) -> str:

@@ -26,7 +26,8 @@ _LINE_COLUMNS = 108
 def page(view: View) -> str:
     """The whole file."""
     names = [f"target {view.target_name}", *(source.name for source in view.sources)]
-    title = f"How {_listed([view.target_name, *names[1:]])} read a text"
+    kind = "source" if len(view.sources) == 1 else "sources"
+    title = f"How target {view.target_name} and {kind} {_listed(names[1:])} read a text"
     modes = view.modes
     about = (
         f"{len(view.text.encode())} bytes, positions {modes.positions.value}, vocabulary {modes.vocabulary.value}. "
@@ -49,7 +50,7 @@ def page(view: View) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return f"{', '.join(names[:-1])} and {names[-1]}"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _summary(view: View) -> str:

@@ -14,12 +14,15 @@ from rich.text import Text
 
 from fusery.core.rules import Positions
 from fusery.pipeline.align_layout import Box, Layout, laid_out, lines
+from fusery.pipeline.align_text import probability
 from fusery.pipeline.align_view import Cell, Match, SourceView, Token, View
 
 EVIDENCE, NO_EVIDENCE, TEXT_END = "┃", "┊", "│"
 _STYLE = {EVIDENCE: "bold green", NO_EVIDENCE: "yellow", TEXT_END: "dim"}
 _LONGEST_NAME = 16
 _NARROWEST = 24
+_UNKEPT = 1e-9
+"""Shown for a token that is not among the entries kept: it is not impossible."""
 _Column = tuple[str, str]
 """A character, or nothing where a wide one goes on, and its style."""
 
@@ -57,7 +60,7 @@ def summary(view: View, source: SourceView) -> str:
     count = len(source.matches)
     parts = [f"evidence at {count} of {view.positions} positions ({_percent(count / max(view.positions, 1))})"]
     if source.kept_mass is not None:
-        parts.append(f"kept mass {source.kept_mass:.3f}")
+        parts.append(f"kept mass {probability(source.kept_mass, 3)}")
     if source.same_cell is not None:
         parts.append(f"both next tokens in one cell at {_percent(source.same_cell)}")
     if source.next_is_best is not None:
@@ -168,11 +171,11 @@ def _said(view: View, source: SourceView, width: int) -> Table:
         table.add_row(
             str(view.target[match.position].end),
             _after(view, source, match, token),
-            _stack([f"{guess.probability:.2f}" for guess in said]),
+            _stack([probability(guess.probability, 2) for guess in said]),
             _stack([_clipped(guess.shown, token) for guess in said]),
-            _stack([f"{c.mass:.2f}" for c in match.cells]),
+            _stack([probability(c.mass, 2) for c in match.cells]),
             _stack([_clipped(cell_label(c, following, cell), cell) for c in match.cells], _best(match)),
-            f"{match.kept_mass:.2f}",
+            "" if match.kept_mass is None else probability(match.kept_mass, 2),
             _next(following, match, token),
         )
     return table
@@ -205,7 +208,7 @@ def _after(view: View, source: SourceView, match: Match, width: int) -> Text:
 
 def _next(following: Token, match: Match, width: int) -> Text:
     mark = ("✓ ", "bold green") if match.next_is_best else "  "
-    return Text.assemble(mark, f"{match.next_mass or 0:.2f} ", _clipped(following.shown, width))
+    return Text.assemble(mark, f"{probability(match.next_mass or _UNKEPT, 2)} ", _clipped(following.shown, width))
 
 
 def _best(match: Match) -> str:

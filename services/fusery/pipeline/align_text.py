@@ -40,6 +40,12 @@ def _character(character: str, has_before: bool) -> str:
     return f"⟨U+{ord(character):04X}⟩" if category in _UNSEEN or alone else character
 
 
+def probability(value: float, digits: int) -> str:
+    """'0.250', '<0.001': never 0 for what is only small."""
+    shown = f"{value:.{digits}f}"
+    return shown if float(shown) or value == 0 else f"<{10.0**-digits:.{digits}f}"
+
+
 class TokenNames:
     """What to call the tokens of a tokenizer."""
 

@@ -17,7 +17,7 @@ from rich.text import Text
 from fusery import output
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import InvalidInput
-from fusery.pipeline.align_text import TokenNames
+from fusery.pipeline.align_text import TokenNames, probability
 from fusery.source.api import Distributions, Document, ModelDescription, check_ids
 from fusery.source.client import client_from_settings
 
@@ -66,7 +66,7 @@ def table(
     yield Text(title if width is None else _clipped(title, width), "italic")
     yield Text(f" byte  {_filled('token', token)}  p(next)  {_filled(heading, across)}  tail", "bold")
     for row, name, (first, *more) in zip(rows, shown, cut, strict=True):
-        follows = "" if row["next_probability"] is None else _probability(row["next_probability"], 3)
+        follows = "" if row["next_probability"] is None else probability(row["next_probability"], 3)
         start = Text.assemble(f"{row['byte_end']:>5}  ", (_filled(name, token), "bold"), f"  {follows:>7}  ")
         yield start + first + Text(" " * (across - first.cell_len) + f"  {row['tail']:.2f}")
         for line in more:
@@ -86,13 +86,7 @@ def _lines(candidates: Sequence[Text], room: int | None) -> list[Text]:
 
 def _candidate(names: TokenNames, candidate: dict[str, Any]) -> Text:
     name = _clipped(names.shown(candidate["token_id"]))
-    return Text.assemble((name, "bold"), " ", (_probability(candidate["probability"], 2), "dim"))
-
-
-def _probability(value: float, digits: int) -> str:
-    """Never 0 for what is only small."""
-    shown = f"{value:.{digits}f}"
-    return shown if float(shown) or value == 0 else f"<{10.0**-digits:.{digits}f}"
+    return Text.assemble((name, "bold"), " ", (probability(candidate["probability"], 2), "dim"))
 
 
 def _clipped(shown: str, width: int = _WIDEST_TOKEN) -> str:

@@ -26,7 +26,7 @@ from fusery.worker.hops import load_tokenizer
 from fusery.worker.plan import Hop, Plan, ShardTask
 
 PAGE = "report.html"
-_SAMPLE_BYTES, _MOST_SAMPLE_BYTES, _SAMPLES = 240, 1200, 3
+_SAMPLE_BYTES, _MOST_SAMPLE_BYTES, _SAMPLES, _MOST_SHARDS = 240, 2000, 3, 64
 _SHOWN_CELLS = 3
 
 
@@ -102,25 +102,34 @@ def _pictures(report: Report, metrics: dict[str, Path | None], folder: Path) -> 
 
 
 def _samples(run: Run, plan: Plan) -> Iterator[Sample]:
-    """Of up to three domains, a document of the first shard that is neither short nor long, as everybody read it."""
-    captures = {source.name: plan.artefact(ShardTask(Hop.CAPTURE, source.name, 0)) for source in plan.sources}
-    if any(run.store.find(name) is None for name in captures.values()):
-        # Captures may be deleted when a run is done.
-        return
-    captured = {name: shards.read_captured(run.store.read(artefact)) for name, artefact in captures.items()}
-    tops = {name: {document.doc_id: document.top for document in documents} for name, documents in captured.items()}
-    for document in _chosen(shards.read_corpus(run.store.read(plan.corpus_shard(0)))):
-        of_document = {source.name: tops[source.name].get(document.doc_id) for source in plan.sources}
-        yield Sample(document.domain, document.doc_id, _page(run, plan, document, of_document))
+    """Of up to three domains, a document that is neither short nor long, as everybody read it."""
+    for document, shard in _chosen(run, plan):
+        tops: dict[str, TopK | None] = {}
+        for source in plan.sources:
+            name = plan.artefact(ShardTask(Hop.CAPTURE, source.name, shard))
+            if run.store.find(name) is None:
+                # Captures may be deleted when a run is done.
+                return
+            captured = shards.read_captured(run.store.read(name))
+            tops[source.name] = next((c.top for c in captured if c.doc_id == document.doc_id), None)
+        yield Sample(document.domain, document.doc_id, _page(run, plan, document, tops))
 
 
-def _chosen(documents: list[CorpusDocument]) -> list[CorpusDocument]:
-    """Of each domain the document that is nearest to a length that shows well."""
-    nearest: dict[str, CorpusDocument] = {}
-    for document in sorted(documents, key=lambda document: abs(len(document.text.encode()) - _SAMPLE_BYTES)):
-        if len(document.text.encode()) <= _MOST_SAMPLE_BYTES:
-            nearest.setdefault(document.domain, document)
-    return [nearest[domain] for domain in sorted(nearest)][:_SAMPLES]
+def _chosen(run: Run, plan: Plan) -> list[tuple[CorpusDocument, int]]:
+    """Of each of the first domains a document with its shard: of the first that has one, that of the best length.
+
+    A domain may begin in any shard; of many shards some are looked at, from the first to the last.
+    """
+    wanted = list(run.corpora.train.domains)[:_SAMPLES]
+    found: dict[str, tuple[CorpusDocument, int]] = {}
+    for shard in np.unique(np.linspace(0, plan.corpus_shards - 1, _MOST_SHARDS).astype(int)).tolist():
+        documents = shards.read_corpus(run.store.read(plan.corpus_shard(shard)))
+        for document in sorted(documents, key=lambda document: abs(len(document.text.encode()) - _SAMPLE_BYTES)):
+            if document.domain in wanted and len(document.text.encode()) <= _MOST_SAMPLE_BYTES:
+                found.setdefault(document.domain, (document, shard))
+        if len(found) == len(wanted):
+            break
+    return [found[domain] for domain in wanted if domain in found]
 
 
 def _page(run: Run, plan: Plan, document: CorpusDocument, tops: dict[str, TopK | None]) -> str:
