@@ -25,6 +25,7 @@ from fusery.core.fusion import AlignedSource, Evidence, Predictions
 from fusery.core.topk import PAD, FloatArray, IntArray, TopK
 from fusery.core.vocabulary_map import VocabularyMap
 from fusery.errors import Corrupt, Mismatch
+from fusery.formats.bounded_table import read_table, texts_of
 from fusery.json_text import parse_json
 
 FORMAT_VERSION = 2
@@ -89,7 +90,7 @@ def write_corpus(documents: Sequence[CorpusDocument], meta: Meta) -> bytes:
 
 def read_corpus(content: bytes) -> list[CorpusDocument]:
     table, _ = _read("corpus", content)
-    rows = zip(*(table[name].to_pylist() for name in ("doc_id", "domain", "text")), strict=True)
+    rows = zip(*(texts_of(table, name) for name in ("doc_id", "domain", "text")), strict=True)
     return [CorpusDocument(*row) for row in rows]
 
 
@@ -118,7 +119,7 @@ def read_captured(content: bytes, expect: Meta | None = None) -> list[CapturedDo
     top_log_probs = np.split(_from_steps(steps.reshape(-1, k), log_probs), np.cumsum([len(one) for one in ids])[:-1])
     return [
         CapturedDocument(doc_id, ids[i], ends[i], TopK(top_ids[i].reshape(-1, k), top_log_probs[i]), following[i])
-        for i, doc_id in enumerate(table["doc_id"].to_pylist())
+        for i, doc_id in enumerate(texts_of(table, "doc_id"))
     ]
 
 
@@ -162,7 +163,8 @@ def write_aligned(documents: Sequence[AlignedDocument], meta: Meta) -> bytes:
 def read_aligned(content: bytes, expect: Meta | None = None) -> list[AlignedDocument]:
     table, _ = _read("aligned", content, expect)
     positions, tops = _arrays(table, "positions", np.int64), _tops(table)
-    plain = zip(*(table[n].to_pylist() for n in ("doc_id", "domain", "target_tokens", "quality")), strict=True)
+    named = (texts_of(table, name) for name in ("doc_id", "domain"))
+    plain = zip(*named, *(table[name].to_pylist() for name in ("target_tokens", "quality")), strict=True)
     predictions: list[Predictions | None] = [None] * table.num_rows
     if "next_log_probs" in table.column_names:
         ends = _arrays(table, "byte_ends", np.int64)
@@ -210,7 +212,7 @@ def read_fused(content: bytes, expect: Meta | None = None) -> list[FusedDocument
     token_ids, positions = _arrays(table, "token_ids", np.int64), _arrays(table, "positions", np.int64)
     sources, weights = _arrays(table, "sources", np.int64), _arrays(table, "weights", np.float32)
     tops = _tops(table)
-    plain = zip(table["doc_id"].to_pylist(), table["domain"].to_pylist(), strict=True)
+    plain = zip(texts_of(table, "doc_id"), texts_of(table, "domain"), strict=True)
     return [
         FusedDocument(doc_id, domain, token_ids[i], Evidence(positions[i], sources[i], weights[i], tops[i]))
         for i, (doc_id, domain) in enumerate(plain)
@@ -300,9 +302,7 @@ def _read(kind: str, content: bytes, expect: Meta | None = None) -> tuple[pa.Tab
         Mismatch: another kind or format version, or a header field that is not as in `expect`.
     """
     try:
-        # On this thread alone: a process that ends soon after Arrow's threads have read may be aborted by their end
-        # (apache/arrow#34314), and workers are one process a core.
-        table = pq.ParquetFile(pa.BufferReader(content), pre_buffer=False).read(use_threads=False)
+        table = read_table(content)
         header: Meta = parse_json(table.schema.metadata[b"fusery"])
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, ValueError) as error:
         raise Corrupt(f"not a {kind} shard: {error}") from error
