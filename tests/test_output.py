@@ -178,3 +178,11 @@ def test_markdown_reads_as_the_text_stands(text: str) -> None:
     code = MarkdownIt().parse("x " + in_markdown_code(text) + " x")[1].children or []
     assert [child.type for child in code] == ["text", "code_inline", "text"]
     assert code[1].content.split() == shown(text).split()
+
+
+@pytest.mark.parametrize("breaks_lines", [True, False])
+def test_a_log_has_its_lines_as_long_as_they_are(breaks_lines: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    stream = io.StringIO()
+    output.console(breaks_lines=breaks_lines, file=stream).print("word " * 60)
+    assert (len(stream.getvalue().splitlines()) > 1) is breaks_lines

@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import io
 import json
+import os
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _ERRORS = "fusery.plain"
+_ANY_WIDTH = 10_000
 _PLAIN = str.maketrans(
     dict(zip("−–—…␣⏎‹›┊┃│✓", "---~_/<>:||v", strict=True))
     | dict(zip("λτ×±→≤“”’·\u00a0", 'ltx+><""\'. ', strict=True))
@@ -43,10 +45,11 @@ def to_json(content: object, indent: int | None = None) -> str:
     return text if text.isascii() else "".join(c if not "\ud800" <= c <= "\udfff" else f"\\u{ord(c):04x}" for c in text)
 
 
-def console(**options: Any) -> Console:
+def console(*, breaks_lines: bool = True, **options: Any) -> Console:
     """A console of rich's in which text can't act: control characters come out as escapes, those of rich's own stay.
 
-    A reader that has gone is a BrokenPipeError, as for `print`.
+    A reader that has gone is a BrokenPipeError, as for `print`. Without `breaks_lines` a line is as long as it is where
+    no terminal shows it: in the log of a pod, in a file.
     """
     from rich.console import Console
     from rich.segment import Segment
@@ -60,7 +63,10 @@ def console(**options: Any) -> Console:
         def on_broken_pipe(self) -> None:
             raise BrokenPipeError
 
-    return SafeConsole(**options)
+    made = SafeConsole(**options)
+    if not breaks_lines and not made.is_terminal and "COLUMNS" not in os.environ:
+        made.width = _ANY_WIDTH
+    return made
 
 
 def _plain(error: UnicodeError) -> tuple[str, int]:

@@ -197,7 +197,7 @@ def test_a_pod_that_follows_a_failed_one_is_followed_too(follower: Follower, ear
     kube.runs(second := kube.pod("train", name="train-second"))
     kube.says(second, "of the second")
     look_until(follower, lambda: ear.heard("of the second"))
-    assert ear.heard("pod train-first ended with exit code 137: it was killed")
+    assert ear.heard("pod train-first ended with exit code 137: it needed more memory than its limit")
     kube.ends(second, 0)
     kube.finishes("train", "Complete")
     assert look_to_the_end(follower).succeeded
@@ -276,3 +276,52 @@ def test_the_pods_of_a_job_set_are_found_by_its_name(tmp_path: Path, ear: Ear) -
             kube.ends(pod, 0)
             kube.finishes("train", "Completed", kind="JobSet")
             assert look_to_the_end(follower).succeeded
+
+
+def test_what_keeps_one_pod_is_not_told_again_of_the_next_one(follower: Follower, ear: Ear, kube: Kube) -> None:
+    for number, name in enumerate(("train-abc12", "train-xyz34"), start=1):
+        pod = kube.pod("train", name=name)
+        kube.unschedulable(pod, f"0/{number} nodes are available: {number} Insufficient cpu.")
+        kube.warns("Pod", pod, "FailedScheduling", f"0/{number} nodes are available: {number} Insufficient cpu.")
+        kube.warns(
+            "Pod", pod, "FailedMount", f'mounting for {pod} failed, back-off {number}0s: secret "token" not found'
+        )
+        kube.warns("Pod", pod, "Seen" + "AB"[number - 1], "that events were read")
+        look_until(follower, lambda seen="Seen" + "AB"[number - 1]: ear.heard(seen))  # type: ignore[misc]
+        kube.delete(("", "pods", pod), None)
+    troubles = ear.texts(Kind.TROUBLE)
+    assert [sum(part in text for text in troubles) for part in ("Insufficient cpu", "token")] == [1, 1]
+
+
+def test_an_image_that_can_not_be_pulled_is_one_trouble_under_all_its_reasons(
+    follower: Follower, ear: Ear, kube: Kube
+) -> None:
+    pod = kube.pod("train")
+    kube.waits(pod, "ErrImagePull", "fusery:1: not found")
+    look_until(follower, lambda: ear.heard("can't pull its image"))
+    kube.waits(pod, "ImagePullBackOff", 'Back-off pulling image "fusery:1"')
+    kube.warns("Pod", pod, "Failed", "Error: ErrImagePull")
+    kube.warns("Pod", pod, "BackOff", 'Back-off pulling image "fusery:1"')
+    kube.warns("Pod", pod, "Other", "that events were read")
+    look_until(follower, lambda: ear.heard("Other"))
+    assert len(ear.texts(Kind.TROUBLE)) == 2
+
+
+def test_every_pod_that_ends_is_told(follower: Follower, ear: Ear, kube: Kube) -> None:
+    for name in ("train-abc12", "train-xyz34"):
+        kube.runs(pod := kube.pod("train", name=name))
+        kube.ends(pod, 1)
+        look_until(follower, lambda wanted=name: ear.heard(f"pod {wanted} ended with exit code 1"))  # type: ignore[misc]
+
+
+def test_nodes_that_wait_for_one_another_are_counted(cluster: Cluster, ear: Ear, kube: Kube) -> None:
+    cluster.create(job(completions=2))
+    with Follower(cluster, JOB, "train", ear, pace=QUICK) as follower:
+        kube.runs(first := kube.pod("train", name="train-0"))
+        second = kube.pod("train", name="train-1", index=1)
+        look_until(follower, lambda: ear.heard("job/train: 1 of 2 nodes run, and wait for the others"))
+        kube.runs(second)
+        look_until(follower, lambda: ear.heard(f"pod {second} runs"))
+        kube.ends(first, 0)
+        look_until(follower, lambda: ear.heard("job/train: 1 of 2 nodes have finished"))
+    assert len([text for text in ear.texts(Kind.STATE) if "nodes" in text]) == 2

@@ -104,3 +104,55 @@ def test_a_log_that_is_begun_again_anywhere_gives_every_line_once(gaps: list[tup
             text = reader.take(line)
             given_lines += [] if text is None else [text]
     assert given_lines == [text for _, text in gaps]
+
+
+_LOG = "step 3\nfusery train: /store/x: node-0 trains here; wait for it\nW1201 torch says more\n"
+
+
+def test_a_pod_that_failed_says_what_its_command_said() -> None:
+    failed = ended(1)
+    failed["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = _LOG
+    text = words.of_pod(failed).text
+    assert text == "ended with exit code 1: it failed: fusery train: /store/x: node-0 trains here; wait for it"
+    assert words.of_pod(failed).is_end
+
+
+@pytest.mark.parametrize("code", [130, 143])
+def test_a_pod_that_was_stopped_says_so_and_no_line_of_its_log(code: int) -> None:
+    stopped = ended(code)
+    stopped["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = _LOG
+    assert "trains here" not in words.of_pod(stopped).text
+
+
+@pytest.mark.parametrize(
+    ("component", "key"),
+    [(name, f"kubernetes.{name}.resources.limits.memory") for name in ("run", "trainer", "evaluate")]
+    + [("", "its limit of memory")],
+)
+def test_a_pod_out_of_memory_names_its_limit_and_the_key(component: str, key: str) -> None:
+    killed = ended(137)
+    killed["status"]["containerStatuses"][0]["state"]["terminated"]["reason"] = "OOMKilled"
+    killed["metadata"]["labels"]["app.kubernetes.io/component"] = component
+    killed["spec"] = {"containers": [{"name": "main", "resources": {"limits": {"memory": "8Gi"}}}]}
+    said = f"it needed more memory than its limit of 8Gi (OOMKilled); raise {key}"
+    assert words.of_pod(killed).text == f"ended with exit code 137: {said}"
+
+
+def test_a_pod_that_its_node_evicted_says_why() -> None:
+    evicted = ended(137)
+    evicted["status"] |= {"reason": "Evicted", "message": "The node was low on resource: memory"}
+    assert "Evicted: The node was low on resource: memory" in words.of_pod(evicted).text
+
+
+@pytest.mark.parametrize(
+    ("spec", "nodes"),
+    [
+        ({"completions": 3}, 3),
+        ({"replicatedJobs": [{"template": {"spec": {"completions": 3}}}]}, 3),
+        ({"trainer": {"numNodes": 3}}, 3),
+        ({}, 1),
+    ],
+)
+def test_the_nodes_of_every_kind_of_job_are_counted(spec: dict[str, Any], nodes: int) -> None:
+    said = words.of_nodes({"spec": spec}, [pod(phase="Running"), pod(phase="Pending")])
+    assert said == ("" if nodes == 1 else "1 of 3 nodes run, and wait for the others")

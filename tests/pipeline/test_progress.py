@@ -9,7 +9,7 @@ from rich.console import Console
 
 from fusery.pipeline import progress
 from fusery.pipeline.hop_progress import HopProgress, Progress
-from fusery.pipeline.progress import Board, Line, hop_lines
+from fusery.pipeline.progress import Board, Line, hop_lines, table_row
 from fusery.pipeline.progress_note import line_of
 from fusery.worker.plan import Hop
 
@@ -220,3 +220,14 @@ def test_lines_are_kept_for_others_every_few_seconds_and_read_back(clock: Clock)
 )
 def test_sizes_are_for_people(size: int, text: str) -> None:
     assert progress.data_size(size) == text
+
+
+@pytest.mark.parametrize(("amount", "is_said"), [(2, True), (3, False)])
+def test_attempts_that_failed_are_told_until_all_is_done(amount: int, is_said: bool) -> None:
+    line = Line("fuse", amount, 3, "shards", failed=1)
+    stream = io.StringIO()
+    board = Board(Console(file=stream))
+    board.update(line)
+    board.heartbeat(force=True)
+    assert ("1 failed" in stream.getvalue()) is is_said
+    assert ("1" in table_row(line, None, None)) is is_said

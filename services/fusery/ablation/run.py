@@ -51,7 +51,7 @@ def ablate(path: Path, parallel: int = 1, as_json: bool = False) -> None:
         Unavailable: MLflow is gone; the table is kept.
         Interrupted: it was stopped; the message says how to go on.
     """
-    console = output.console()
+    console = output.console(breaks_lines=False)
     board, started = Board(console, as_json), time.monotonic()
     again = shlex.join(["fusery", "ablate", str(path), *(["--parallel", str(parallel)] if parallel > 1 else [])])
     try:

@@ -91,7 +91,7 @@ def _end(shown: str, outcome: Outcome, again: str) -> int:
     if outcome.succeeded:
         return 0
     code = 1 if outcome.exit_code is None else outcome.exit_code
-    why = words.exit_words(code) if outcome.exit_code is not None else "no pod is left that says why"
+    why = outcome.why or words.exit_words(code) if outcome.exit_code is not None else "no pod is left that says why"
     print(f"fusery run: {shown} failed: {why}; {outcome.reason or 'no reason given'}", file=sys.stderr)
     if code != 4:
         print(f"fusery run: mend the cause, then take it up with: {again}", file=sys.stderr)

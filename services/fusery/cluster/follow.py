@@ -48,6 +48,8 @@ class Outcome:
     reason: str
     exit_code: int | None
     last_lines: tuple[str, ...]
+    why: str = ""
+    """What the pod says of its end."""
 
 
 @dataclass(slots=True)
@@ -68,7 +70,7 @@ class Follower:
     _pods: dict[str, Object] = field(default_factory=dict)
     _readers: dict[str, Reader] = field(default_factory=dict)
     _states: dict[str, str] = field(default_factory=dict)
-    _troubles: dict[tuple[str, str], float] = field(default_factory=dict)
+    _troubles: dict[str, float] = field(default_factory=dict)
     _asked_at: float = 0.0
 
     def __enter__(self) -> Follower:
@@ -151,7 +153,11 @@ class Follower:
             self._states.pop(self._shown, None)
         for name, pod in sorted(self._pods.items()):
             said = words.of_pod(pod)
-            (self._trouble if said.is_trouble else self._state)(f"pod {name}", said.text)
+            if said.is_trouble:
+                self._trouble(f"pod {name}", said.text, said.about, is_end=said.is_end)
+            else:
+                self._state(f"pod {name}", said.text)
+        self._state(f"{self._shown}:", words.of_nodes(job, list(self._pods.values())))
         for reader in self._readers.values():
             if reader.pod not in self._pods or words.exit_code(self._pods[reader.pod]) is not None:
                 reader.has_ended.set()
@@ -168,14 +174,18 @@ class Follower:
         self._readers[name] = self._feeds.log(name, container_of(pod), tail)
 
     def _state(self, subject: str, text: str) -> None:
-        if self._states.get(subject) != text:
+        if self._states.get(subject, "") != text:
             self._states[subject] = text
-            self.say(Kind.STATE, f"{subject} {text}".strip())
+            if text:
+                self.say(Kind.STATE, f"{subject} {text}".strip())
 
-    def _trouble(self, subject: str, text: str) -> None:
+    def _trouble(self, subject: str, text: str, about: str = "", *, is_end: bool = False) -> None:
+        """Says what is wrong. What keeps one pod waits for the next one too; only the end of each is news."""
+        said = f"{subject} {about or text}"
+        key = said if is_end else words.likeness(said, self.name)
         now = time.monotonic()
-        if now - self._troubles.get((subject, text), float("-inf")) >= self.pace.again_s:
-            self._troubles[subject, text] = now
+        if now - self._troubles.get(key, float("-inf")) >= self.pace.again_s:
+            self._troubles[key] = now
             # What comes after it is news, if it was said before or not.
             self._states.pop(subject, None)
             self.say(Kind.TROUBLE, f"{subject} {text}".strip())
@@ -188,7 +198,10 @@ class Follower:
         self._asked_at = now
         try:
             for subject, found in self._waiting():
+                known = words.of_pod(found).events if subject.startswith("pod ") else ()
                 for event in events_of(self.cluster, found):
+                    if event["reason"] in known:
+                        continue
                     self._trouble(subject, f"{event['reason']}: {event['message']}")
         except FuseryError as error:
             # Whoever may not read them, or not now, still sees what the pods say.
@@ -223,7 +236,9 @@ def outcome_of(cluster: Cluster, state: State, reason: str, pods: tuple[Object, 
     """How a Job with these pods ended."""
     if state is State.DONE:
         return Outcome(True, reason, 0, last_lines(cluster, pods))
-    return Outcome(False, reason, words.exit_code_of(pods), last_lines(cluster, pods))
+    code = words.exit_code_of(pods)
+    why = next((words.why_ended(pod) for pod in reversed(pods) if code and words.exit_code(pod) == code), "")
+    return Outcome(False, reason, code, last_lines(cluster, pods), why)
 
 
 def last_lines(cluster: Cluster, pods: tuple[Object, ...]) -> tuple[str, ...]:

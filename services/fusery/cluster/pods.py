@@ -104,6 +104,8 @@ def _container(config: RunConfig, part: Part, mounts: Sequence[Manifest]) -> Man
         "name": part.container_name,
         "image": image(config.kubernetes, part.spec, part.gpus),
         "imagePullPolicy": config.kubernetes.image_pull_policy,
+        # The end of the log of a pod that failed, for those who read its state alone.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         **_given("command", list(part.command)),
         "args": list(part.args),
         "envFrom": [{"configMapRef": {"name": f"{config.kubernetes.full_name}-settings"}}],

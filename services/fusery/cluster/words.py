@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -26,12 +27,16 @@ _EXITS = {
     3: "some shards failed for good; the rest is done and kept",
     4: "done and kept, but the gate did not pass",
     130: "it was interrupted",
-    137: "it was killed; with the reason OOMKilled it needs a larger limit of memory",
+    137: "it was killed, by its node or at the end of its grace",
     143: "it was told to stop, and goes on from its checkpoint",
 }
 
+_STOPS = (130, 143)
+_COMPONENTS = ("run", "trainer", "evaluate")
 _IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _STARTS = ("ContainerCreating", "PodInitializing")
+_START_EVENTS = ("Failed", "BackOff", "ErrImageNeverPull", "InspectFailed")
+_REASON_CHARACTERS = 300
 
 
 def state_of(job: Object) -> tuple[State, str]:
@@ -53,6 +58,11 @@ class PodWords:
 
     text: str
     is_trouble: bool = False
+    about: str = ""
+    """What the trouble is, where its words change and it does not."""
+    is_end: bool = False
+    events: tuple[str, ...] = ()
+    """Reasons of events that say the same again."""
 
 
 def of_pod(pod: Object) -> PodWords:
@@ -61,21 +71,25 @@ def of_pod(pod: Object) -> PodWords:
     for container in _containers(status):
         waiting = container["state"].get("waiting")
         if waiting is not None and waiting.get("reason", "") not in (*_STARTS, ""):
-            return PodWords(_waiting(container, waiting), True)
+            about = f"can't pull {container.get('image')}" if waiting["reason"] in _IMAGE else ""
+            return PodWords(_waiting(container, waiting), True, about, events=_START_EVENTS)
     code = exit_code(pod)
     if code is not None:
-        return PodWords(f"ended with exit code {code}" + (f": {exit_words(code)}" if code else ""), code != 0)
+        return PodWords(
+            f"ended with exit code {code}" + (f": {why_ended(pod)}" if code else ""), code != 0, is_end=True
+        )
     if is_being_deleted(pod):
         return PodWords("is being stopped")
     for condition in status.get("conditions", []):
         if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return PodWords(f"waits for a node: {condition.get('message') or condition.get('reason')}", True)
+            why = condition.get("message") or condition.get("reason")
+            return PodWords(f"waits for a node: {why}", True, events=("FailedScheduling",))
     match status.get("phase"):
         case "Running":
             return PodWords("runs")
         case "Failed":
             why = ": ".join(part for part in (status.get("reason"), status.get("message")) if part)
-            return PodWords(f"failed: {why or 'its node says no more'}", True)
+            return PodWords(f"failed: {why or 'its node says no more'}", True, is_end=True)
         case "Succeeded":
             return PodWords("is done")
     return PodWords("is being started")
@@ -102,6 +116,61 @@ def exit_code(pod: Object) -> int | None:
         return int(failed["exitCode"])
     mains = [container["state"].get("terminated") for container in status.get("containerStatuses", [])]
     return int(mains[0]["exitCode"]) if mains and mains[0] is not None else None
+
+
+def why_ended(pod: Object) -> str:
+    """Why a pod with an exit code over 0 ended: what that means, and what the pod itself said last.
+
+    A pod of a run leaves the end of its log in its state (terminationMessagePolicy), for whoever may not read logs.
+    """
+    code, status = exit_code(pod) or 0, pod.get("status", {})
+    ends = [container["state"].get("terminated") or {} for container in _containers(status)]
+    if any(end.get("reason") == "OOMKilled" for end in ends):
+        return _out_of_memory(pod)
+    if code in _STOPS:
+        return exit_words(code)
+    node = ": ".join(status[key] for key in ("reason", "message") if status.get(key))
+    said = next((text for end in ends if end.get("exitCode") and (text := _last_words(end.get("message", "")))), "")
+    return ": ".join(part for part in (exit_words(code), node, said) if part)
+
+
+def _out_of_memory(pod: Object) -> str:
+    component = pod["metadata"].get("labels", {}).get("app.kubernetes.io/component", "")
+    limits = [
+        box.get("resources", {}).get("limits", {}).get("memory") for box in pod.get("spec", {}).get("containers", [])
+    ]
+    limit = next((f" of {found}" for found in limits if found), "")
+    key = f"kubernetes.{component}.resources.limits.memory" if component in _COMPONENTS else "its limit of memory"
+    return f"it needed more memory than its limit{limit} (OOMKilled); raise {key}"
+
+
+def _last_words(log: str) -> str:
+    """The error of a command in the end of its log, else the last line."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    said = [line for line in lines if line.startswith("fusery ")] or lines
+    return said[-1][:_REASON_CHARACTERS] if said else ""
+
+
+def likeness(text: str, job: str) -> str:
+    """`text` without what differs from pod to pod and from moment to moment: names of a Job's pods, ids, numbers."""
+    text = re.sub(rf"\b{re.escape(job)}-[a-z0-9-]+", "POD", text)
+    return re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}|\d+(\.\d+)?", "#", text)
+
+
+def of_nodes(job: Object, pods: Sequence[Object]) -> str:
+    """How many nodes of a training on several are there, while not all of them are; '' of other jobs."""
+    spec = job["spec"]
+    sets = [made["template"]["spec"] for made in spec.get("replicatedJobs", [])]
+    nodes = max(
+        [1, spec.get("trainer", {}).get("numNodes", 1), *(part.get("completions", 1) for part in (spec, *sets))]
+    )
+    phases = [pod.get("status", {}).get("phase") for pod in pods]
+    running, done = phases.count("Running"), phases.count("Succeeded")
+    if nodes == 1 or not running or running >= nodes:
+        return ""
+    if done:
+        return f"{done} of {nodes} nodes have finished"
+    return f"{running} of {nodes} nodes run, and wait for the others"
 
 
 def exit_words(code: int) -> str:

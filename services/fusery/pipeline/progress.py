@@ -43,6 +43,11 @@ class Line:
     def is_done(self) -> bool:
         return self.amount >= self.total
 
+    @property
+    def failing(self) -> int:
+        """Attempts that failed, until all is done in spite of them."""
+        return 0 if self.is_done else self.failed
+
 
 @dataclass(slots=True)
 class Board:
@@ -140,7 +145,7 @@ class Board:
     def _compact(self, line: Line) -> str:
         """The facts of a row of the table in a few words."""
         rate, left_s = self._rate_and_time_left(line)
-        facts = [f"{line.running} running"] * bool(line.running) + [f"{line.failed} failed"] * bool(line.failed)
+        facts = [f"{line.running} running"] * bool(line.running) + [f"{line.failed} failed"] * bool(line.failing)
         facts += [f"{line.dead} dead"] * bool(line.dead)
         facts += [line.note] * bool(line.note)
         facts += [_per_time(rate)] if rate and not line.is_done else []
@@ -175,7 +180,7 @@ def _per_time(rate: float, unit: str = "") -> str:
 def table_row(line: Line, rate: float | None, left_s: float | None) -> tuple[str, ...]:
     """The cells of one line, in the order of the table's columns."""
     left = "done" if line.is_done else "" if left_s is None else duration(left_s)
-    counts = [str(count) if count else "" for count in (line.running, line.failed, line.dead)]
+    counts = [str(count) if count else "" for count in (line.running, line.failing, line.dead)]
     shown_rate = "" if rate is None else _per_time(rate, f" {line.unit}")
     done = f"{line.amount}/{line.total} {line.unit}"
     size = data_size(line.bytes) if line.bytes else ""

@@ -66,7 +66,7 @@ def run_to_the_end(path: Path, until: Until | None = None, as_json: bool = False
         StoreFull: the store has no room; what is done is kept.
         Interrupted: it was stopped; the message says how to go on.
     """
-    console = output.console()
+    console = output.console(breaks_lines=False)
     board = Board(console, as_json)
     started = time.monotonic()
     try:

@@ -41,7 +41,7 @@ def show_status(given: str, store_url: str | None, as_json: bool, watch: bool = 
     Raises:
         ConfigError: there is no such run, or the store can't be read.
     """
-    console = output.console()
+    console = output.console(breaks_lines=False)
     run = open_run(Path(given)) if _is_file(given) else None
     store = run.store if run is not None else _store(store_url)
     run_id = run.run_id if run is not None else given
