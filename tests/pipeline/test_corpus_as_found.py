@@ -113,12 +113,13 @@ def test_a_byte_order_mark_is_no_text(tmp_path: Path, name: str, packing: str) -
     assert [document.text for document in read(path)] == ["ü"]
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-16-le without a mark"])
 @pytest.mark.parametrize("name", ["d.txt", "d.jsonl", "d.csv", "d.txt.gz"])
 def test_other_encodings_are_refused_with_the_command_that_helps(tmp_path: Path, name: str, encoding: str) -> None:
-    content = ("\ufeff" if encoding == "utf-16-be" else "") + '{"text": "ü"}\n'
+    encoding, _, is_bare = encoding.partition(" ")
+    content = ("\ufeff" if encoding == "utf-16-be" and not is_bare else "") + '{"text": "ü"}\n'
     (tmp_path / name).write_bytes(PACKINGS[".gz" if name.endswith(".gz") else ""](content.encode(encoding)))
-    with pytest.raises(CorpusError, match=r"not readable as UTF-8 text: its byte order mark .* iconv"):
+    with pytest.raises(CorpusError, match=r"not readable as UTF-8 text: its byte order mark.* iconv"):
         read(tmp_path)
 
 
@@ -245,7 +246,6 @@ def test_a_folder_as_downloaded_from_a_hub_gives_its_rows_only(tmp_path: Path) -
         ("_committed_123", b"{}", "files that tools leave"),
         ("_metadata", b"PAR1", "files that tools leave"),
         ("_temporary/0/a.txt", b"half", "files that tools leave"),
-        ("_delta_log/000.json", b'{"commitInfo": {}}', "files that tools leave"),
         ("__pycache__/a.pyc", b"\xa7\r\x00", "files that tools leave"),
         ("__MACOSX/a.txt", b"\x00", "files that tools leave"),
         ("Thumbs.db", b"\xd0\xcf\x00", "files that tools leave"),
@@ -299,6 +299,23 @@ def test_a_link_to_nothing_is_not_passed_over(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "b.txt").symlink_to(tmp_path / "blobs/gone")
     with pytest.raises(CorpusError, match=r"b\.txt: a link to nothing"):
+        read(tmp_path)
+
+
+def test_a_linked_folder_is_read_once_and_a_loop_ends(tmp_path: Path) -> None:
+    (tmp_path / "data/inner").mkdir(parents=True)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/b.txt").write_text("b")
+    (tmp_path / "data/a.txt").write_text("a")
+    (tmp_path / "data/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "data/inner/back").symlink_to(tmp_path / "data")
+    assert [document.text for document in read(tmp_path / "data")] == ["a", "b"]
+
+
+def test_a_delta_table_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "table/_delta_log").mkdir(parents=True)
+    (tmp_path / "table/part-0.parquet").write_bytes(parquet(text=["deleted"]))
+    with pytest.raises(CorpusError, match=r"table: a Delta table, whose files also hold rows that were deleted"):
         read(tmp_path)
 
 

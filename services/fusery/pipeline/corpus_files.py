@@ -251,7 +251,10 @@ def _values(stream: io.TextIOWrapper, path: Path) -> Iterator[tuple[int, Any]]:
             return
         text, at = text[at:] + more, 0
         if len(text) > 2 * MAX_LINE_BYTES:
-            raise CorpusError(f"{path}:{line}: one value has more than {MAX_LINE_BYTES} bytes; split the document")
+            raise CorpusError(
+                f"{path}:{line}: expected JSON lines, or one list of JSON objects of at most {MAX_LINE_BYTES} bytes "
+                f"each: {problem}"
+            )
 
 
 def _csv_rows(path: Path, reading: Reading, kind: Kind) -> Iterator[_Row]:

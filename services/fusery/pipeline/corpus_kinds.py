@@ -86,7 +86,8 @@ _BESIDE_ROWS = re.compile(
     r"(readme|licen[cs]e|copying|notice|citation|authors|changelog|contributing)(\..*)?", re.IGNORECASE
 )
 _LEFT_BY_TOOLS = {"thumbs.db", "desktop.ini", "icon\r", "sha256sums", "md5sums"}
-_FOLDERS_OF_TOOLS = {"__pycache__", "__macosx", "_temporary", "_delta_log", "_spark_metadata"}
+_FOLDERS_OF_TOOLS = {"__pycache__", "__macosx", "_temporary", "_spark_metadata"}
+_DELTA = "_delta_log"
 HIDDEN, HUB, TOOLS = "dot files and folders", "files about a dataset", "files that tools leave"
 EMPTY, BINARY, NO_ROWS, NO_TEXT = "empty files", "binary files", "JSON files without rows", "rows without text"
 
@@ -131,7 +132,7 @@ def documents_in(path: Path, file: CorpusFile) -> Folder:
     """The file itself, or what counts of a folder and below.
 
     Raises:
-        CorpusError: there is nothing of that name, a folder can't be read, or a link leads nowhere.
+        CorpusError: there is nothing of that name, a folder can't be read or is a Delta table, a link leads nowhere.
     """
     if path.is_file():
         return Folder([path])
@@ -158,7 +159,17 @@ def all_files(path: Path, skipped: Counter[str] | None = None) -> Iterator[Path]
     if not path.is_dir():
         raise CorpusError(f"{path}: no such file; expected {EXPECTED}")
     skipped = Counter() if skipped is None else skipped
-    for folder, folders, names in os.walk(path, onerror=_unreadable):
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(path, onerror=_unreadable, followlinks=True):
+        if (place := os.path.realpath(folder)) in seen:
+            # A link that leads back.
+            folders.clear()
+            continue
+        seen.add(place)
+        if _DELTA in folders:
+            raise CorpusError(
+                f"{folder}: a Delta table, whose files also hold rows that were deleted; write its rows as Parquet"
+            )
         hidden = [name for name in (*folders, *names) if name.startswith(".")]
         of_tools = [name for name in folders if name.lower() in _FOLDERS_OF_TOOLS]
         skipped += Counter({HIDDEN: len(hidden), TOOLS: len(of_tools)})

@@ -23,6 +23,12 @@ _OTHER_BOMS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 _OPEN: dict[str, Callable[[BinaryIO], Any]] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
 
 
+def _is_wide(head: bytes) -> bool:
+    """Whether plain letters seem to have two bytes each."""
+    halves = sorted((head[::2].count(0), head[1::2].count(0)))
+    return len(head) >= 8 and halves[0] == 0 and halves[1] * 2 >= 0.9 * (len(head) - 1)
+
+
 @contextmanager
 def readable(place: str) -> Iterator[None]:
     try:
@@ -40,10 +46,10 @@ def opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
     with readable(str(path)), path.open("rb") as raw, _unpacked(path, raw) as stream:
         buffered = stream if isinstance(stream, io.BufferedReader) else io.BufferedReader(cast(io.RawIOBase, stream))
         head = buffered.peek(HEAD_BYTES)
-        if head.startswith(_OTHER_BOMS):
+        if head.startswith(_OTHER_BOMS) or _is_wide(head):
             raise CorpusError(
-                f"{path}: not readable as UTF-8 text: its byte order mark is of UTF-16 or UTF-32; "
-                "write it as UTF-8: iconv --from-code UTF-16 --to-code UTF-8"
+                f"{path}: not readable as UTF-8 text: its byte order mark, or every second byte, is of UTF-16 or "
+                "UTF-32; write it as UTF-8: iconv --from-code UTF-16 --to-code UTF-8"
             )
         if head.startswith(_BOM):
             buffered.read(len(_BOM))
