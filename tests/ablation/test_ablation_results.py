@@ -17,7 +17,7 @@ from ablationtables import DOMAINS, flat, scores, table
 from fusery.ablation.plot import plot_gains
 from fusery.ablation.record import record
 from fusery.ablation.results import CLM, Figures
-from fusery.ablation.tables import render
+from fusery.ablation.tables import lines, render
 
 
 def test_cases_stand_by_their_gain_over_clm_and_failures_last() -> None:
@@ -145,3 +145,11 @@ def test_mlflow_has_a_parent_with_a_run_for_each_case_and_a_second_call_adds_not
     assert [file.path for file in client.list_artifacts(parent)] == ["ablation.json"]
     metrics = client.get_run(parent).data.metrics
     assert metrics["best/gain/CLM"] == pytest.approx(-0.1)
+
+
+def test_a_model_that_is_measured_on_fewer_bytes_is_marked_beside_the_cases() -> None:
+    half = replace(scores(2.0, 2.0, 2.0, 2.0), unspelled_bytes=(100,) * 4)
+    found = replace(table(), beside={**table().beside, "source x": Figures.of([half])})
+    says = "source x †: its tokenizer drops or changes 50.0% of the text"
+    assert any(line.startswith(says) for line in lines(found))
+    assert not any("†" in line for line in lines(table()))

@@ -16,6 +16,7 @@ from fusery.core.vocab import build
 from fusery.errors import ModelError
 from fusery.models.checkpoint import inspect_checkpoint
 from fusery.pipeline.preflight import check_run, open_run
+from fusery.source.remote import PROBE, read_tokenizer_folder, tokenizer_of
 from fusery.trainer.job import train
 from picomodels import pico_byte_tokenizer, pico_tokenizer
 from picorun import write_run
@@ -160,3 +161,16 @@ def test_a_training_takes_the_cells_of_such_a_target(tmp_path: Path, rule: Vocab
     cells = build(rule, pico_byte_tokenizer("byte_level"), target, positions).cell_of_target_V
     result: Any = train(pico_job(file.parent / "out", target=str(folder), partitions=[np.minimum(cells, 30)] * 2))
     assert result.steps > 0
+
+
+def test_the_tokenizer_of_an_inference_server_keeps_to_the_embeddings_that_its_config_tells(tmp_path: Path) -> None:
+    file = write_run(tmp_path)
+    folder = tmp_path / "models/code"
+    with_tokens(folder, PAD, TOOL)
+    read = read_tokenizer_folder(str(folder))
+    embeddings = json.loads((folder / "config.json").read_text())["vocab_size"]
+    tokenizer = tokenizer_of(read, ByteTokenizer(read.backend).tokenize(PROBE).ids_T.tolist(), "a server")
+    assert (tokenizer.size, tokenizer.reads_past_model) == (embeddings, True)
+    (folder / "config.json").unlink()
+    read = read_tokenizer_folder(str(file.parent / "models/code"))
+    assert read.embeddings == read.vocabulary_size == embeddings + 2

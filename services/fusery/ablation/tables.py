@@ -12,7 +12,7 @@ from rich.text import Text
 from fusery.ablation.results import Figures, Row, Table
 from fusery.domain_names import mean_label
 from fusery.evaluation.gain import Gain
-from fusery.evaluation.tables import gain_figures, percent
+from fusery.evaluation.tables import gain_figures, marked, percent, unspelled_remarks
 from fusery.shown_text import shown
 
 
@@ -25,7 +25,7 @@ def render(table: Table) -> Iterator[RenderableType]:
     heads = ["case", *groups, "over CLM", "95 % interval", "±", "over target", "positions", "mass"]
     yield _rich(heads, [_cells(table, row) for row in rows if row.fused is not None])
     yield Text("Beside them", "italic")
-    beside = [[name, *_figures(figures)] for name, figures in table.beside.items()]
+    beside = [[marked(name, figures.scores), *_figures(figures)] for name, figures in table.beside.items()]
     yield _rich(["model", *groups], beside)
     for line in lines(table):
         yield Text(shown(line))
@@ -40,7 +40,8 @@ def lines(table: Table) -> list[str]:
         gain = table.gain(best, name) if best is not None else None
         if gain is not None and best is not None:
             found.append(f"{best.name} against {name}: {gain_figures(gain)}")
-    found += [f"{name}: {remark}" for name, remark in table.remarks.items()]
+    models = {name: figures.scores for name, figures in table.beside.items()}
+    found += [f"{name}: {remark}" for name, remark in {**table.remarks, **unspelled_remarks(models)}.items()]
     return found + [f"failed: {name}: {reason}" for name, reason in table.failures().items()]
 
 

@@ -82,7 +82,7 @@ def bits_per_byte_cells(report: Report) -> Cells:
         for row, value in enumerate(column_values)
         if value == min(column_values)
     )
-    names = [f"{name} †" if scores.unspelled_bytes else name for name, scores in report.models.items()]
+    names = [marked(name, scores) for name, scores in report.models.items()]
     rows = tuple((name, *(f"{value:.4f}" for value in row)) for name, row in zip(names, values, strict=True))
     documents = len(report.fused.doc_ids)
     title = f"Bits per byte on {documents} held-out documents (lower is better)"
@@ -106,8 +106,17 @@ def gain_lines(report: Report) -> list[str]:
 
 def remark_lines(report: Report) -> list[str]:
     """'weight merging: not measured: …': what is not there, or not whole, and why; and what † in the table means."""
-    marked = {f"{name} †": unspelled(scores) for name, scores in report.models.items() if scores.unspelled_bytes}
-    return [f"{name}: {remark}" for name, remark in {**report.remarks, **marked}.items()]
+    return [f"{name}: {remark}" for name, remark in {**report.remarks, **unspelled_remarks(report.models)}.items()]
+
+
+def unspelled_remarks(models: Mapping[str, Scores]) -> dict[str, str]:
+    """What † says of the models that have it, by their marked names."""
+    return {marked(name, scores): unspelled(scores) for name, scores in models.items() if scores.unspelled_bytes}
+
+
+def marked(name: str, scores: Scores) -> str:
+    """The name in a table, with † where not all of the text counts."""
+    return f"{name} †" if scores.unspelled_bytes else name
 
 
 def unspelled(scores: Scores) -> str:

@@ -38,11 +38,12 @@ Entries = Iterable[tuple[int, float]]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TokenizerFolder:
-    """A tokenizer without a BOS habit, and the model's count of logits, if config.json beside it tells."""
+    """A tokenizer without a BOS habit. `embeddings`: the model's, where config.json beside it tells, else tokens."""
 
     name: str
     backend: Tokenizer
     vocabulary_size: int
+    embeddings: int
 
 
 def hub_id(named: str) -> str:
@@ -80,7 +81,8 @@ def read_tokenizer_folder(tokenizer: str, revision: str | None = None) -> Tokeni
         raise ModelError(f"tokenizer {path}: can't be read: {error}; download it again") from error
     # One more than the largest id, as `ByteTokenizer.size`: ids may have gaps.
     tokens = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
-    return TokenizerFolder(Path(tokenizer).name, backend, max(_logits(folder / "config.json"), tokens))
+    logits = _logits(folder / "config.json")
+    return TokenizerFolder(Path(tokenizer).name, backend, max(logits, tokens), logits or tokens)
 
 
 def _download(tokenizer: str, revision: str | None) -> Path:
@@ -121,7 +123,7 @@ def tokenizer_of(folder: TokenizerFolder, server_ids: Sequence[int], server: str
             f"{server}: it reads a probe text as tokens {list(server_ids[:8])}…, {folder.name} as {plain[:8]}…; "
             "give the tokenizer of the served model (--tokenizer, or `tokenizer` in the YAML)"
         )
-    return ByteTokenizer(folder.backend, server_ids[:start], folder.name)
+    return ByteTokenizer(folder.backend, server_ids[:start], folder.name).of_model(folder.embeddings)
 
 
 def prepared(
