@@ -88,6 +88,7 @@ def make_record() -> Callable[..., FusionRecord]:
             "lineage": {"fusery.sources": "coder=3fa9", "fusery.corpus": "b01c"},
             "origin": origin(),
             "register_command": f"fusery register {folder / 'run.yaml'}",
+            "datasets": {"corpus": "c" * 64, "held-out": "d" * 64},
             "report_folder": report_folder(folder / "report"),
             "input_example": "def fuse(",
         }

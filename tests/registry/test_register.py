@@ -13,6 +13,7 @@ from fusery.errors import InvalidInput, Unavailable
 from fusery.registry import register as register_module
 from fusery.registry.record import Registered
 from fusery.registry.register import register
+from fusery.registry.stored_model import generation_signature
 from registrations import Make, Registration
 
 # MLflow and what it imports warn about each other's future.
@@ -81,16 +82,74 @@ def test_final_metrics_are_bits_per_byte_of_every_model_and_domain_and_the_gains
     assert metrics["gain/clm"] == metrics["gain/target_before"] == -0.0435
 
 
-def test_coverage_is_logged_by_source_and_domain_and_what_was_not_measured_is_left_out(
+def test_of_each_source_the_means_over_domains_are_logged_and_all_else_stands_in_the_report(
     registration: Registration,
 ) -> None:
     metrics = registration.run.data.metrics
-    assert metrics["coverage/coder/code/positions"] == 0.5
-    assert metrics["coverage/coder/code/kept_mass_p10"] == 0.1
-    assert metrics["coverage/coder/code/kept_mass_p90"] == 0.9
-    assert metrics["evidence_share/coder/code"] == 1.0
-    of_prose = [name for name in metrics if name.startswith("coverage/coder/pro")]
-    assert of_prose == ["coverage/coder/pro:24e :5Bx:5D/positions"]
+    assert metrics["sources/coder/positions"] == 0.25
+    assert metrics["sources/coder/kept_mass"] == 0.9
+    assert metrics["sources/coder/evidence_share"] == 1.0
+    groups = {name.partition("/")[0] for name in metrics if not name.startswith("train/")}
+    assert sorted(groups) == ["bits_per_byte", "gain", "gate", "sources"], "the order in MLflow's pages"
+    assert len([name for name in metrics if name.startswith("sources/")]) == 3
+
+
+def test_the_run_has_the_versions_description_and_its_data_sets(registration: Registration) -> None:
+    version = registration.client.get_model_version_by_alias("tiny", "candidate")
+    assert registration.run.data.tags["mlflow.note.content"] == version.description
+    assert "mlflow.note.content" not in version.tags
+    inputs = {found.dataset.name: found for found in registration.run.inputs.dataset_inputs}
+    assert {name: found.dataset.digest for name, found in inputs.items()} == {"corpus": "c" * 36, "held-out": "d" * 36}
+    purposes = {name: found.tags[0].value for name, found in inputs.items()}
+    assert purposes == {"corpus": "training", "held-out": "evaluation"}
+
+
+def test_what_is_served_generates_as_many_tokens_as_it_is_asked_for(registration: Registration) -> None:
+    """`mlflow models serve` calls this, with `params` of the request."""
+    import mlflow
+
+    assert registration.client is not None
+    served = mlflow.pyfunc.load_model(registration.registered.model_uri)
+    generate = mlflow.transformers.load_model(registration.registered.model_uri)
+    for tokens in (1, 4, 16):
+        [text] = served.predict("def fuse(", params={"max_new_tokens": tokens})
+        assert text == generate("def fuse(", max_new_tokens=tokens, do_sample=False)[0]["generated_text"].strip()
+    [usual] = served.predict("def fuse(")
+    assert usual == generate("def fuse(", max_new_tokens=128, do_sample=False)[0]["generated_text"].strip()
+
+
+@pytest.mark.parametrize(
+    "chat",
+    [
+        {"messages": [{"role": "user", "content": "hi"}]},
+        {"messages": [{"role": "user", "content": "hi"}], "max_tokens": 5},
+    ],
+)
+def test_a_chat_is_refused_and_not_answered_as_if_it_were_text(registration: Registration, chat: object) -> None:
+    import mlflow
+
+    assert registration.client is not None
+    served = mlflow.pyfunc.load_model(registration.registered.model_uri)
+    with pytest.raises(mlflow.exceptions.MlflowException, match="all values must be of string type") as error:
+        served.predict(chat)
+    assert error.value.get_http_status_code() == 400
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({}, (128, False, 1.0, 50)),
+        ({"do_sample": True, "temperature": 0.6, "top_k": 20}, (128, True, 0.6, 20)),
+        ({"max_new_tokens": 32, "temperature": 1}, (32, False, 1.0, 50)),
+        ({"do_sample": "yes", "temperature": None, "top_k": 2.5, "max_new_tokens": True}, (128, False, 1.0, 50)),
+    ],
+)
+def test_defaults_of_the_generation_are_the_models_own_or_modest(
+    tmp_path: Path, stated: dict[str, object], expected: tuple[object, ...]
+) -> None:
+    (tmp_path / "generation_config.json").write_text(json.dumps(stated))
+    params = {param.name: param.default for param in generation_signature(tmp_path).params}
+    assert tuple(params[name] for name in ("max_new_tokens", "do_sample", "temperature", "top_k")) == expected
 
 
 def test_warnings_of_low_coverage_are_a_tag_of_run_and_version(registration: Registration) -> None:
@@ -178,6 +237,7 @@ def test_the_version_has_a_signature_and_an_input_example(registration: Registra
     assert info.signature is not None
     assert [column.type.name for column in info.signature.inputs] == ["string"]
     assert [column.type.name for column in info.signature.outputs] == ["string"]
+    assert {param.name: param.default for param in info.signature.params}["max_new_tokens"] == 128
     assert info.saved_input_example_info is not None
     example = mlflow.models.Model.load("models:/tiny/1").load_input_example()
     assert "def fuse(" in str(example)

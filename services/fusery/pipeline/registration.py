@@ -75,6 +75,7 @@ def _record(run: Run, plan: Plan, report_folder: Path) -> FusionRecord:
         origin=origin(run, licences),
         register_command=shlex.join(["fusery", "register", str(run.file.path), *place]),
         report_folder=report_folder,
+        datasets=steps.datasets_of(run, plan),
     )
 
 

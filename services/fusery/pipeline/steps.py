@@ -28,6 +28,7 @@ from fusery.pipeline.coverage_warnings import warnings_of
 from fusery.pipeline.evaluation_needs import check_measured
 from fusery.pipeline.evaluation_tasks import Results, TaskModel
 from fusery.pipeline.preflight import Run, open_run
+from fusery.registry.datasets import HELD_OUT
 from fusery.source.api import Distributions, Document, ModelDescription
 from fusery.source.client import SourceClient
 from fusery.trainer.documents import Stored
@@ -278,6 +279,11 @@ def _remarks(run: Run, plan: Plan) -> dict[str, str]:
         elif found.left_out:
             remarks[MERGED] = f"of {' and '.join(found.names)} only: {found.reason}"
     return remarks
+
+
+def datasets_of(run: Run, plan: Plan) -> dict[str, str]:
+    """What the run reads, for MLflow: name → digest."""
+    return {"corpus": plan.corpus_digest, HELD_OUT: run.corpora.held_out.digest, "fused": plan.folder(Hop.FUSE)}
 
 
 def settings_of(run: Run) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from fusery.pipeline.preflight import Run, open_run
 from fusery.pipeline.steps import (
     CLM,
     FUSED,
+    datasets_of,
     fused_documents,
     held_out,
     load_plan,
@@ -24,7 +25,7 @@ from fusery.pipeline.steps import (
 from fusery.registry.follow import Followed
 from fusery.registry.tracking import default_artifact_folder
 from fusery.worker.hops import load_tokenizer, load_vocabulary_map
-from fusery.worker.plan import Hop, Plan, digest
+from fusery.worker.plan import Plan, digest
 
 
 def train_step(
@@ -102,9 +103,5 @@ def _tracking(run: Run, plan: Plan, clm_only: bool) -> Followed:
         training_id=f"{run.run_id}/{name}-{training_digest(run, plan, clm_only)}",
         artifact_folder=str(default_artifact_folder(run.work / "mlflow")) if is_sqlite else None,
         params={key: str(value) for key, value in (settings_of(run) | {"seed": run.config.seed}).items()},
-        datasets={
-            "corpus": plan.corpus_digest,
-            "held-out": run.corpora.held_out.digest,
-            "fused": plan.folder(Hop.FUSE),
-        },
+        datasets=datasets_of(run, plan),
     )

@@ -29,6 +29,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from fusery.errors import FuseryError, Unavailable
 from fusery.json_text import read_json_object
+from fusery.registry.datasets import dataset_inputs
 from fusery.registry.session import session
 from fusery.registry.training_metrics import Step, read_steps
 from fusery.settings import child_environment, settings
@@ -268,17 +269,12 @@ def _experiment_id(client: MlflowClient, followed: Followed) -> str:
 
 def _describe(client: MlflowClient, run_id: str, followed: Followed) -> None:
     """Parameters and data sets; the same again changes nothing."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag, Param
+    from mlflow.entities import Param
 
     params = [Param(key, value[:6000]) for key, value in followed.params.items()]
     for start in range(0, len(params), 100):
         client.log_batch(run_id, params=params[start : start + 100])
-    inputs = [
-        # MLflow keeps 36 characters of a digest.
-        DatasetInput(Dataset(name, digest[:36], "fusery", name), [InputTag("mlflow.data.context", "training")])
-        for name, digest in followed.datasets.items()
-    ]
-    client.log_inputs(run_id, datasets=inputs)
+    client.log_inputs(run_id, datasets=dataset_inputs(followed.datasets))
 
 
 def main() -> None:

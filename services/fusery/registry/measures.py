@@ -7,7 +7,8 @@ from typing import Any
 
 from fusery.domain_names import MEAN, mean_label, metric_parts
 
-_GROUPS = ("bits_per_byte", "gain", "gate", "task", "coverage", "evidence_share")
+_GROUPS = ("bits_per_byte", "gain", "gate", "sources", "task", "coverage", "evidence_share")
+"""The last two are those of earlier versions."""
 _ROLES = {"target_before": "target before", "clm": "CLM", "sources": "source", "baselines": ""}
 
 
@@ -26,9 +27,13 @@ def _models(models: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]
 
 
 def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
-    """ "bits_per_byte/<model>/<domain>", ".../mean", "gain/<baseline>", "gate/passed", "task/…", and of coverage."""
+    """ "bits_per_byte/<model>/<domain>", ".../mean", "gain/<baseline>", "gate/passed", "sources/<source>/…", "task/…".
+
+    In the order in which MLflow's pages show the groups. What the report alone has room for is left out: shares of
+    every source in every domain, and deciles.
+    """
     values: dict[str, float] = {}
-    parts = metric_parts(_domains(evaluation))
+    parts = metric_parts(domain for scores in models_of(evaluation).values() for domain in scores["domains"])
     for model, scores in models_of(evaluation).items():
         domains = {parts[domain]: score["bits_per_byte"] for domain, score in scores["domains"].items()}
         for group, value in {**domains, MEAN: scores["mean_bits_per_byte"]}.items():
@@ -42,16 +47,7 @@ def final_metrics(evaluation: Mapping[str, Any]) -> dict[str, float]:
     for model, of_model in evaluation.get("tasks", {}).items():
         tasks = metric_parts(of_model["tasks"])
         values |= {f"task/{model}/{tasks[task]}": scores["value"] for task, scores in of_model["tasks"].items()}
-    return values | _coverage(evaluation, parts)
-
-
-def _domains(evaluation: Mapping[str, Any]) -> Iterator[str]:
-    """The domains of all models and of the training text, some more than once."""
-    for scores in models_of(evaluation).values():
-        yield from scores["domains"]
-    for of_source in evaluation["coverage"].values():
-        yield from of_source
-    yield from evaluation["wins"]
+    return values | _of_sources(evaluation)
 
 
 def is_measure(metric: str) -> bool:
@@ -59,17 +55,18 @@ def is_measure(metric: str) -> bool:
     return metric.partition("/")[0] in _GROUPS
 
 
-def _coverage(evaluation: Mapping[str, Any], parts: Mapping[str, str]) -> dict[str, float]:
-    """ "coverage/<source>/<domain>/<share>" and "evidence_share/<source>/<domain>"; unmeasured ones left out."""
-    values: dict[str, float] = {}
+def _of_sources(evaluation: Mapping[str, Any]) -> dict[str, float]:
+    """ "sources/<source>/<share>", means over domains: of positions with evidence, of kept mass, of the evidence."""
+    found: dict[str, list[float]] = {}
     for source, domains in evaluation["coverage"].items():
-        for domain, shares in domains.items():
-            plain = {key: value for key, value in shares.items() if isinstance(value, int | float)}
-            deciles = {f"kept_mass_p{n}0": value for n, value in enumerate(shares.get("kept_mass_deciles") or (), 1)}
-            values |= {f"coverage/{source}/{parts[domain]}/{key}": value for key, value in (plain | deciles).items()}
-    for domain, of_source in evaluation["wins"].items():
-        values |= {f"evidence_share/{source}/{parts[domain]}": share for source, share in of_source.items()}
-    return values
+        for shares in domains.values():
+            for key in ("positions", "kept_mass"):
+                if shares.get(key) is not None:
+                    found.setdefault(f"sources/{source}/{key}", []).append(shares[key])
+    for of_source in evaluation["wins"].values():
+        for source, share in of_source.items():
+            found.setdefault(f"sources/{source}/evidence_share", []).append(share)
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 def evaluation_table(evaluation: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class FusionRecord:
     `run_id` is fusery's own; with the weights it decides whether the model is registered already. `evaluation` is the
     content of evaluation.json, `report_markdown` the same for people, `report_folder` that of the HTML report and its
     pictures.
+    `datasets`: the texts that it was trained and measured on, and the fused evidence, name → digest.
     `metrics_files`: the trainer's metrics of "fused" and "clm"; None where there was no such training. `lineage`: what
     the model comes from, as short texts by name (sources, fingerprints, corpus and manifest digest, rules, versions).
     `alias` is what a version that passed the gate gets; `register_command` the command that calls this.
@@ -75,6 +76,7 @@ class FusionRecord:
     origin: Origin
     register_command: str
     report_folder: Path | None = None
+    datasets: Mapping[str, str] = field(default_factory=dict)
     input_example: str = "The "
 
     def __post_init__(self) -> None:

@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fusery.domain_names import mlflow_name
+from fusery.registry.datasets import dataset_inputs
 from fusery.registry.measures import coverage_line, evaluation_table, final_metrics, is_measure
 from fusery.registry.model_card import description, gate_text, licence_note, model_card
 from fusery.registry.names import ARCHITECTURE_TAG, RUN_TAG, check_name, newest_version
 from fusery.registry.record import FusionRecord, Registered, requirements
 from fusery.registry.redaction import published_yaml
 from fusery.registry.session import session
-from fusery.registry.stored_model import write_top_files
+from fusery.registry.stored_model import generation_signature, write_top_files
 from fusery.registry.training_metrics import Step, read_steps
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ WEIGHTS_TAG = "fusery.weights"
 COVERAGE_TAG = "fusery.coverage_warnings"
 GATE_TAG, REASONS_TAG = "fusery.gate", "fusery.gate_reasons"
 _TABLE = "evaluation_table.json"
+_NOTE_TAG = "mlflow.note.content"
+"""A run's description."""
 _COMPLETE_TAG = "fusery.complete"
 _MAX_PARAM_CHARACTERS = 6000
 _MAX_TAG_CHARACTERS = 5000
@@ -134,6 +137,7 @@ def _log_measures_again(client: MlflowClient, record: FusionRecord, version: Mod
         client.delete_model_version_tag(record.model_name, number, COVERAGE_TAG)
         client.delete_tag(run_id, COVERAGE_TAG)
     client.update_model_version(record.model_name, number, description(record))
+    client.set_tag(run_id, _NOTE_TAG, description(record))
 
 
 def _withdrawn(client: MlflowClient, run_id: str, measures: Sequence[Metric]) -> list[Metric]:
@@ -155,13 +159,14 @@ def _log_run(
 ) -> ModelVersion:
     experiment_id = _experiment_id(client, record.experiment, artifact_folder)
     _end_cut_off_runs(client, experiment_id, record.run_id)
-    tags = {**_tags(record), **identity}
+    tags = {**_tags(record), **identity, _NOTE_TAG: description(record)}
     run_id = client.create_run(experiment_id, run_name=record.run_name, tags=tags).info.run_id
     try:
+        client.log_inputs(run_id, datasets=dataset_inputs(record.datasets))
         _log_numbers(client, run_id, record, steps)
         _log_files(client, run_id, record)
         model_id, model_uri = _log_model(client, run_id, record)
-        version = _create_version(client, record, tags, run_id, model_id, model_uri)
+        version = _create_version(client, record, {**_tags(record), **identity}, run_id, model_id, model_uri)
     except BaseException:
         with suppress(Exception):
             client.set_terminated(run_id, "FAILED")
@@ -252,6 +257,7 @@ def _log_model(client: MlflowClient, run_id: str, record: FusionRecord) -> tuple
             task="text-generation",
             pip_requirements=requirements(),
             input_example=record.input_example,
+            signature=generation_signature(record.model_folder),
             model_card=ModelCard(model_card(record)),
         )
     _log_top_files(client, info.model_id, record)

@@ -11,8 +11,24 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from fusery.json_text import parse_json
+from fusery.json_text import parse_json, read_json_object
+
+if TYPE_CHECKING:
+    from mlflow.models import ModelSignature
+
+Number = TypeVar("Number", bound=float | bool)
+
+_GENERATION: dict[str, tuple[str, float | bool]] = {
+    "max_new_tokens": ("integer", 128),
+    "do_sample": ("boolean", False),
+    "temperature": ("double", 1.0),
+    "top_p": ("double", 1.0),
+    "top_k": ("integer", 50),
+    "repetition_penalty": ("double", 1.0),
+}
+"""Name → MLflow's type and the default of transformers, but for the number of tokens."""
 
 _WEIGHTS = "model"
 _INDEX = "model.safetensors.index.json"
@@ -35,6 +51,32 @@ def write_top_files(model_folder: Path, top: Path, card: str, licence: str) -> N
     (top / _WEIGHTS / "README.md").write_text(card, encoding="utf-8")
     # In place of MLflow's own, which sends people to a page on the hub that does not exist.
     (top / "LICENSE.txt").write_text(licence, encoding="utf-8")
+
+
+def generation_signature(model_folder: Path) -> ModelSignature:
+    """Text in, text out, and what a caller may set of the generation.
+
+    MLflow passes on no parameter that the signature does not name. Defaults are those of the model's
+    generation_config.json, and modest where it says nothing: 128 new tokens, the likeliest each.
+    """
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+
+    config = model_folder / "generation_config.json"
+    stated = read_json_object(config) if config.is_file() else {}
+    params = [
+        ParamSpec(name, DataType[kind], _default(stated.get(name), usual))
+        for name, (kind, usual) in _GENERATION.items()
+    ]
+    text = Schema([ColSpec(DataType.string)])
+    return ModelSignature(text, text, ParamSchema(params))
+
+
+def _default(stated: Any, usual: Number) -> Number:
+    """What a file says, where it is of the kind of `usual`."""
+    if isinstance(usual, float) and type(stated) is int:
+        stated = float(stated)
+    return stated if type(stated) is type(usual) else usual
 
 
 def _tensors(model_folder: Path) -> Iterator[tuple[str, str]]:
