@@ -97,6 +97,15 @@ def test_monitoring_is_off_unless_it_is_asked_for(helm4: Helm) -> None:
     assert not kinds & {"ServiceMonitor", "PrometheusRule", "ScaledObject", "TriggerAuthentication"}
 
 
+def test_one_object_alone_is_a_hook_of_the_test(helm: Helm) -> None:
+    """Helm 3.17 prints the log of the pod that has a hook's name, once for each hook, and fails where there is none."""
+    rendered = helm.template("everything")
+    hooks = [m for m in rendered.manifests if "helm.sh/hook" in m["metadata"].get("annotations", {})]
+    assert [hook["kind"] for hook in hooks] == ["Pod"]
+    (mounted,) = [v["configMap"]["name"] for v in hooks[0]["spec"]["volumes"] if v["name"] == "check"]
+    assert "check.py" in rendered.one("ConfigMap", mounted.removeprefix("demo-fusery-"))["data"]
+
+
 def test_helm_test_runs_the_chart_s_own_image_with_the_settings_of_a_worker(helm4: Helm) -> None:
     rendered = helm4.template("everything")
     (test,) = rendered.of("Pod")

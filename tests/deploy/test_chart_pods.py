@@ -172,7 +172,10 @@ def test_workers_serve_every_hop_and_say_that_they_live_by_a_file(helm4: Helm) -
     assert arguments(rendered, "worker-align") == ["worker", "--hops=align,fuse", "--processes=2"]
     box = container(pod(rendered, "worker-capture"))
     file = variables(pod(rendered, "worker-capture"))["FUSERY_WORKER_HEARTBEAT_FILE"]
-    for probe in ("readinessProbe", "livenessProbe"):
+    # The others start when the first beat is there, and so none fails before it.
+    waits = box["startupProbe"]["exec"]["command"][-1]
+    assert waits.startswith("until test -n")
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert file in box[probe]["exec"]["command"][-1]
     assert "-600 seconds" in box["livenessProbe"]["exec"]["command"][-1]
 

@@ -1,4 +1,4 @@
-"""`files/check.py`, what `helm test` runs: against a real source server, broker, store and MLflow's health page."""
+"""`files/check.py`, what `helm test` runs: against a real source server, broker and store, and a stand-in of MLflow."""
 
 from __future__ import annotations
 
@@ -31,10 +31,15 @@ def check() -> ModuleType:
 
 
 class Healthy(http.server.BaseHTTPRequestHandler):
+    """MLflow; with `refuses_host` as behind a name that its host check does not know."""
+
+    refuses_host = False
+
     def do_GET(self) -> None:
-        self.send_response(200 if self.path == "/health" else 404)
+        is_refused = self.refuses_host and self.path != "/health"
+        self.send_response(403 if is_refused else 200)
         self.end_headers()
-        self.wfile.write(b"OK")
+        self.wfile.write(b"Invalid Host header - possible DNS rebinding attack detected" if is_refused else b"OK")
 
     def log_message(self, *_: object) -> None:
         pass
@@ -77,7 +82,17 @@ def test_a_release_where_everything_answers_passes(check: ModuleType, capsys: py
     said = capsys.readouterr().out
     assert [line.split()[0] for line in said.splitlines()] == ["ok"] * 4
     assert "source uniform: uniform answers at 127.0.0.1:" in said
-    assert "/health says OK" in said
+    assert "ok      mlflow: http://127.0.0.1:" in said
+
+
+@pytest.mark.usefixtures("release")
+def test_an_mlflow_that_refuses_the_name_it_is_asked_by_fails(
+    check: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Healthy, "refuses_host", True)
+    assert check.main() == 1
+    assert "failed  mlflow: " in (said := capsys.readouterr().out)
+    assert "mlflow.allowedHosts" in said
 
 
 @pytest.mark.usefixtures("release")
@@ -100,6 +115,8 @@ def test_every_check_is_made_and_each_that_failed_is_named(
     said = capsys.readouterr().out
     for name in ("source gone", "broker", "store", "mlflow"):
         assert f"failed  {name}: " in said
+    assert "failed  source gone: still loading its model, or its pod does not start" in said
+    assert "--selector fusery/source=gone" in said
     assert "hunter2" not in said
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib.util
 import os
 import socket
 import subprocess
@@ -26,16 +27,19 @@ from fusery.registry.tracking import (
 
 
 @contextmanager
-def server(status: int = 200, body: bytes = b"OK") -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
-    """Address of a server that answers every GET so, and the (path, Authorization) of each request."""
+def server(
+    status: int = 200, body: bytes = b"OK", api: tuple[int, bytes] | None = None
+) -> Iterator[tuple[str, list[tuple[str, str | None]]]]:
+    """Address of a server that answers every GET so (its API as `api` says); (path, Authorization) of each."""
     seen: list[tuple[str, str | None]] = []
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             seen.append((self.path, self.headers.get("Authorization")))
-            self.send_response(status)
+            code, said = api if api is not None and self.path.startswith("/api/") else (status, body)
+            self.send_response(code)
             self.end_headers()
-            self.wfile.write(body)
+            self.wfile.write(said)
 
         def log_message(self, format: str, *args: object) -> None: ...
 
@@ -59,7 +63,8 @@ def test_a_server_that_is_well_passes_by_its_health_address() -> None:
     with server() as (address, seen):
         check_tracking(f"http://{address}")
         check_tracking(f"http://{address}/some/prefix/")
-    assert [path for path, _ in seen] == ["/health", "/some/prefix/health"]
+    api = "/api/2.0/mlflow/experiments/search?max_results=1"
+    assert [path for path, _ in seen] == ["/health", api, "/some/prefix/health", f"/some/prefix{api}"]
 
 
 def test_a_closed_port_is_one_clear_line_at_once() -> None:
@@ -93,7 +98,7 @@ def test_a_proxy_that_wants_credentials_counts_as_an_answer(status: int) -> None
 def test_user_and_password_are_sent_and_never_shown() -> None:
     with server() as (address, seen):
         check_tracking(f"http://mia:s%40cret@{address}")
-    assert seen == [("/health", "Basic " + base64.b64encode(b"mia:s@cret").decode())]
+    assert {basic for _, basic in seen} == {"Basic " + base64.b64encode(b"mia:s@cret").decode()}
     with pytest.raises(AddressError) as error:
         check_tracking(f"http://mia:s%40cret@127.0.0.1:{closed_port()}")
     assert "cret" not in str(error.value)
@@ -143,3 +148,32 @@ def test_a_check_never_imports_mlflow() -> None:
     imports = ", ".join(f"fusery.registry.{module}" for module in modules)
     code = f"import sys, fusery.pipeline.preflight, {imports}; assert 'mlflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+_REFUSED_HOST = b"Invalid Host header - possible DNS rebinding attack detected"
+
+
+def test_mlflow_refuses_a_host_name_in_the_words_that_are_looked_for() -> None:
+    found = importlib.util.find_spec("mlflow")
+    assert found is not None
+    assert found.origin is not None
+    assert _REFUSED_HOST.decode() in (Path(found.origin).parent / "server/security_utils.py").read_text()
+
+
+@pytest.mark.parametrize(
+    ("api", "message"),
+    [
+        ((403, _REFUSED_HOST), r"refuses this host name \(Invalid Host header.*--allowed-hosts.*mlflow\.allowedHosts"),
+        ((500, b"database is locked"), r"answers 500 \(database is locked\); see to its database"),
+        ((503, b""), "answers 503"),
+    ],
+)
+def test_a_server_that_is_well_and_whose_api_refuses_is_told(api: tuple[int, bytes], message: str) -> None:
+    with server(api=api) as (address, _), pytest.raises(AddressError, match=message):
+        check_tracking(f"http://{address}")
+
+
+@pytest.mark.parametrize("api", [(401, b"who are you"), (403, b"not yours"), (404, b"")])
+def test_an_api_that_wants_credentials_or_lists_nothing_is_left_to_mlflow(api: tuple[int, bytes]) -> None:
+    with server(api=api) as (address, _):
+        check_tracking(f"http://{address}")

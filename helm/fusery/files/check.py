@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
-import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
 
-from fusery.errors import FuseryError
+from fusery.errors import FuseryError, Unavailable
 from fusery.formats.store import Store
+from fusery.registry.tracking import check_tracking, without_secrets
 from fusery.settings import settings
 from fusery.source.client import client_from_settings
 from fusery.worker.broker import check_broker
@@ -35,16 +35,23 @@ def main() -> int:
 def checks() -> Iterator[tuple[str, Callable[[], str]]]:
     for line in os.environ.get("SOURCES", "").split():
         name, _, address = line.partition("=")
-        yield f"source {name}", lambda address=address: source(address)
+        yield f"source {name}", lambda name=name, address=address: source(name, address)
     yield "broker", broker
     yield "store", store
     if settings().tracking_uri:
         yield "mlflow", mlflow
 
 
-def source(address: str) -> str:
-    with client_from_settings(address, timeout_s=_TIMEOUT_S, retry_for_s=_TIMEOUT_S) as client:
-        model = client.model()
+def source(name: str, address: str) -> str:
+    try:
+        with client_from_settings(address, timeout_s=_TIMEOUT_S, retry_for_s=_TIMEOUT_S) as client:
+            model = client.model()
+    except Unavailable as error:
+        # A Service shows no server, and has no address, before one is ready.
+        where = f"kubectl get pods --selector fusery/source={name}"
+        raise Unavailable(
+            f"still loading its model, or its pod does not start ({where} says which): {error}"
+        ) from error
     return f"{model.name} answers at {address}, vocabulary {model.vocabulary_size}"
 
 
@@ -68,9 +75,9 @@ def store() -> str:
 
 
 def mlflow() -> str:
-    url = f"{(settings().tracking_uri or '').rstrip('/')}/health"
-    with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
-        return f"{url} says {answer.read(100).decode()}"
+    uri = settings().tracking_uri or ""
+    check_tracking(uri, _TIMEOUT_S)
+    return f"{without_secrets(uri)} answers"
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from fusery import secrets_in_text
 from fusery.errors import AddressError, NoAnswer
 
 SQLITE = "sqlite:///"
+_API, _BODY_BYTES = "/api/2.0/mlflow/experiments/search", 300
 _SCHEMES = "http(s)://host:port of an MLflow server, or sqlite:///path/mlflow.db"
 
 
@@ -61,7 +62,7 @@ def _host(parts: SplitResult) -> str:
 
 def _check_server(uri: str, timeout_s: float) -> None:
     shown = without_secrets(uri).rstrip("/")
-    request = _health_request(uri)
+    request = _request(uri, "/health")
     hint = "start it (mlflow server), or correct the address"
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as response:
@@ -77,12 +78,40 @@ def _check_server(uri: str, timeout_s: float) -> None:
         raise NoAnswer(f"{shown}: no MLflow server answers within {timeout_s:g} s ({reason}); {hint}") from None
     if body.strip() != b"OK":
         raise AddressError(f"{shown}: /health answered {body[:20]!r}, expected b'OK': no MLflow server? {hint}")
+    _check_api(uri, timeout_s)
 
 
-def _health_request(uri: str) -> urllib.request.Request:
+def _check_api(uri: str, timeout_s: float) -> None:
+    """Returns unless the API refuses what /health lets through: a host name, a database that is away.
+
+    Raises:
+        AddressError: it does.
+    """
+    shown = without_secrets(uri).rstrip("/")
+    try:
+        with urllib.request.urlopen(_request(uri, f"{_API}?max_results=1"), timeout=timeout_s):
+            return
+    except urllib.error.HTTPError as error:
+        with error:
+            body = error.read(_BODY_BYTES).decode(errors="replace")
+        if error.code == 403 and "host header" in body.lower():
+            raise AddressError(
+                f"{shown}: MLflow is well and refuses this host name ({body.strip()}); add it to the server's "
+                "--allowed-hosts (in the chart mlflow.allowedHosts), or name the server as it allows"
+            ) from None
+        if error.code >= 500:
+            said = body.strip()[:100]
+            raise AddressError(f"{shown}: MLflow answers {error.code} ({said}); see to its database and log") from None
+        # A proxy that wants credentials, as above; a server that lists nothing for this user.
+    except (OSError, HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", error)
+        raise NoAnswer(f"{shown}: MLflow is well and its API does not answer ({reason}); see to its database") from None
+
+
+def _request(uri: str, path: str) -> urllib.request.Request:
     parts = urlsplit(uri)
-    address = urlunsplit(parts._replace(netloc=_host(parts), path=parts.path.rstrip("/") + "/health", query=""))
-    request = urllib.request.Request(address)
+    place = urlunsplit(parts._replace(netloc=_host(parts), path=parts.path.rstrip("/"), query="", fragment=""))
+    request = urllib.request.Request(place + path)
     if parts.username is not None:
         secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
         request.add_unredirected_header("Authorization", "Basic " + base64.b64encode(secret).decode())
