@@ -70,6 +70,13 @@ def test_json_is_the_same_in_every_encoding(encoding: str) -> None:
         assert json.loads(content.getvalue().decode(encoding)) == value
 
 
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_file_on_its_way_to_another_program_is_utf_8(encoding: str) -> None:
+    with written(encoding) as content:
+        output.write_utf8("path: 东/…−\n")
+        assert content.getvalue().decode().lstrip("\ufeff") == "path: 东/…−\n"
+
+
 def fusery(*arguments: str, encoding: str | None = None, **environment: str) -> subprocess.CompletedProcess[bytes]:
     names = {"PYTHONIOENCODING": encoding} if encoding else {}
     return subprocess.run(

@@ -28,7 +28,7 @@ def _validate(given: Arguments) -> None:
         check_registered_name(run, check_run(run))
     train, held_out = run.corpora.train, run.corpora.held_out
     print(f"{given.file}: valid; run {run.run_id}")
-    print(f"  {len(run.config.sources)} sources, target {run.config.target.model}")
+    print(f"  {len(run.config.sources)} sources, target {shown(run.config.target.model)}")
     removed = run.corpora.removed
     print(f"  {train.documents} training documents in {train.shards} shards, {held_out.documents} held out")
     print(f"  domains: {shown(', '.join(held_out.domains))}; {removed.duplicates} duplicates left out")
@@ -159,9 +159,10 @@ def _register(given: Arguments) -> None:
 
 def _promote(given: Arguments) -> None:
     from fusery.pipeline.registration import promote_step, promoted_lines
+    from fusery.shown_text import shown
 
     for line in promoted_lines(promote_step(given.given, given.version, given.force)):
-        print(line)
+        print(shown(line))
 
 
 def _report(given: Arguments) -> None:
@@ -173,13 +174,14 @@ def _report(given: Arguments) -> None:
 def _k8s(given: Arguments) -> None:
     from fusery.cluster.render import RenderedJob, render
     from fusery.errors import ConfigError
+    from fusery.output import write_utf8
 
     arguments = ["--clm-only"] if given.clm_only else []
     arguments += [] if given.only_source is None else ["--only-source", given.only_source]
     if arguments and given.job != "train":
         raise ConfigError(f"{arguments[0]}: goes with --job train, got --job {given.job}")
     changes = {key: getattr(given, key) for key in ("namespace", "release", "image")}
-    print(render(given.file, RenderedJob(given.job), changes, arguments), end="")
+    write_utf8(render(given.file, RenderedJob(given.job), changes, arguments))
 
 
 def _ablate(given: Arguments) -> None:

@@ -45,6 +45,17 @@ def to_json(content: object, indent: int | None = None) -> str:
     return text if text.isascii() else "".join(c if not "\ud800" <= c <= "\udfff" else f"\\u{ord(c):04x}" for c in text)
 
 
+def write_utf8(text: str) -> None:
+    """Writes a file's text to stdout as UTF-8, whatever its encoding: a manifest must not change on its way."""
+    sys.stdout.flush()
+    binary = getattr(sys.stdout, "buffer", None)
+    if binary is None:
+        sys.stdout.write(text)
+    else:
+        binary.write(text.encode())
+        binary.flush()
+
+
 def console(*, breaks_lines: bool = True, **options: Any) -> Console:
     """A console of rich's in which text can't act: control characters come out as escapes, those of rich's own stay.
 
