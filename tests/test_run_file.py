@@ -110,3 +110,20 @@ def test_a_model_is_a_folder_beside_the_file_or_a_hub_id(tmp_path: Path) -> None
     for name in ("./models/nowhere", "a/b/c", "/nowhere"):
         with pytest.raises(ConfigError, match="there is no folder"):
             run.model(name)
+
+
+@pytest.mark.parametrize(
+    ("section", "says"),
+    [
+        ("fusion: {temperature: .inf}", "fusion.temperature: Input should be a finite number"),
+        ("coverage: {mass_floor: .nan}", "coverage.mass_floor: Input should be a finite number"),
+        ("seed: 18446744073709551616", "seed: Input should be less than 9223372036854775808"),
+        ("2024-13-45: x", "2024-13-45: unknown key"),
+        ("1: x", "run.yaml"),
+        ("true: x", "run.yaml"),
+        ("? [a, b]\n: x", "run.yaml:"),
+        ("null: x", "run.yaml"),
+    ],
+)
+def test_numbers_without_end_and_keys_that_are_no_words_are_refused(tmp_path: Path, section: str, says: str) -> None:
+    assert says in refused(tmp_path, f"{GOOD}\n{section}\n")

@@ -176,7 +176,7 @@ class RunConfig(Section):
     """A whole run. `fusery schema` prints this as JSON Schema."""
 
     name: Name
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     target: ModelSpec
     sources: tuple[SourceSpec, ...] = Field(min_length=1)
     corpus: CorpusSpec

@@ -24,7 +24,7 @@ from fusery.core.rules import (
 class Section(BaseModel):
     """A part of a run's YAML: frozen, and without unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class CaptureSpec(Section):
