@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from pydantic_core import ErrorDetails
 from fusery.errors import ConfigError
 from fusery.run_config import EngineKind, RunConfig, split_engine
 from fusery.yaml_text import NotYaml, parse_yaml
+
+MOUNTED = Path("/etc/fusery/run")
+"""Where the pods of a run have its YAML, a file of a ConfigMap; people have theirs elsewhere."""
 
 Place = tuple[str | int, ...]
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
@@ -32,7 +36,11 @@ class RunFile:
 
     @property
     def folder(self) -> Path:
-        return self.path.parent if self.relative_to is None else self.relative_to
+        return self.path.resolve().parent if self.relative_to is None else self.relative_to
+
+    def command(self, name: str, *options: str) -> str:
+        """The command line `fusery NAME` on this run, for people."""
+        return command_on(self.path, name, *options)
 
     def resolve(self, path: str) -> str:
         """`path` made absolute against `folder`, unless it is a URL."""
@@ -59,6 +67,17 @@ class RunFile:
         return self.resolve(self.config.services.store)
 
 
+def command_on(path: Path, name: str, *options: str) -> str:
+    """The command line `fusery NAME` on the run at `path`, for people: in a pod, on the file that they have.
+
+    >>> command_on(Path("/etc/fusery/run/run.yaml"), "run", "--until", "fuse")
+    'fusery run FILE.yaml --on kubernetes --until fuse'
+    """
+    if path.parent != MOUNTED:
+        return shlex.join(["fusery", name, str(path), *options])
+    return shlex.join(["fusery", name, "FILE.yaml", *(["--on", "kubernetes"] if name == "run" else []), *options])
+
+
 def read_run_file(path: Path, folder: Path | None = None) -> RunFile:
     """The run that `path` describes, checked whole; its relative paths are relative to `folder`, or its own.
 
@@ -68,7 +87,8 @@ def read_run_file(path: Path, folder: Path | None = None) -> RunFile:
     file = read_yaml(path, "a run's YAML file", "name, target, sources, corpus, …")
     try:
         relative_to = None if folder is None else folder.resolve()
-        return RunFile(RunConfig.model_validate(file.content), path.resolve(), relative_to)
+        # The file's own name stays: a ConfigMap's is a link to a folder that goes with its next change.
+        return RunFile(RunConfig.model_validate(file.content), path.parent.resolve() / path.name, relative_to)
     except ValidationError as error:
         raise file.refused(error, RunConfig) from error
 

@@ -96,6 +96,11 @@ def cluster_settings() -> ClusterSettings:
     return ClusterSettings()
 
 
+def is_in_cluster() -> bool:
+    """Whether this process is in a pod of Kubernetes, which no person sees and stops as their own."""
+    return cluster_settings().kubernetes_service_host is not None
+
+
 def child_environment(**variables: str) -> dict[str, str]:
     """The environment for a child process: this one's, plus `variables`."""
     return {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false", **variables}

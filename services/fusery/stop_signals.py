@@ -61,8 +61,8 @@ def stops_in_order(command: str) -> Iterator[None]:
             return
         is_stopping = True
         print(
-            f"fusery {command}: stopping; what is under way is finished or put back, within half a minute. Ctrl-C "
-            "again changes nothing",
+            f"fusery {command}: stopping; what is under way is finished or put back, within half a minute"
+            + (". Ctrl-C again changes nothing" if sys.stderr.isatty() else ""),
             file=sys.stderr,
             flush=True,
         )

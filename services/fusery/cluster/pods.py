@@ -12,10 +12,11 @@ from typing import Any
 from fusery.cluster.names import Component, base_name, labels
 from fusery.cluster_section import Addressing, KubernetesSpec, PodsSpec
 from fusery.run_config import RunConfig
+from fusery.run_file import MOUNTED
 
 Manifest = dict[str, Any]
 
-FILE_FOLDER = "/etc/fusery/run"
+FILE_FOLDER = str(MOUNTED)
 RUN_FILE = f"{FILE_FOLDER}/run.yaml"
 _HUB_CACHE = "/models/hub/hub"
 _TOKEN, _TLS, _CREDENTIALS = "/etc/fusery/source-token", "/etc/fusery/client-tls", "/etc/fusery/store"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 
 from fusery.errors import ConfigError, CorpusError
@@ -45,5 +44,5 @@ def check_measured(run: Run, artefacts: Mapping[str, Sequence[str]]) -> None:
         raise ConfigError(
             f"run {run.run_id}: the store lacks what source{'s' * (len(missing) > 1)} {', '.join(missing)} said of the "
             "held-out text (it was removed, or this version or these settings measure it anew), and only a source's "
-            f"server can say it; make it with: fusery run {shlex.quote(str(run.file.path))}"
+            f"server can say it; make it with: {run.file.command('run')}"
         )

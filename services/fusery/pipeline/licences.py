@@ -7,7 +7,6 @@ with the run in the store, so that taking the run up again does not ask again.
 from __future__ import annotations
 
 import difflib
-import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -74,11 +73,11 @@ def check_licences(run: Run) -> None:
         return
     ids = list(dict.fromkeys(condition.model.accepted_as for condition in missing))
     lines = [f"  {condition.model.shown} ({condition.model.id}): {condition.says}" for condition in missing]
-    options = " ".join(f"--accept-license {shlex.quote(id)}" for id in ids)
+    options = [part for id in ids for part in ("--accept-license", id)]
     raise ConfigError(
         f"{run.file.path}: licences with conditions that nobody has accepted; nothing was begun:\n"
         + "\n".join(lines)
-        + f"\nread them; if you may go on: fusery run {run.file.path} {options}\n"
+        + f"\nread them; if you may go on: {run.file.command('run', *options)}\n"
         f"or in the YAML: registry: {{accept_licenses: [{', '.join(ids)}]}}"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,6 +19,7 @@ from fusery.registry.promote import CHAMPION, Promoted, Promotion, promote, vers
 from fusery.registry.record import FusionRecord
 from fusery.registry.register import register
 from fusery.registry.tracking import default_artifact_folder
+from fusery.run_file import MOUNTED
 from fusery.secrets_in_text import HIDDEN, without_secrets
 from fusery.settings import settings
 from fusery.worker.plan import Plan
@@ -58,7 +58,8 @@ def register_step(path: Path, folder: Path | None = None) -> dict[str, Any]:
 def _record(run: Run, plan: Plan, report_folder: Path) -> FusionRecord:
     report = reports.read(steps.evaluation_path(run))
     licences = run_licences(run)
-    place = [] if run.file.relative_to is None else ["--relative-to", str(run.file.relative_to)]
+    is_here = run.file.relative_to is not None and run.file.path.parent != MOUNTED
+    place = ["--relative-to", str(run.file.relative_to)] if is_here else []
     return FusionRecord(
         experiment=run.config.name,
         run_name=run.run_id,
@@ -73,7 +74,7 @@ def _record(run: Run, plan: Plan, report_folder: Path) -> FusionRecord:
         params=steps.settings_of(run) | {"seed": run.config.seed},
         lineage=lineage(run, plan, licences),
         origin=origin(run, licences),
-        register_command=shlex.join(["fusery", "register", str(run.file.path), *place]),
+        register_command=run.file.command("register", *place),
         report_folder=report_folder,
         datasets=steps.datasets_of(run, plan),
     )

@@ -56,7 +56,7 @@ def write_report(run: Run, plan: Plan) -> Path:
         ConfigError: the run is not evaluated yet.
     """
     if not steps.evaluation_path(run).exists():
-        raise ConfigError(f"run {run.run_id} is not evaluated yet; start it with: fusery run {run.file.path}")
+        raise ConfigError(f"run {run.run_id} is not evaluated yet; start it with: {run.file.command('run')}")
     report = reports.read(steps.evaluation_path(run))
     folder = run.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)

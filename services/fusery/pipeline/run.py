@@ -7,7 +7,6 @@ else with it and a cluster can run the same commands as jobs.
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fusery import output
+from fusery.cluster.names import run_name
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import Corrupt, Degraded, Interrupted
 from fusery.evaluation import report as reports
@@ -35,6 +35,7 @@ from fusery.pipeline.progress import Board, Line, Shown
 from fusery.pipeline.progress_note import keep_lines, kept_lines
 from fusery.pipeline.registration import check_gate
 from fusery.pipeline.run_children import keep_run_file
+from fusery.run_file import MOUNTED, command_on
 from fusery.stop_signals import stops_in_order
 from fusery.worker.plan import Hop, Plan, ShardTask, digest, plan_name
 
@@ -120,7 +121,7 @@ def _carry_out(run: Run, launch: str, until: Until | None, board: Board) -> None
     check_registered_name(run, target)
     keep_run_file(run)
     again = _again(run.file.path, run.file.relative_to, until)
-    board.say("store", f"store {run.store.url}; stop with Ctrl-C, take up again with: {again}")
+    board.say("store", f"store {run.store.url}; stop with {_stop(run)}, take up again with: {again}")
     plan = _hops(run, target.tokenizer, launch, until, board)
     if until is not None and not until.includes(Until.TRAIN):
         return
@@ -172,8 +173,8 @@ def _degraded(run: Run, progress: Progress) -> Degraded:
                 f"{len(letters)} shards failed for good; everything that does not need them is done and kept:",
                 *shown,
                 *more,
-                f"all reasons: fusery status {run.file.path}. Mend the cause, or take the documents out of the corpus "
-                f"(which makes another run), then: fusery run {run.file.path}",
+                f"all reasons: {run.file.command('status')}. Mend the cause, or take the documents out of the corpus "
+                f"(which makes another run), then: {run.file.command('run')}",
             ]
         )
     )
@@ -240,11 +241,16 @@ def _show_result(run: Run, board: Board) -> None:
 
 def _again(path: Path, folder: Path | None, until: Until | None) -> str:
     """The command that takes the run up."""
-    options = [
-        *([f"--relative-to {shlex.quote(str(folder))}"] if folder else []),
-        *([f"--until {until}"] if until else []),
-    ]
-    return " ".join(["fusery run", shlex.quote(str(path)), *options])
+    place = [] if folder is None or path.parent == MOUNTED else ["--relative-to", str(folder)]
+    return command_on(path, "run", *place, *([] if until is None else ["--until", until.value]))
+
+
+def _stop(run: Run) -> str:
+    """How a person stops this run."""
+    if run.file.path.parent != MOUNTED:
+        return "Ctrl-C"
+    space = run.config.kubernetes.namespace
+    return " ".join(["kubectl", *([f"--namespace {space}"] if space else []), "delete job", run_name(run.config)])
 
 
 def _documents(run: Run) -> str:

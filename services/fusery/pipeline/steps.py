@@ -50,7 +50,7 @@ def load_plan(run: Run) -> Plan:
         others = (folder.rpartition("/")[2] for folder in run.store.folders("runs"))
         found = ", ".join(other for other in others if other.startswith(f"{run.config.name}-") and other != run.run_id)
         hint = f"; the store has other runs of this name, of other settings or texts: {found}" if found else ""
-        raise ConfigError(f"run {run.run_id} has no plan yet; start it with: fusery run {run.file.path}{hint}")
+        raise ConfigError(f"run {run.run_id} has no plan yet; start it with: {run.file.command('run')}{hint}")
     return Plan.model_validate(note)
 
 

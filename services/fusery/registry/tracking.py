@@ -16,6 +16,7 @@ from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from fusery import secrets_in_text
 from fusery.errors import AddressError, NoAnswer
+from fusery.settings import is_in_cluster
 
 SQLITE = "sqlite:///"
 _API, _BODY_BYTES = "/api/2.0/mlflow/experiments/search", 300
@@ -64,6 +65,8 @@ def _check_server(uri: str, timeout_s: float) -> None:
     shown = without_secrets(uri).rstrip("/")
     request = _request(uri, "/health")
     hint = "start it (mlflow server), or correct the address"
+    if is_in_cluster():
+        hint = "see to its pod: kubectl get pods --selector app.kubernetes.io/component=mlflow; or correct the address"
     try:
         with urllib.request.urlopen(request, timeout=timeout_s) as response:
             body = response.read(64)

@@ -7,6 +7,7 @@ import time
 from urllib.parse import urlsplit
 
 from fusery.errors import AddressError, NoAnswer
+from fusery.settings import is_in_cluster
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +45,10 @@ def check_broker(url: str) -> None:
             "password, or FUSERY_BROKER_URL to redis://user:password@host:port/0"
         ) from error
     except redis.RedisError as error:
-        raise NoAnswer(
-            f"broker {shown} does not answer: {error}; start it, or leave it out for an embedded one"
-        ) from error
+        hint = "start it, or leave it out for an embedded one"
+        if is_in_cluster():
+            hint = "see to its pod: kubectl get pods --selector app.kubernetes.io/component=broker"
+        raise NoAnswer(f"broker {shown} does not answer: {error}; {hint}") from error
 
 
 def wait_for_broker(url: str, timeout_s: float) -> None:
