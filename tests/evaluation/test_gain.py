@@ -137,3 +137,9 @@ def test_the_interval_of_a_domain_holds_its_bits_per_byte_and_narrows_with_more_
     assert many.high - many.low < (few.high - few.low) / 4
     constant = intervals(scores_of([7.0] * 5), seed=0)["all"]
     assert constant.low == constant.value == constant.high
+
+
+def test_domains_that_differ_by_a_nul_at_the_end_are_two() -> None:
+    before = scores_of([100.0, 300.0, 50.0], domains=["a", "a\x00", "\x00"])
+    gains = domain_gains(before, scores_of([50.0, 300.0, 50.0], domains=["a", "a\x00", "\x00"]), seed=0)
+    assert {domain: gain.relative.value for domain, gain in gains.items()} == {"a": -0.5, "a\x00": 0.0, "\x00": 0.0}

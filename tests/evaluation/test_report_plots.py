@@ -247,3 +247,20 @@ def test_a_large_change_leaves_small_ones_their_colour() -> None:
     scale = plots._by_root(0.8)
     assert [float(scale(value)) for value in (-0.8, 0.0, 0.8)] == pytest.approx([0, 0.5, 1])
     assert float(scale(-0.05)) < 0.4
+
+
+def test_domains_of_any_name_are_drawn_and_told_apart(tmp_path: Path, drawn: list[Figure]) -> None:
+    urls = [f"https://example.org/{name}" for name in "ab"]
+    report = report_of([*urls, "mean", "$a$_{", "\x1b[31m\n\x00", "a\x00"], ["own"], evidence=True)
+    for plot in (plot_bits_per_byte, plot_gains, plot_coverage, plot_wins):
+        plot(report, tmp_path / "plot.png")
+    labels = [label.get_text() for axes in drawn[0].axes for label in axes.get_xticklabels()]
+    assert labels == [
+        "https:/…le.org/a",
+        "https:/…le.org/b",
+        "mean",
+        "\\$a\\$_{",
+        "\\x1b[31m\\n\\x00",
+        "a\\x00",
+        "mean of domains",
+    ]

@@ -135,15 +135,16 @@ def _paired_domains(baseline: Scores, model: Scores) -> dict[str, tuple[FloatArr
         )
     bits_N2 = np.asarray([baseline.bits, model.bits], np.float64).T
     bytes_N2 = np.asarray([baseline.predicted_bytes, model.predicted_bytes], np.float64).T
-    in_both_N = (bytes_N2 > 0).all(axis=1)
-    names_N = np.asarray(baseline.doc_domains, dtype=object)
-    pairs = {}
-    for domain in dict.fromkeys(baseline.doc_domains):
-        members_N = in_both_N & (names_N == domain)
-        if not members_N.any():
+    in_both_N: npt.NDArray[np.bool_] = np.all(bytes_N2 > 0, axis=1)
+    # numpy takes a text for equal to one with NUL behind it, so texts are compared by Python.
+    members: dict[str, list[int]] = {domain: [] for domain in baseline.doc_domains}
+    for row, domain in enumerate(baseline.doc_domains):
+        if in_both_N[row]:
+            members[domain].append(row)
+    for domain, rows in members.items():
+        if not rows:
             raise CorpusError(f"domain {domain!r}: no document has a byte that both models predict; use longer ones")
-        pairs[domain] = bits_N2[members_N], bytes_N2[members_N]
-    return pairs
+    return {domain: (bits_N2[rows], bytes_N2[rows]) for domain, rows in members.items()}
 
 
 def _bootstrap(bits_D2: FloatArray, bytes_D2: FloatArray, resamples: int, rng: np.random.Generator) -> FloatArray:
