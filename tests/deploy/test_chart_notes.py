@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from textwrap import dedent
@@ -10,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from charts import CHART, Helm, Manifest, variables
+from charts import CHART, ROOT, Helm, Manifest, variables
 from fusery.cluster.manifests import run_objects
+from fusery.cluster_section import Resources
 from fusery.run_config import RunConfig
 from fusery.run_file import read_run_file
 
@@ -114,3 +116,24 @@ def test_the_notes_say_how_to_see_whether_a_node_has_gpus(helm4: Helm) -> None:
 
 def test_without_sources_the_notes_ask_for_one(helm4: Helm) -> None:
     assert "There is none yet" in notes(helm4, "default")
+
+
+@pytest.mark.parametrize(("count", "said"), [(0, "0 sources"), (1, "1 source,"), (2, "2 sources,")])
+def test_one_source_is_no_sources(helm4: Helm, count: int, said: str) -> None:
+    sources = {name: {"model": f"/models/{name}"} for name in ("a", "b")[:count]}
+    done = helm4.run("install", "demo", str(CHART), "--dry-run=client", "--set-json", f"sources={json.dumps(sources)}")
+    assert done.returncode == 0, done.stderr
+    assert said in done.stdout
+
+
+def test_the_notes_say_what_the_pod_of_a_run_asks_for(helm4: Helm, tmp_path: Path) -> None:
+    said = notes(helm4, "tiny")
+    asked = pod(config(said, tmp_path))["containers"][0]["resources"]["requests"]
+    assert f"Its pod asks for {asked['cpu']} CPUs and {asked['memory']} of memory" in said
+    (less,) = re.findall(r"kubernetes: (\{run: .*)", said)
+    given = yaml.safe_load(less)["run"]["resources"]
+    assert Resources.model_validate(given).requests["cpu"] == "500m"
+
+
+def test_the_docs_have_a_row_for_a_claim_without_a_volume_wherever_a_pod_may_wait_for_one() -> None:
+    assert (ROOT / "docs/runbook.md").read_text().count("`unbound immediate PersistentVolumeClaims`") == 3
