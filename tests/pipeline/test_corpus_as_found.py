@@ -23,7 +23,7 @@ from corpusruns import documents_of, run_of, write_rows
 from fusery.errors import CorpusError
 from fusery.formats.shards import CorpusDocument
 from fusery.formats.store import Store
-from fusery.pipeline import corpus_files, corpus_rows
+from fusery.pipeline import corpus_files, corpus_rows, corpus_streams
 from fusery.pipeline.corpus import open_corpora, publish_corpora
 from fusery.pipeline.corpus_files import read_path
 from fusery.pipeline.corpus_rows import Meter
@@ -100,6 +100,33 @@ def test_rows_are_the_same_in_every_form_ending_and_packing(tmp_path: Path, form
         return
     assert [{"text": d.text, "domain": d.domain} for d in read(path)] == ROWS
     assert read(tmp_path)[0].text == ROWS[0]["text"]
+
+
+@pytest.mark.parametrize("name", ["d.jsonl.xz", "d.jsonl.lzma", "d.jsonl.bz2"])
+def test_packed_files_of_several_streams_are_read_to_the_end_and_cut_ones_are_not(tmp_path: Path, name: str) -> None:
+    def pack(content: bytes) -> bytes:
+        if name.endswith(".bz2"):
+            return bz2.compress(content)
+        return lzma.compress(content, lzma.FORMAT_ALONE if name.endswith(".lzma") else lzma.FORMAT_XZ)
+
+    path, padding = tmp_path / name, b"\0" * 8 if name.endswith(".xz") else b""
+    many = "".join(f'{{"text": "document {number}"}}\n' for number in range(20_000)).encode()
+    path.write_bytes(pack(many) + padding + pack(LINES) + padding)
+    assert len(read(path)) == 20_002
+    path.write_bytes(pack(many)[:-20])
+    with pytest.raises(CorpusError, match="not readable"):
+        read(path)
+    path.write_bytes(b"just words, no such file")
+    with pytest.raises(CorpusError, match="not readable"):
+        read(path)
+
+
+def test_an_xz_file_that_asks_for_too_much_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "d.jsonl.xz").write_bytes(lzma.compress(LINES, preset=9))
+    assert len(read(tmp_path / "d.jsonl.xz")) == 2
+    monkeypatch.setattr(corpus_streams, "_MOST_XZ_BYTES", 32 * 2**20)
+    with pytest.raises(CorpusError, match="not readable: Memory usage limit exceeded; compress it again"):
+        read(tmp_path / "d.jsonl.xz")
 
 
 @pytest.mark.parametrize("packing", PACKINGS)

@@ -18,9 +18,11 @@ from fusery.errors import CorpusError
 from fusery.pipeline.corpus_kinds import packing
 
 HEAD_BYTES = 128
+_CHUNK = 1 << 16
 _BOM = b"\xef\xbb\xbf"
 _OTHER_BOMS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
-_OPEN: dict[str, Callable[[BinaryIO], Any]] = {"gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open}
+_MOST_XZ_BYTES = 256 * 2**20
+"""What unpacking may need; xz -9 needs 65 MiB, and a hostile file may ask for 4 GiB."""
 
 
 def _is_wide(head: bytes) -> bool:
@@ -36,7 +38,8 @@ def readable(place: str) -> Iterator[None]:
     except UnicodeDecodeError as error:
         raise CorpusError(f"{place}: not readable as UTF-8 text: {error}") from error
     except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-        remedy = "compress it again without --long" if "too much memory" in str(error) else "is the file whole?"
+        needs_much = "too much memory" in str(error) or "Memory usage limit" in str(error)
+        remedy = "compress it again without --long or a large dictionary" if needs_much else "is the file whole?"
         raise CorpusError(f"{place}: not readable: {error}; {remedy}") from error
 
 
@@ -69,3 +72,40 @@ def _unpacked(path: Path, raw: BinaryIO) -> Iterator[BinaryIO]:
             yield stream
     else:
         yield raw
+
+
+class _Xz(io.RawIOBase):
+    """The bytes of an xz or lzma file, in bounded memory, which `lzma.open` knows no bound for."""
+
+    def __init__(self, packed: BinaryIO) -> None:
+        self._packed, self._decoder = packed, self._new()
+
+    @staticmethod
+    def _new() -> lzma.LZMADecompressor:
+        return lzma.LZMADecompressor(memlimit=_MOST_XZ_BYTES)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, into: Any) -> int:
+        content = b""
+        while not content:
+            given = b""
+            if self._decoder.eof:
+                # Another stream may follow, and zeros between them.
+                given = (self._decoder.unused_data or self._packed.read(_CHUNK)).lstrip(b"\0")
+                if not given and not (given := self._packed.read(_CHUNK).lstrip(b"\0")):
+                    return 0
+                self._decoder = self._new()
+            elif self._decoder.needs_input and not (given := self._packed.read(_CHUNK)):
+                raise EOFError("it ends before its stream does")
+            content = self._decoder.decompress(given, len(into))
+        into[: len(content)] = content
+        return len(content)
+
+
+def _open_xz(packed: BinaryIO) -> io.BufferedReader:
+    return io.BufferedReader(_Xz(packed))
+
+
+_OPEN: dict[str, Callable[[BinaryIO], Any]] = {"gzip": gzip.open, "bz2": bz2.open, "xz": _open_xz}
