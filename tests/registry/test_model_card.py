@@ -23,7 +23,7 @@ def record(make_record: Make, tmp_path: Path) -> FusionRecord:
     folder = tmp_path / "model"
     folder.mkdir()
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (folder / name).write_text("{}")
+        (folder / name).write_text('{"model_type": "llama"}')
     return make_record(tmp_path, folder)
 
 

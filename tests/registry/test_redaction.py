@@ -96,7 +96,7 @@ def test_card_and_config_are_published_without_passwords(make_record: Make, tmp_
     folder = tmp_path / "model"
     folder.mkdir()
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
-        (folder / name).write_text("{}")
+        (folder / name).write_text('{"model_type": "llama"}')
     record = make_record(tmp_path, folder)
     record.config_file.write_text("services: {tracking_uri: 'http://mia:secret@mlflow'}\n", encoding="utf-8")
     assert "http://***@mlflow" in model_card(record)

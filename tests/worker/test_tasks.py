@@ -138,6 +138,42 @@ def test_a_failure_names_the_documents_that_were_worked_on(
     assert failures(store)[0]["documents"] == ["b"]
 
 
+class Broken(BaseException):
+    """As a panic of a library in Rust: no `except Exception` sees it."""
+
+
+@pytest.mark.parametrize("raised", [Broken("a panic"), GeneratorExit("a panic"), MemoryError("a panic")])
+def test_whatever_ends_a_task_is_counted(
+    raised: BaseException, tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    launched(store)
+
+    def end(*_: Any, **__: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(tasks, "perform", end)
+    tasks.fuse_shard("r", "l", "", 0)
+    assert [note["reason"] for note in failures(store)] == ["a panic"]
+    assert started(store) == []
+
+
+@pytest.mark.parametrize("raised", [SystemExit(1), KeyboardInterrupt()])
+def test_a_process_that_is_told_to_end_ends(
+    raised: BaseException, tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(str(tmp_path))
+    launched(store)
+
+    def end(*_: Any, **__: Any) -> None:
+        raise raised
+
+    monkeypatch.setattr(tasks, "perform", end)
+    with pytest.raises(type(raised)):
+        tasks.fuse_shard("r", "l", "", 0)
+    assert failures(store) == []
+
+
 @pytest.mark.parametrize(("failures_before", "noted"), [(0, ["a", "b"]), (1, ["b"])])
 def test_a_task_that_failed_before_notes_each_document_before_it_works_on_it(
     tasks: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures_before: int, noted: list[str]

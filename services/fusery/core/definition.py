@@ -7,29 +7,41 @@ model families.
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from tokenizers import Tokenizer
 
-Definition = dict[str, Any]
+from fusery.core.library import Definition as Definition
+from fusery.core.library import built, calls
 
 
-def settled(backend: Tokenizer) -> Definition:
-    """The definition in the form that reading and writing leave as it is.
+def settled(given: Tokenizer | Definition, name: str = "tokenizer") -> Definition:
+    """The definition in the form that reading and writing leave as it is, without what is for training alone.
 
-    The library reads some numbers one bit off from how it writes them, which would change a fingerprint.
+    The library reads some numbers one bit off from how it writes them, which would change a fingerprint. Truncation
+    and padding are off, and so is `dropout`, which would read the same text in another way each time.
+
+    Raises:
+        ModelError: the library can't read it, or an id is too large.
     """
-    definition = json.loads(backend.to_str())
-    definition.update(truncation=None, padding=None)
+    definition = steady(json.loads(given.to_str()) if isinstance(given, Tokenizer) else given)
     for _ in range(8):
-        again = json.loads(Tokenizer.from_str(json.dumps(definition)).to_str())
+        with calls(name, "to write its definition"):
+            again = json.loads(built(definition, name).to_str())
         if again == definition:
             break
         definition = again
     return dict(definition)
 
 
-def without_special_tokens(definition: Definition) -> Tokenizer:
+def steady(definition: Definition) -> Definition:
+    """The definition of a tokenizer that reads the whole of a text, and in the same way each time."""
+    model = definition.get("model")
+    if isinstance(model, dict) and model.get("dropout") is not None:
+        definition = {**definition, "model": {**model, "dropout": None}}
+    return {**definition, "truncation": None, "padding": None}
+
+
+def without_special_tokens(definition: Definition, name: str = "tokenizer") -> Tokenizer:
     """The tokenizer, reading "<s>" in a text as the characters that it is made of and not as the special token."""
     special = {token["content"] for token in definition["added_tokens"] if token["special"]}
     if definition["model"]["type"] == "Unigram":
@@ -38,12 +50,12 @@ def without_special_tokens(definition: Definition) -> Tokenizer:
         ordinary = [token for token in definition["added_tokens"] if not token["special"]]
         model = {**definition["model"], "vocab": pieces}
         definition = {**definition, "model": model, "added_tokens": ordinary, "post_processor": None}
-    backend = Tokenizer.from_str(json.dumps(definition))
+    backend = built(definition, name)
     backend.encode_special_tokens = True
     return backend
 
 
-def mid_text(definition: Definition) -> Tokenizer:
+def mid_text(definition: Definition, name: str = "tokenizer") -> Tokenizer:
     """The same tokenizer as it acts in the middle of a text: without the space it puts before a text."""
     definition = json.loads(json.dumps(definition))
     for part in _parts(definition.get("pre_tokenizer")):
@@ -55,7 +67,7 @@ def mid_text(definition: Definition) -> Tokenizer:
     kept = [part for part in _parts(normalizer) if part["type"] != "Prepend"]
     if normalizer is not None:
         definition["normalizer"] = {"type": "Sequence", "normalizers": kept} if kept else None
-    return without_special_tokens(definition)
+    return without_special_tokens(definition, name)
 
 
 def is_byte_level(definition: Definition) -> bool:

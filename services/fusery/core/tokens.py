@@ -19,7 +19,7 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from fusery.core import definition as definitions
-from fusery.core import spelling
+from fusery.core import library, spelling
 from fusery.core.definition import BYTE_TO_LETTER
 from fusery.core.spans import compared, loses_text
 from fusery.core.topk import IntArray
@@ -68,17 +68,21 @@ class ByteTokenizer:
     of a source: it travels over gRPC and lies in the store, so both sides use the same object.
     """
 
-    def __init__(self, backend: Tokenizer, prefix_ids: Sequence[int] = (), name: str = "tokenizer") -> None:
-        self._set(definitions.settled(backend), prefix_ids, name)
+    def __init__(
+        self, backend: Tokenizer | library.Definition, prefix_ids: Sequence[int] = (), name: str = "tokenizer"
+    ) -> None:
+        self._set(definitions.settled(backend, name), prefix_ids, name)
 
     def _set(
         self, settled: definitions.Definition, prefix_ids: Sequence[int], name: str, embeddings: int | None = None
     ) -> None:
+        if not all(0 <= index < library.MOST_IDS for index in prefix_ids):
+            raise ModelError(f"{name}: prefix ids {list(prefix_ids)[:4]}, expected 0 to {library.MOST_IDS - 1}")
         self.name = name
         self._embeddings = embeddings
         self.prefix_ids = np.asarray(list(prefix_ids), dtype=np.int64)
         self._json = settled
-        self._backend = definitions.without_special_tokens(settled)
+        self._backend = definitions.without_special_tokens(definitions.steady(settled), name)
 
     @classmethod
     def from_definition(cls, definition: str) -> ByteTokenizer:
@@ -104,7 +108,7 @@ class ByteTokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of definition and behaviour; the name is not part of it."""
-        probe = self._backend.encode(_PROBE, add_special_tokens=False)
+        [probe] = library.encoded(self._backend, [_PROBE], self.name)
         content = [self._json, self.prefix_ids.tolist(), probe.ids, probe.offsets, *self._limits.values()]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -180,20 +184,21 @@ class ByteTokenizer:
         if not self._is_byte_level and unknown is not None and (self.token_id(unknown) or 0) >= self.size:
             return True
         texts = [form for index in past if index in added for form in (added[index], f"a {added[index]} a")]
-        encodings = self._backend.encode_batch(texts, add_special_tokens=False)
+        encodings = library.encoded(self._backend, texts, self.name)
         return any(max(encoding.ids, default=-1) >= self.size for encoding in encodings)
 
     def tokenize(self, text: str) -> TokenizedText:
         """The document's tokens, prefix tokens included, and their byte ends.
 
         Raises:
-            ModelError: the tokens do not spell the text and their offsets do not cover it either.
+            ModelError: the tokens do not spell the text and their offsets do not cover it either, or the tokenizers
+                library can't read it.
         """
         return self.tokenize_batch([text])[0]
 
-    def tokenize_batch(self, texts: Sequence[str]) -> list[TokenizedText]:
-        """As `tokenize`, for several documents at once (the library uses all cores)."""
-        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+    def tokenize_batch(self, texts: Sequence[str], documents: Sequence[str] | None = None) -> list[TokenizedText]:
+        """As `tokenize`, for several documents at once (all cores are used); errors name them as `documents` does."""
+        encodings = library.encoded(self._backend, texts, self.name, documents)
         return [self._with_ends(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
     def first_tokens(self, strings: Sequence[bytes]) -> IntArray:
@@ -205,10 +210,11 @@ class ByteTokenizer:
         """
         texts = [_whole_characters(string) for string in strings]
         first = np.full(len(strings), -1, np.int64)
-        encodings = self._mid_text.encode_batch_fast(texts, add_special_tokens=False)
+        encodings = library.encoded(self._mid_text, texts, self.name, fast=True)
         for row, (string, text, encoding) in enumerate(zip(strings, texts, encodings, strict=True)):
             if self._is_byte_level and len(text.encode()) < len(string):
-                tokens = self._backend.model.tokenize("".join(map(BYTE_TO_LETTER.__getitem__, string)))
+                with library.calls(self.name, f"at the bytes {string[:40]!r}"):
+                    tokens = self._backend.model.tokenize("".join(map(BYTE_TO_LETTER.__getitem__, string)))
                 index = tokens[0].id if tokens else -1
             elif text:
                 index = encoding.ids[0] if encoding.ids else -1
@@ -224,7 +230,7 @@ class ByteTokenizer:
 
     def _first_after_anchor(self, texts: list[str]) -> list[int]:
         """As `first_tokens`, behind a character: for tokenizers that strip the spaces at the beginning of a text."""
-        encodings = self._mid_text.encode_batch_fast([_ANCHOR + text for text in texts], add_special_tokens=False)
+        encodings = library.encoded(self._mid_text, [_ANCHOR + text for text in texts], self.name, fast=True)
         first = []
         for text, encoding in zip(texts, encodings, strict=True):
             ids = encoding.ids
@@ -307,9 +313,8 @@ class ByteTokenizer:
     @cached_property
     def _drops_spaces(self) -> bool:
         """Whether no token holds the space between two words."""
-        return not any(
-            start <= 1 < end for start, end in self._mid_text.encode("a a", add_special_tokens=False).offsets
-        )
+        [encoding] = library.encoded(self._mid_text, ["a a"], self.name)
+        return not any(start <= 1 < end for start, end in encoding.offsets)
 
     @cached_property
     def word_start_ids(self) -> frozenset[int]:
@@ -329,7 +334,7 @@ class ByteTokenizer:
 
     @cached_property
     def _mid_text(self) -> Tokenizer:
-        return definitions.mid_text(self._json)
+        return definitions.mid_text(self._json, self.name)
 
 
 def _whole_characters(string: bytes) -> str:

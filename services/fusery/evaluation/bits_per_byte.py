@@ -135,7 +135,9 @@ def _unspelled(
     """For each piece the bytes before every token's end that no token spells, None: there are none."""
     if reading is None:
         return [None] * len(pieces)
-    texts = reading.tokenizer.tokenize_batch([piece.asked.text for piece in pieces])
+    texts = reading.tokenizer.tokenize_batch(
+        [piece.asked.text for piece in pieces], [piece.asked.id for piece in pieces]
+    )
     for text, answer in zip(texts, answers, strict=True):
         if len(text.ids_T) != len(answer.token_ids_T):
             raise Mismatch(

@@ -18,11 +18,10 @@ from typing import Any
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from fusery.models.checkpoint import read_config, weight_files
+from fusery.models.model_files import model_files, read_config, weight_files
 
 _PLACE_KEYS = frozenset({"_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache"})
 """Config keys that do not decide what a weight means."""
-_TEXT_FILES = ("*.json", "*.model", "*.txt", "*.jinja")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +66,10 @@ def merge(members: Sequence[Member], output: Path) -> None:
             for path in weight_files(first):
                 with safe_open(path, framework="pt") as file:
                     names = list(file.keys())
-                save_file({name: _mean(name, tensors) for name in names}, beside / path.name, {"format": "pt"})
-        for path in (path for pattern in _TEXT_FILES for path in first.glob(pattern)):
+                place = beside / path.relative_to(first)
+                place.parent.mkdir(exist_ok=True, parents=True)
+                save_file({name: _mean(name, tensors) for name in names}, place, {"format": "pt"})
+        for path in {*model_files(first)} - {*weight_files(first)}:
             shutil.copyfile(path, beside / path.name)
         beside.replace(output)
     finally:

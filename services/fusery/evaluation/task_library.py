@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fusery.core.library import panics
 from fusery.errors import ConfigError, FuseryError, Unavailable
 from fusery.evaluation import code_sandbox, task_definitions, task_index
 from fusery.evaluation.task_data import data_file, own_tasks, rows_of, task_of_file
@@ -103,16 +104,14 @@ class TaskRunner:
     def __init__(self, model: str, revision: str | None, settings: TaskSettings) -> None:
         task_index.library()
         from lm_eval.models.huggingface import HFLM
-        from transformers import AutoTokenizer
 
         from fusery.models.checkpoint import context_length, local_folder
         from fusery.models.loading import load_model
+        from fusery.models.tokenizer import transformers_tokenizer
 
         network = load_model(model, revision, device=None)
         config = network.config.get_text_config(decoder=True)
-        tokenizer = AutoTokenizer.from_pretrained(
-            local_folder(model, revision), trust_remote_code=False, local_files_only=True
-        )
+        tokenizer = transformers_tokenizer(local_folder(model, revision), model)
         # The library keeps all logits of a batch.
         batch = max(1, min(32, _BATCH_LOGITS // (config.vocab_size * 64)))
         self._context = context_length(config)
@@ -141,7 +140,8 @@ class TaskRunner:
         task.set_fewshot_seed(seed=_SEED)
         torch.manual_seed(_SEED)
         loaded: Any = {"tasks": {name: task}, "groups": {}}
-        results = evaluate(self._model, loaded, limit=self._settings.limit, bootstrap_iters=0, log_samples=True)
+        with panics(f"task {name}", "at one of its texts"):
+            results = evaluate(self._model, loaded, limit=self._settings.limit, bootstrap_iters=0, log_samples=True)
         noted = results["samples"][name]
         # Where a task reads answers in several ways, the last one is the most lenient.
         chosen = [sample for sample in noted if sample["filter"] == noted[-1]["filter"]]

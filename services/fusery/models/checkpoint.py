@@ -17,13 +17,19 @@ from typing import Any
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import ModelError
 from fusery.json_text import parse_json
+from fusery.models.model_files import (
+    PICKLED,
+    pickle_hint,
+    read_config,
+    refuse_companions,
+    tokenizer_files,
+    weight_files,
+)
 
 NO_CONTEXT_LIMIT = 1 << 20
 """Context length given to models that have none of their own (state-space models, ALiBi without a limit)."""
 
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _WEIGHTS, _DESCRIPTION = "*.safetensors", ("*.json", "*.model", "*.txt", "*.jinja")
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "tekken.json")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
 
@@ -59,11 +65,9 @@ def check_checkpoint(model: str, revision: str | None = None) -> None:
         raise ModelError(f"model {model}: no such folder; give the folder of a checkpoint or a Hub id")
     if revision is not None:
         raise ModelError(f"model {model}: a folder has no revision {revision!r}; leave the revision out")
-    read_config(folder)
     for path in weight_files(folder):
         _check_safetensors(path)
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        raise ModelError(f"model {folder}: no tokenizer; expected one of {', '.join(_TOKENIZER_FILES)}")
+    tokenizer_files(folder)
 
 
 def is_folder(model: str) -> bool:
@@ -108,7 +112,10 @@ def _described_folder(model: str, revision: str | None) -> Path:
     if is_folder(model):
         return Path(model).expanduser()
     folder = _download(model, revision, _DESCRIPTION)
-    if not any(folder.glob("*.safetensors")):
+    if any(folder.glob("*.safetensors")):
+        check_checkpoint(str(folder))
+    else:
+        refuse_companions(folder)
         _check_weights_on_hub(model, revision)
     return folder
 
@@ -121,67 +128,8 @@ def _check_weights_on_hub(model: str, revision: str | None) -> None:
     except Exception as error:  # httpx's own errors are no OSError
         raise _not_had(model, revision, error) from error
     if not any(name.endswith(".safetensors") and "/" not in name for name in names):
-        pickled = sorted(name for name in names if name.endswith(_PICKLED))
-        raise ModelError(f"model {model}: no safetensors weights in it{_pickle_hint(pickled)}")
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The checkpoint's config.json.
-
-    Raises:
-        ModelError: it is missing, not JSON, or has no model_type.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ModelError(f"model {folder}: no config.json in it{_gguf_hint(folder)}")
-    try:
-        config = parse_json(path.read_bytes())
-    except (OSError, ValueError) as error:
-        raise ModelError(f"model {folder}: config.json can't be read as JSON: {error}") from error
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise ModelError(f"model {folder}: config.json has no model_type; is this a transformers checkpoint?")
-    return config
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that hold the weights, ordered by name.
-
-    Raises:
-        ModelError: there are none (or pickles only), or the index names one that is missing.
-    """
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        try:
-            names = sorted(set(parse_json(index.read_bytes())["weight_map"].values()))
-        except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise ModelError(f"model {folder}: {index.name} has no readable weight_map: {error!r}") from error
-        missing = [name for name in names if not (folder / name).is_file()]
-        if missing:
-            raise ModelError(f"model {folder}: {index.name} names {', '.join(missing)}, missing; download again")
-        return [folder / name for name in names]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    pickled = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLED)
-    raise ModelError(f"model {folder}: no model.safetensors in it{_pickle_hint(pickled) or _gguf_hint(folder)}")
-
-
-def _pickle_hint(pickled: Sequence[str]) -> str:
-    if not pickled:
-        return ""
-    return (
-        f", only pickled weights ({', '.join(pickled[:4])}), which run code when loaded and are never opened; convert "
-        "them where you trust them: AutoModelForCausalLM.from_pretrained(folder).save_pretrained(other_folder)"
-    )
-
-
-def _gguf_hint(folder: Path) -> str:
-    quantised = sorted(path.name for path in folder.glob("*.gguf"))
-    if not quantised:
-        return ""
-    return (
-        f", only GGUF ({', '.join(quantised[:4])}); convert it: "
-        "AutoModelForCausalLM.from_pretrained(folder, gguf_file=name).save_pretrained(other_folder)"
-    )
+        pickled = sorted(name for name in names if name.endswith(PICKLED))
+        raise ModelError(f"model {model}: no safetensors weights in it{pickle_hint(pickled)}")
 
 
 def _check_safetensors(path: Path) -> None:
@@ -206,7 +154,7 @@ def inspect_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
     Raises:
         ModelError: as `check_checkpoint`; or transformers has no causal LM of that type; or no fast tokenizer.
     """
-    from fusery.models.loading import read_tokenizer
+    from fusery.models.tokenizer import read_tokenizer
 
     folder = _described_folder(model, revision)
     config, architecture = known_architecture(folder)

@@ -1,4 +1,4 @@
-"""Tokenizers and weights, loaded from safetensors and JSON alone.
+"""Weights, loaded from safetensors and JSON alone.
 
 transformers fills weights that a checkpoint lacks with random numbers and a warning. A source that answers
 from random weights poisons a run without a sign, so here that is an error.
@@ -13,13 +13,15 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from fusery.core.rules import Dtype
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import ModelError
-from fusery.models.checkpoint import known_architecture, local_folder, read_config, weight_files
+from fusery.models.checkpoint import known_architecture, local_folder
+from fusery.models.model_files import read_config, weight_files
+from fusery.models.tokenizer import read_tokenizer
 
 _LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
 
@@ -30,7 +32,7 @@ _BLOCK_BYTES = 1 << 22
 
 
 def load_tokenizer(model: str, revision: str | None = None) -> ByteTokenizer:
-    """The model's fast tokenizer, with the BOS habit that its default call shows.
+    """The model's fast tokenizer, with its BOS habit.
 
     Raises:
         ModelError: there is no tokenizer, it has no fast form, or it wants code that comes with the checkpoint.
@@ -38,40 +40,9 @@ def load_tokenizer(model: str, revision: str | None = None) -> ByteTokenizer:
     return read_tokenizer(local_folder(model, revision), model)
 
 
-def read_tokenizer(folder: Path, model: str) -> ByteTokenizer:
-    """As `load_tokenizer`, of a folder that need not have weights; `model` is its name.
-
-    Raises:
-        ModelError: as `load_tokenizer`.
-    """
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except _LOADING_ERRORS as error:
-        raise ModelError(
-            f"model {model}: its tokenizer can't be loaded (code that comes with it is never run): {_first_line(error)}"
-        ) from error
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise ModelError(
-            f"model {model}: {type(tokenizer).__name__} has no fast form (tokenizer.json); convert it with transformers"
-        )
-    return ByteTokenizer(backend, _prefix_ids(tokenizer, model), name=Path(model).name)
-
-
 def _first_line(error: Exception) -> str:
     """Without the advice to trust remote code that transformers adds."""
     return (str(error).splitlines() or [type(error).__name__])[0]
-
-
-def _prefix_ids(tokenizer: Any, model: str) -> list[int]:
-    """What the tokenizer's default call puts before a text."""
-    text = "a"
-    plain: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    whole: list[int] = tokenizer(text)["input_ids"]
-    for start in range(len(whole) - len(plain) + 1):
-        if whole[start : start + len(plain)] == plain:
-            return whole[:start]
-    raise ModelError(f"model {model}: its tokenizer gives {plain} for {text!r} but {whole} by default; can't tell BOS")
 
 
 def load_model(

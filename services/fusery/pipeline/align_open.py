@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 
+from fusery.core.definition import steady
+from fusery.core.library import built, prefix_ids
 from fusery.core.rules import Dtype
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import TopK
@@ -191,8 +192,7 @@ def _open_tokenizer(participant: Participant, _: Dtype) -> Opened:
     name = path.absolute().parent.name if path.name == "tokenizer.json" else path.stem
     try:
         return Opened(participant, name or path.stem, _tokenizer_of(fields, name))
-    # The tokenizers library raises a bare Exception on a definition that it can't read.
-    except Exception as error:
+    except (ModelError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise participant.error(
             ModelError, f"holds no tokenizer ({error}); expected tokenizer.json, or a definition that fusery wrote"
         ) from error
@@ -202,11 +202,8 @@ def _tokenizer_of(fields: Any, name: str) -> ByteTokenizer:
     """The tokenizer of a tokenizer.json, with the BOS habit that its post-processor shows, or of a definition."""
     if "backend" in fields:
         return ByteTokenizer.from_definition(json.dumps(fields))
-    backend = Tokenizer.from_str(json.dumps(fields))
-    plain, whole = backend.encode("a", add_special_tokens=False).ids, backend.encode("a").ids
-    starts = range(len(whole) - len(plain) + 1)
-    start = next((i for i in starts if whole[i : i + len(plain)] == plain), 0)
-    return ByteTokenizer(backend, whole[:start], name)
+    definition = steady(fields)
+    return ByteTokenizer(definition, prefix_ids(built(definition, name), name), name)
 
 
 _OPENERS: dict[Kind, Callable[[Participant, Dtype], Opened]] = {

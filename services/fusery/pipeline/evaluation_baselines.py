@@ -92,7 +92,9 @@ def measure_ensemble(run: Run, plan: Plan, documents: Sequence[HeldOutDocument])
     model = load_model(run.file.model(run.config.target.model), run.config.target.revision, device=None)
     bits = ensemble_bits(split(model), fused, cells)
     tokenizer = hops.load_tokenizer(run.store, plan.target_tokenizer_fingerprint)
-    texts = tokenizer.tokenize_batch([document.text for document in documents])
+    texts = tokenizer.tokenize_batch(
+        [document.text for document in documents], [document.doc_id for document in documents]
+    )
     predicted = tuple(text.predicted_bytes for text in texts)
     whole = (
         len(document.text.encode()) - int(text.byte_ends_T[0]) for document, text in zip(documents, texts, strict=True)

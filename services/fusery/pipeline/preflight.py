@@ -21,6 +21,7 @@ from pathlib import Path
 from fusery.errors import AddressError, ConfigError, Mismatch, ModelError, NoAnswer, Unavailable
 from fusery.formats.store import Store
 from fusery.models.checkpoint import Checkpoint, inspect_checkpoint, stated_context_length
+from fusery.models.model_files import model_files
 from fusery.pipeline.conformance import ServedSource
 from fusery.pipeline.corpus import Corpora, open_corpora, publish_corpora
 from fusery.pipeline.corpus_checks import check_documents, check_requests
@@ -43,11 +44,6 @@ log = logging.getLogger(__name__)
 
 _PAUSE_S, _WORD_S = 2.0, 60.0
 """Between two times that silent servers are asked, and that it is said."""
-
-_IDENTITY_FILES = (
-    *("config.json", "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "added_tokens.json"),
-    *("special_tokens_map.json", "spiece.model", "tekken.json", "vocab.json", "merges.txt"),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,11 +149,8 @@ def _identity(file: RunFile, spec: ModelSpec, digests: FileDigests) -> str:
     if folder is None or not folder.is_dir():
         tokenizer = tokenizer_of(file, spec)
         return f"{spec.model}@{spec.revision}" if tokenizer is None else f"{spec.model}@{tokenizer}"
-    content = hashlib.sha256()
-    for path in sorted(folder.iterdir()):
-        if path.name in _IDENTITY_FILES or path.suffix == ".safetensors":
-            content.update(digests.digest(path))
-    return content.hexdigest()
+    parts = [[str(path.relative_to(folder)), digests.digest(path).hex()] for path in model_files(folder)]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def check_run(run: Run) -> Checkpoint:

@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fusery import __version__
+from fusery.models.model_files import weight_files
 from fusery.pipeline import steps
 from fusery.pipeline.licences import RunLicences, run_licences
 from fusery.pipeline.preflight import Run
@@ -78,8 +79,9 @@ def _model(run: Run, spec: ModelSpec) -> str:
 def _target_weights(run: Run) -> dict[str, str]:
     """A digest of the target's weights, where they lie on this machine; sources have their fingerprints."""
     folder = Path(run.file.resolve(run.config.target.model))
-    parts = [[path.name, run.digests.digest(path).hex()] for path in sorted(folder.glob("*.safetensors"))]
-    return {"target_weights": digest(parts)} if parts else {}
+    if not folder.is_dir():
+        return {}
+    return {"target_weights": digest([[path.name, run.digests.digest(path).hex()] for path in weight_files(folder)])}
 
 
 def _sources(run: Run, plan: Plan) -> dict[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from fusery.core.rules import Dtype
-from fusery.models.checkpoint import Checkpoint, is_folder, known_architecture, weight_files
+from fusery.models.checkpoint import Checkpoint, is_folder, known_architecture
+from fusery.models.model_files import weight_files
 
 _LOADED_BYTES = 1 << 30
 """Of weights that a check loads: seconds. Of a larger target, or one on the Hub, the architecture is asked; its weights

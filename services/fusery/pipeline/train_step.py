@@ -88,8 +88,9 @@ def _held_out_tokens(run: Run, plan: Plan) -> list[IntArray]:
     """Some of the held-out documents in the target's tokens, the same ones at every start."""
     chosen = sorted(held_out(run), key=lambda document: digest(document.doc_id))
     tokenizer = load_tokenizer(run.store, plan.target_tokenizer_fingerprint)
-    texts = [document.text for document in chosen[: run.config.training.evaluate_documents]]
-    return [tokenized.ids_T for tokenized in tokenizer.tokenize_batch(texts)]
+    chosen = chosen[: run.config.training.evaluate_documents]
+    texts, names = [document.text for document in chosen], [document.doc_id for document in chosen]
+    return [tokenized.ids_T for tokenized in tokenizer.tokenize_batch(texts, names)]
 
 
 def _tracking(run: Run, plan: Plan, clm_only: bool) -> Followed:

@@ -13,6 +13,7 @@ from typing import Any
 
 from fusery.errors import InvalidInput, ModelError
 from fusery.json_text import read_json_object
+from fusery.models.model_files import weight_files
 
 Param = str | int | float | bool | None
 
@@ -105,7 +106,7 @@ class FusionRecord:
     def weights_digest(self) -> str:
         """What tells the weights from others, read from the files: one run can be trained again, on other evidence."""
         whole = hashlib.sha256()
-        for path in sorted(self.model_folder.glob("*.safetensors")):
+        for path in weight_files(self.model_folder):
             with path.open("rb") as file:
                 whole.update(hashlib.file_digest(file, "sha256").digest())
         return whole.hexdigest()[:32]
@@ -146,8 +147,7 @@ def _check_model_folder(folder: Path) -> None:
     missing = [name for name in _NEEDED if not (folder / name).is_file()]
     if missing:
         raise ModelError(f"{folder}: no {' and no '.join(missing)}; expected a Hugging Face model folder")
-    if not any(folder.glob("*.safetensors")):
-        raise ModelError(f"{folder}: no *.safetensors file; save the weights as safetensors")
+    weight_files(folder)
     unsafe = sorted(path.name for path in folder.rglob("*") if path.suffix in _UNSAFE_SUFFIXES)
     if unsafe:
         raise ModelError(f"{folder}: holds {unsafe[0]}, which can run code when loaded; keep only safetensors and JSON")

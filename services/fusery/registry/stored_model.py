@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fusery.json_text import parse_json, read_json_object
+from fusery.models.model_files import weight_files
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature
@@ -41,7 +42,7 @@ def write_top_files(model_folder: Path, top: Path, card: str, licence: str) -> N
         if path.name != _INDEX:
             shutil.copyfile(path, top / path.name)
     placed = dict(_tensors(model_folder))
-    size = sum(path.stat().st_size for path in model_folder.glob("*.safetensors"))
+    size = sum(path.stat().st_size for path in weight_files(model_folder))
     index = {"metadata": {"total_size": size}, "weight_map": placed}
     (top / _INDEX).write_text(json.dumps(index, indent=1, sort_keys=True), encoding="utf-8")
     (top / "README.md").write_text(card, encoding="utf-8")
@@ -81,7 +82,7 @@ def _default(stated: Any, usual: Number) -> Number:
 
 def _tensors(model_folder: Path) -> Iterator[tuple[str, str]]:
     """Every tensor's name, and the file that holds it, as seen from above `model/`."""
-    for path in sorted(model_folder.glob("*.safetensors")):
+    for path in weight_files(model_folder):
         with path.open("rb") as file:
             header = parse_json(file.read(int.from_bytes(file.read(8), "little")))
         yield from ((name, f"{_WEIGHTS}/{path.name}") for name in header if name != "__metadata__")

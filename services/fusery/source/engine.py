@@ -70,7 +70,9 @@ class TransformersEngine:
             ModelError: the model gives NaN.
         """
         check_request(documents, top_k, self._model)
-        texts = self._tokenizer.tokenize_batch([document.text for document in documents])
+        texts = self._tokenizer.tokenize_batch(
+            [document.text for document in documents], [document.id for document in documents]
+        )
         lengths = [len(text.ids_T) for text in texts]
         check_tokens(documents, lengths, top_k, self._model)
         self._check_ids(documents, texts)

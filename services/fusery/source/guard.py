@@ -141,7 +141,9 @@ class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no ty
         except grpc.aio.BaseError:
             call.end("CANCELLED")
             raise
-        except Exception as error:
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # a panic of a library is one too, and the caller waits for an end
             code, message, metadata = _answer(error, call.method, requests[0] if requests else None)
             call.end(code.name)
             await context.abort(code, message, metadata)
@@ -159,7 +161,9 @@ def _parsed(content: bytes, handler: Any) -> Any:
         ) from error
 
 
-def _answer(error: Exception, method: str, request: Any) -> tuple[grpc.StatusCode, str, tuple[tuple[str, Any], ...]]:
+def _answer(
+    error: BaseException, method: str, request: Any
+) -> tuple[grpc.StatusCode, str, tuple[tuple[str, Any], ...]]:
     """Status, message and trailing metadata that a caller gets for an error."""
     if isinstance(error, _WrongToken):
         message = "bearer token missing or wrong; set FUSERY_SOURCE_TOKEN_FILE to the file that the server uses"

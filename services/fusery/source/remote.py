@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
+from fusery.core.library import built
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import IntArray, TopK
 from fusery.errors import InvalidInput, Mismatch, ModelError
 from fusery.json_text import parse_json
+from fusery.models.tokenizer import read_definition
 from fusery.source.api import Distributions, Document, Limits, ModelDescription, check_request, check_tokens
 
 MOST_TOP_K = Limits().max_top_k
@@ -74,11 +76,7 @@ def read_tokenizer_folder(tokenizer: str, revision: str | None = None) -> Tokeni
             f"tokenizer {tokenizer}: no tokenizer.json in it; write one with transformers: "
             "AutoTokenizer.from_pretrained(folder).save_pretrained(other_folder)"
         )
-    try:
-        backend = Tokenizer.from_file(str(path))
-    # The tokenizers library raises a bare Exception on a file that it can't read.
-    except Exception as error:
-        raise ModelError(f"tokenizer {path}: can't be read: {error}; download it again") from error
+    backend = built(read_definition(path), f"tokenizer {path}")
     # One more than the largest id, as `ByteTokenizer.size`: ids may have gaps.
     tokens = 1 + max(backend.get_vocab(with_added_tokens=True).values(), default=-1)
     logits = _logits(folder / "config.json")
@@ -135,7 +133,7 @@ def prepared(
         InvalidInput, TooLarge: the request is not one that this server can answer.
     """
     check_request(documents, top_k, model)
-    texts = tokenizer.tokenize_batch([document.text for document in documents])
+    texts = tokenizer.tokenize_batch([document.text for document in documents], [document.id for document in documents])
     check_tokens(documents, [len(text.ids_T) for text in texts], top_k, model)
     return texts
 

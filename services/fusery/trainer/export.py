@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,19 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from fusery.models.checkpoint import local_folder
+from fusery.models.model_files import tokenizer_files, weight_files
+from fusery.models.tokenizer import settle
 from fusery.registry.model_card import TrainedModel, trained_card
 from fusery.trainer.checkpoint import file_digest, publish
 
-_TOKENIZER_FILES = (
-    "tokenizer*",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.*",
-    "merges.txt",
-    "*.model",
-    "tekken.json",
-    "chat_template*",
-)
+log = logging.getLogger(__name__)
 
 
 def export(model: PreTrainedModel, state: Mapping[str, Tensor], trained: TrainedModel, folder: Path) -> str:
@@ -35,11 +29,16 @@ def export(model: PreTrainedModel, state: Mapping[str, Tensor], trained: Trained
     shutil.rmtree(draft, ignore_errors=True)
     model.save_pretrained(draft, state_dict=dict(state))
     source = local_folder(trained.target, trained.revision)
-    for path in sorted({path for pattern in _TOKENIZER_FILES for path in source.glob(pattern) if path.is_file()}):
+    for path in (*tokenizer_files(source), *source.glob("chat_template*.jinja"), *source.glob("chat_template*.json")):
         shutil.copyfile(path, draft / path.name)
+    if difference := settle(draft, trained.target):
+        log.warning(
+            "%s: its tokenizer class reads %s; the model is written with the class that takes the file as it stands",
+            *(trained.target, difference),
+        )
     (draft / "README.md").write_text(trained_card(trained), encoding="utf-8")
     digest = hashlib.sha256()
-    for path in sorted(draft.glob("*.safetensors")):
+    for path in weight_files(draft):
         digest.update(file_digest(path).encode())
     publish(draft, folder)
     return digest.hexdigest()

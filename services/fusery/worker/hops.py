@@ -88,15 +88,16 @@ def align_shard(store: Store, plan: Plan, task: ShardTask, at: At = _nowhere) ->
     """Hop 2: a source's captured shard at the target's positions, in cells that both vocabularies share."""
     source = plan.source(task.source)
     documents = shards.read_corpus(store.read(plan.corpus_shard(task.shard)))
-    at([document.doc_id for document in documents])
+    texts, names = [document.text for document in documents], [document.doc_id for document in documents]
+    at(names)
     expect = {"tokenizer": source.tokenizer_fingerprint}
     upstream = plan.artefact(ShardTask(Hop.CAPTURE, task.source, task.shard))
     captured = _first(shards.read_captured(store.read(upstream), expect), plan.used_top_k(source))
     source_tokenizer = load_tokenizer(store, source.tokenizer_fingerprint)
     target_tokenizer = load_tokenizer(store, plan.target_tokenizer_fingerprint)
     vocabulary = load_vocabulary_map(store, plan, source)
-    targets = target_tokenizer.tokenize_batch([document.text for document in documents])
-    sources = source_tokenizer.tokenize_batch([document.text for document in documents])
+    targets = target_tokenizer.tokenize_batch(texts, names)
+    sources = source_tokenizer.tokenize_batch(texts, names)
     images = facts.token_images(vocabulary, source_tokenizer, target_tokenizer)
     tally = facts.Tally(images, drops_duplicates=plan.alignment.positions is Positions.REFERENCE)
     aligned = []
@@ -163,11 +164,12 @@ def _evidence(
 def fuse_shard(store: Store, plan: Plan, task: ShardTask, at: At = _nowhere) -> Entry:
     """Hop 3: the evidence of all sources for one corpus shard, fused; with the target's tokens."""
     documents = shards.read_corpus(store.read(plan.corpus_shard(task.shard)))
-    at([document.doc_id for document in documents])
+    texts, names = [document.text for document in documents], [document.doc_id for document in documents]
+    at(names)
     expect = {"target": plan.target_tokenizer_fingerprint}
     per_source = [shards.read_aligned(store.read(plan.artefact(need)), expect) for need in plan.needs(task)]
     tokenizer = load_tokenizer(store, plan.target_tokenizer_fingerprint)
-    targets = tokenizer.tokenize_batch([document.text for document in documents])
+    targets = tokenizer.tokenize_batch(texts, names)
     of_documents = [[rows[i].source for rows in per_source] for i in range(len(documents))]
     fused = [
         FusedDocument(document.doc_id, document.domain, target.ids_T, _fused(plan, sources, target))

@@ -119,7 +119,9 @@ def _work(store: Store, launch: Launch, task: ShardTask, was_tried: bool) -> Non
         with tracing.span(f"{task.hop.value} shard", parent, **place) as span:
             try:
                 perform(store, launch, task, attempt.at)
-            except Exception as error:  # every failure is counted, whatever its class
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:  # every failure is counted, whatever its class
                 span.fail(error)
                 _failed(store, launch, task, attempt, error)
             else:
@@ -161,7 +163,7 @@ def _knock(launch: Launch, source: str, kind: type[SourceAway]) -> None:
             raise kind(f"source {source}: {without_address(error)}") from error
 
 
-def _failed(store: Store, launch: Launch, task: ShardTask, attempt: Attempt, error: Exception) -> None:
+def _failed(store: Store, launch: Launch, task: ShardTask, attempt: Attempt, error: BaseException) -> None:
     run_id = launch.plan.run_id
     log.warning("%s of run %s failed: %s", task.key, run_id, error, exc_info=not isinstance(error, FuseryError))
     try:
@@ -172,7 +174,7 @@ def _failed(store: Store, launch: Launch, task: ShardTask, attempt: Attempt, err
         log.warning("%s of run %s: its failure can't be noted: %s", task.key, run_id, away)
 
 
-def _is_retryable(error: Exception) -> bool:
+def _is_retryable(error: BaseException) -> bool:
     return not isinstance(error, FuseryError) or error.retryable
 
 
