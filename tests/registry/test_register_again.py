@@ -10,11 +10,26 @@ from typing import Any
 
 import pytest
 
+from fusery.domain_names import name_of
 from fusery.errors import Unavailable
 from fusery.registry import register as register_module
 from fusery.registry.promote import version_of_run
 from registrations import Make, Registration, measured, other_weights, with_task
 
+ODD_DOMAINS = [
+    "https://example.org/a",
+    "/r/name",
+    "C#",
+    "C+",
+    "mean",
+    "Mean",
+    "a",
+    "a ",
+    "..",
+    "新闻",
+    "x" * 300,
+    "\x1b[m\n",
+]
 NO_STEPS: dict[str, Any] = {"metrics_files": {"fused": None, "clm": None}}
 
 # MLflow and what it imports warn about each other's future.
@@ -156,3 +171,17 @@ def test_what_is_no_longer_measured_is_no_number_and_all_else_stays(registration
 
     registration.register(**change, **with_task(registration))
     assert registration.client.get_run(run_id).data.metrics["task/fused/arc_easy"] == 0.5
+
+
+def test_domains_of_any_name_are_registered_each_with_its_metric(registration: Registration) -> None:
+    domains = {name: {"bits_per_byte": float(place)} for place, name in enumerate(ODD_DOMAINS)}
+    evaluation = dict(registration.record.evaluation) | {"coverage": {}, "wins": {}}
+    evaluation["models"] = {"fused": {"mean_bits_per_byte": 99.0, "domains": domains}}
+    again = registration.register(run_id="odd-1", model_name="odd", evaluation=evaluation, **NO_STEPS)
+    metrics = registration.client.get_run(again.run_id).data.metrics
+    prefix = "bits_per_byte/fused/"
+    found = {name.removeprefix(prefix): value for name, value in metrics.items() if name.startswith(prefix)}
+    assert found.pop("mean") == 99.0
+    assert {name_of(part, ODD_DOMAINS): value for part, value in found.items()} == {
+        name: scores["bits_per_byte"] for name, scores in domains.items()
+    }
