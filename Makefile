@@ -14,7 +14,7 @@ help: ## Show what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(ROOT)/Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
 
 setup: $(STAMP) ## Create .venv and install fusery with everything (torch for CPU where the index has it)
-$(STAMP): $(ROOT)/pyproject.toml $(ROOT)/constraints.txt $(ROOT)/scripts/setup.sh
+$(STAMP): $(ROOT)/pyproject.toml $(ROOT)/constraints.txt $(ROOT)/locks/setup.txt $(ROOT)/scripts/setup.sh
 	@PYTHON=$(PYTHON) $(ROOT)/scripts/setup.sh $(VENV)
 
 demo: $(STAMP) ## Make three tiny LLMs, fuse them, show the table: everything on this machine, about twelve minutes

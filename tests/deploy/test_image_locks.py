@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import re
+import subprocess
 import sys
+import zipfile
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -47,6 +51,49 @@ def test_the_locks_fit_what_the_project_asks_for(check: ModuleType, capsys: pyte
 )
 def test_a_lock_that_does_not_fit_is_named(check: ModuleType, lock: str, constraints: str, fault: str | None) -> None:
     assert list(check.faults(lock, constraints, PROJECT)) == ([] if fault is None else [fault])
+
+
+def test_what_setup_installs_has_a_hash_each_but_torch() -> None:
+    constrained = re.findall(r"^([^#=\s]+)==", (ROOT / "constraints.txt").read_text(), re.MULTILINE)
+    locked = re.findall(
+        r"^([^=\s]+)==\S+ (?:; [^\\]+)?\\\n    --hash=sha256:", (ROOT / "locks/setup.txt").read_text(), re.M
+    )
+    assert {name.lower().replace("_", "-") for name in constrained} - set(locked) == {"torch"}
+    script = (ROOT / "scripts/setup.sh").read_text()
+    assert '--constraint "$root/locks/setup.txt"' in script
+    assert '--require-hashes --requirement "$root/locks/uv.txt"' in script
+
+
+@pytest.mark.parametrize("is_right", [True, False])
+def test_a_hash_of_a_constraint_holds_for_what_another_package_asks_for(tmp_path: Path, is_right: bool) -> None:
+    wheels = {name: _wheel(tmp_path, name, needs) for name, needs in (("one", "two"), ("two", None))}
+    digest = hashlib.sha256(wheels["two"].read_bytes()).hexdigest() if is_right else "0" * 64
+    lock = tmp_path / "lock.txt"
+    lock.write_text(f"two==1.0 \\\n    --hash=sha256:{digest}\n")
+    options = [
+        "--offline",
+        "--no-index",
+        "--no-cache",
+        "--find-links",
+        str(tmp_path),
+        "--target",
+        str(tmp_path / "there"),
+    ]
+    uv = Path(sys.executable).with_name("uv")
+    command = [str(uv), "pip", "install", *options, "--python", sys.executable, "--constraint", str(lock), "one"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode == 0) is is_right, done.stderr
+    assert ("Hash mismatch for `two==1.0`" in done.stderr) is not is_right
+
+
+def _wheel(folder: Path, name: str, needs: str | None) -> Path:
+    path, info = folder / f"{name}-1.0-py3-none-any.whl", f"{name}-1.0.dist-info"
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", "Version: 1.0", *([f"Requires-Dist: {needs}"] if needs else [])]
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr(f"{info}/METADATA", "\n".join(lines) + "\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", f"{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n")
+    return path
 
 
 def test_the_cpu_image_has_no_cuda_and_both_have_the_same_torch() -> None:
