@@ -14,8 +14,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 for name in [name for name in os.environ if name.startswith("FUSERY_")]:
     del os.environ[name]
 
-# A shell that starts the tests with & ignores it, and their processes would inherit that.
+# What starts the tests may ignore these (a shell's &, a trap, a supervisor), and their processes would inherit that.
+# SIGHUP stays: nohup is meant. A test that needs it takes the fixture `usual_signals`.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGCHLD):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, signal.SIG_DFL)
+signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 import pytest
 from hypothesis import settings
@@ -44,6 +49,18 @@ def _signals_as_before() -> Iterator[None]:
     before = _signals()
     yield
     assert _signals() == before
+
+
+@pytest.fixture
+def usual_signals(_signals_as_before: None) -> Iterator[None]:
+    """No stop signal is ignored, also where nohup started the tests."""
+    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number, handler in before.items():
+        if handler is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def _signals() -> list[object]:

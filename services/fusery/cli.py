@@ -19,7 +19,7 @@ from fusery.commands import COMMANDS
 from fusery.errors import FuseryError, how_to_install
 from fusery.output import set_up_output
 from fusery.shown_text import shown
-from fusery.stop_signals import end_as_any_process
+from fusery.stop_signals import end_as_any_process, start_as_usual
 
 _INTERRUPTED, _OUTPUT_CLOSED = 130, 141
 _LINE_END = "\n"
@@ -27,6 +27,7 @@ _LINE_END = "\n"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit code."""
+    start_as_usual()
     end_as_any_process()
     set_up_output()
     parser = _parser()

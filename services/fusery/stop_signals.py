@@ -29,6 +29,20 @@ def end_as_any_process() -> None:
         signal.signal(signal.SIGTERM, lambda number, _frame: os._exit(128 + number))
 
 
+def start_as_usual() -> None:
+    """A process inherits what its parent ignores and blocks; of that, what no command can work with is undone.
+
+    SIGCHLD ignored: every child seems to have ended with 0. SIGTERM ignored, or a stop signal blocked: a run could not
+    stop its servers. That SIGINT and SIGHUP are ignored stays: that is how nohup and a shell's & are meant.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGCHLD, signal.SIGTERM):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {*STOP_SIGNALS, signal.SIGCHLD})
+
+
 @contextmanager
 def taken(handler: Handler) -> Iterator[None]:
     """Has `handler` meanwhile for every stop signal that is not ignored.

@@ -27,7 +27,7 @@ from types import FrameType
 from typing import Any
 
 from fusery.errors import FuseryError, Interrupted
-from fusery.stop_signals import STOP_SIGNALS, taken
+from fusery.stop_signals import STOP_SIGNALS, start_as_usual, taken
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """0, or the exit code of the first process that failed; 128 + the signal that ended it or this process."""
     # The form of text logs; whoever calls this in a process of theirs has their own.
     logging.basicConfig(level="INFO", format="%(asctime)s node %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    start_as_usual()
     with _stops() as woken:
         # Seconds of imports, for those who use it.
         from torch.distributed.run import parse_args

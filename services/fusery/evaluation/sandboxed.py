@@ -76,6 +76,8 @@ class _Beneath(ctypes.Structure):
 def main(arguments: list[str]) -> None:
     keeps = arguments[0] == "--keep"
     folder, seconds, memory_bytes, *command = arguments[keeps:]
+    # Where a parent ignores it, a child's end is not told.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         os.chdir(folder)
         _move_input()

@@ -86,9 +86,7 @@ def serve(config: ServeConfig) -> int:
 
 
 async def _serve(config: ServeConfig, token: TokenFile | None) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stop = _stop_event()
     server = SourceServer(lambda: _load(config), token, config.waiting_requests, config.front)
     try:
         address = await server.start(config.host, config.port)
@@ -98,6 +96,15 @@ async def _serve(config: ServeConfig, token: TokenFile | None) -> None:
         log.info("%s: draining", config.model)
     finally:
         await server.drain(config.drain_s)
+
+
+def _stop_event() -> asyncio.Event:
+    """Set at SIGTERM, and at Ctrl-C unless that is ignored from the start, as in what a script starts with &."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
 
 
 def _asks_for_certificates(config: ServeConfig) -> bool:
