@@ -45,7 +45,7 @@ def text_of(text: str | None, file: Path | None) -> str:
         raise InvalidInput(f"got {'no text' if text is None else 'TEXT and --file'}; give TEXT, or - , or --file FILE")
     try:
         if file is not None:
-            content = file.read_bytes().decode()
+            content = file.read_bytes().decode("utf-8-sig")
         elif text == "-":
             content = sys.stdin.buffer.read().decode()
         else:

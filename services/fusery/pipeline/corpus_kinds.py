@@ -143,7 +143,7 @@ def documents_in(path: Path, file: CorpusFile) -> Folder:
             found.files.append(inner)
         else:
             found.skipped[reason] += 1
-    rows = {parent for inner in found.files if _is_of_rows(inner, file) for parent in inner.parents}
+    rows = _folders_with_rows(found.files, file)
     beside = [inner for inner in found.files if _is_beside_rows(inner, rows)]
     found.files = sorted(set(found.files) - set(beside))
     found.skipped += Counter({HUB: len(beside)})
@@ -196,13 +196,18 @@ def _reason(path: Path) -> str | None:
     return TOOLS if is_left or not path.is_file() else None
 
 
-def _is_of_rows(path: Path, file: CorpusFile) -> bool:
-    """Whether a folder with this file holds data; a `.json` alone may be a program's settings."""
-    ending, packed = endings(path)
-    if file.format == "text" or ending not in _KINDS:
-        return False
-    is_data = ending != ".json" or packed != ""
-    return is_data or any((path.parent / name).exists() for name in (".gitattributes", ".cache", *_HUB))
+def _folders_with_rows(files: Iterable[Path], file: CorpusFile) -> set[Path]:
+    """The folders that hold data, and those around them; a `.json` alone may be a program's settings."""
+    if file.format == Kind.TEXT.value:
+        return set()
+    kinds = {(inner.parent, *endings(inner)) for inner in files}
+    data = {folder for folder, ending, packed in kinds if ending in _KINDS and (ending != ".json" or packed)}
+    data |= {folder for folder, ending, _ in kinds if ending == ".json" and _is_downloaded(folder)}
+    return {around for folder in data for around in (folder, *folder.parents)}
+
+
+def _is_downloaded(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (".gitattributes", ".cache", *_HUB))
 
 
 def _is_beside_rows(path: Path, folders_with_rows: set[Path]) -> bool:
