@@ -27,6 +27,7 @@ from fusery.run_sections import TrainingSpec
 from fusery.trainer import loop
 from fusery.trainer.attention import Packing
 from fusery.trainer.job import TERMINATED_EXIT_CODE, Terminated, TrainJob, train
+from fusery.trainer.lease import Occupied
 from fusery.trainer.loop import Diverged
 from fusery.trainer.metrics import StepMetrics
 from launchers import free_port, launched
@@ -189,6 +190,34 @@ def test_a_signal_finishes_the_step_and_writes_a_checkpoint(
     assert signal.getsignal(number) is handler
     undisturbed = train(replace(job, output=tmp_path / "undisturbed"))
     assert train(job).weights_digest == undisturbed.weights_digest
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("Connection closed by peer"), OSError("the volume is gone"), Occupied("node-1 trains here")],
+    ids=["a lost group", "a lost volume", "a lost lease"],
+)
+@pytest.mark.parametrize("number", [None, signal.SIGTERM, signal.SIGINT])
+def test_what_breaks_after_a_stop_signal_is_no_failure_and_before_it_is(
+    number: int | None, error: Exception, tmp_path: Path
+) -> None:
+    def stop(_: StepMetrics) -> None:
+        if number is not None:
+            os.kill(os.getpid(), number)
+        raise error
+
+    expected = {None: type(error), signal.SIGTERM: Terminated, signal.SIGINT: Interrupted}[number]
+    with pytest.raises(expected, match=str(error)):
+        train(pico_job(tmp_path / "out", on_step=stop))
+
+
+def test_wrong_input_stays_wrong_after_a_stop_signal(tmp_path: Path) -> None:
+    def stop(_: StepMetrics) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise Diverged("losses are not finite")
+
+    with pytest.raises(Diverged):
+        train(pico_job(tmp_path / "out", on_step=stop))
 
 
 def test_a_training_outside_the_main_thread_leaves_signals_alone(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ import torch
 
 from fusery.core.cells import Partitions
 from fusery.core.topk import IntArray
-from fusery.errors import Interrupted, Mismatch
+from fusery.errors import Interrupted, InvalidInput, Mismatch
 from fusery.json_text import read_json_object
 from fusery.models.causality import check_causal
 from fusery.models.checkpoint import context_length
@@ -283,14 +283,31 @@ class _Signals:
 
     def raise_for(self, cursor: Cursor, steps: int) -> None:
         """Raises what the signal means."""
-        kind = Interrupted if self.received == signal.SIGINT else Terminated
-        raise kind(
+        raise self.error(
             f"training stopped after step {cursor.step} of {steps}; start the same job again to go on from there"
         )
+
+    def error(self, message: str) -> Interrupted:
+        """What the signal means, as an error."""
+        return (Interrupted if self.received == signal.SIGINT else Terminated)(message)
 
 
 @contextmanager
 def _signals() -> Iterator[_Signals]:
+    """What was asked to stop has stopped, whatever breaks meanwhile: processes of other nodes end, a lease moves.
+
+    Only wrong input stays what it is, for another start ends in the same way.
+    """
     signals = _Signals()
     with taken(signals.receive):
-        yield signals
+        try:
+            yield signals
+        except (InvalidInput, Interrupted):
+            raise
+        except Exception as error:
+            if not signals.is_set:
+                raise
+            raise signals.error(
+                f"training was asked to stop, and ended before its step did ({type(error).__name__}: {error}); start "
+                "the same job again to go on from the newest checkpoint"
+            ) from error
