@@ -165,6 +165,15 @@ def test_a_server_that_loads_says_so_and_not_that_its_name_is_not_found() -> Non
             client.knock()
 
 
+def test_of_a_list_one_server_that_answers_is_enough() -> None:
+    with running(UniformEngine()) as server:
+        for address in (f"127.0.0.1:1,127.0.0.1:2,{server.address}", f"{server.address},127.0.0.1:1"):
+            with client_of(address, retry_for_s=0.0) as client:
+                client.knock()
+    with client_of("127.0.0.1:1,127.0.0.1:2", retry_for_s=0.0) as client, pytest.raises(errors.Unavailable):
+        client.knock()
+
+
 def test_one_trouble_is_said_at_once_and_then_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     call._said_at.clear()
     caplog.set_level("INFO", "fusery.source.call")

@@ -80,8 +80,10 @@ def hops_job(run: Run, plan: Plan, target: ByteTokenizer, services: local.Servic
         publish_input(run)
         publish_tokenizer(run, target)
         for source in plan.sources:
-            with services.client(source.name) as client:
-                publish_tokenizer(run, client.tokenizer())
+            # A source that is away must not hold up what needs none.
+            if run.store.find(tokenizer_name(source.tokenizer_fingerprint)) is None:
+                with services.client(source.name) as client:
+                    publish_tokenizer(run, client.tokenizer())
 
     return HopsJob(
         run.store,

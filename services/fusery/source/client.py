@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import ConfigError, Mismatch
+from fusery.errors import ConfigError, Mismatch, Unavailable
 from fusery.formats.packing import LogProbs
 from fusery.pb import distributions_pb2 as pb
 from fusery.pb import distributions_pb2_grpc as pb_grpc
@@ -136,12 +136,19 @@ class SourceClient:
         return first
 
     def knock(self) -> None:
-        """Returns if a server answers and is not loading.
+        """Returns if one of the servers answers and is not loading; each has its own `timeout_s` and `retry_for_s`.
 
         Raises:
-            FuseryError: as `compute`.
+            FuseryError: as `compute`, of the last server.
         """
-        self._call("GetModel", pb.GetModelRequest(), lambda rpc: wire.read_model(rpc.result())).result()
+        for server in range(self.servers):
+            try:
+                self._ask_model(server)
+            except Unavailable:
+                if server == self.servers - 1:
+                    raise
+            else:
+                return
 
     def tokenizer(self) -> ByteTokenizer:
         """The very tokenizer that the source uses.

@@ -165,7 +165,8 @@ def _knock(launch: Launch, source: str, kind: type[SourceAway]) -> None:
 
 def _failed(store: Store, launch: Launch, task: ShardTask, attempt: Attempt, error: BaseException) -> None:
     run_id = launch.plan.run_id
-    log.warning("%s of run %s failed: %s", task.key, run_id, error, exc_info=not isinstance(error, FuseryError))
+    how = "waits" if isinstance(error, SourceAway) else "failed"
+    log.warning("%s of run %s %s: %s", task.key, run_id, how, error, exc_info=not isinstance(error, FuseryError))
     try:
         if isinstance(error, Corrupt) and error.artefact is not None:
             store.discard(error.artefact)
