@@ -30,6 +30,10 @@ torch.set_num_threads(1)
 SOURCES = {"prose": ("llama", "sentencepiece"), "code": ("gpt_neox", "byte_level")}
 
 
+MARKS: list[tuple[str, int, int, str]] = []
+"""What was said of how far measuring and capturing the held-out text are."""
+
+
 class EngineClient:
     """A source in this process, where a client is expected."""
 
@@ -81,7 +85,7 @@ def carry_hops_out(file: Path) -> tuple[Run, Plan]:
         client: Any = EngineClient(engine)
         for shard in range(plan.corpus_shards):
             hops.capture(run.store, plan, ShardTask(Hop.CAPTURE, name, shard), client)
-        steps.measure_source(run, plan, name, client, lambda *_: None)
+        steps.measure_source(run, plan, name, client, lambda *mark: MARKS.append(mark))
     baselines.make_missing(run, plan)
     return run, plan
 
@@ -113,6 +117,15 @@ def test_every_baseline_stands_in_the_report(finished: tuple[Run, Plan, Report])
     assert all(set(scores.domains) == {"prose", "code"} for scores in report.models.values())
     assert set(report.gains()) == {*ROWS, "weight merging", "CLM"}
     assert set(report.domain_gains()["ensemble"]) == {"prose", "code"}
+
+
+@pytest.mark.usefixtures("finished")
+def test_the_capture_of_held_out_text_shows_how_far_it_is() -> None:
+    for source in SOURCES:
+        marks = [(done, total) for title, done, total, _ in MARKS if title == f"capture held-out {source}"]
+        total = marks[-1][1]
+        assert marks == [(done, total) for done in range(total + 1)]
+        assert (f"measure {source}", "documents") in {(title, unit) for title, _, _, unit in MARKS}
 
 
 def test_what_can_not_be_merged_is_said_with_its_reason(finished: tuple[Run, Plan, Report]) -> None:

@@ -56,6 +56,34 @@ def test_the_run_puts_a_source_server_in_front_of_an_inference_server(tmp_path: 
     np.testing.assert_allclose(answer.top.log_probs_RK, expected.top.log_probs_RK, atol=1e-4)
 
 
+def test_a_source_that_answers_as_another_is_taken_for_it_in_the_same_run(tmp_path: Path) -> None:
+    with vllm(pico(), max_logprobs=8) as server:
+        plain = open_run(write_run(tmp_path / "plain", sources=asked(f"vllm:{server.url}")))
+        run = open_run(write_run(tmp_path / "stated", sources=asked(f"vllm:{server.url}", same_as="a" * 64)))
+        assert run.run_id == plain.run_id
+        with services(run) as using, using.client("far") as client:
+            assert client.model().weights_fingerprint == "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({"model": "vllm:http://h:1", "same_as": "abc"}, "same_as"),
+        ({"model": "tgi:http://h:1", "same_as": "A" * 64}, "same_as"),
+        ({"model": "models/m", "same_as": "a" * 64}, "same_as: goes with tgi:URL and vllm:URL only"),
+        (
+            {"model": "vllm:http://h:1", "address": "h:2", "same_as": "a" * 64},
+            "same_as: the source server at `address` says what it is; give it --same-as",
+        ),
+    ],
+)
+def test_what_is_no_statement_of_sameness_is_a_mistake_in_the_yaml(
+    tmp_path: Path, source: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ConfigError, match=says):
+        open_run(write_run(tmp_path, sources=[{"name": "far", **source}]))
+
+
 @pytest.mark.parametrize(
     ("server", "sections", "kind", "says"),
     [

@@ -14,7 +14,7 @@ from fusery.evaluation import report as reports
 from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
 from fusery.pipeline import status, steps
-from fusery.pipeline.hop_progress import DeadLetter, HopProgress, Progress
+from fusery.pipeline.hop_progress import DeadLetter, FailedAttempts, HopProgress, Progress
 from fusery.pipeline.lease import BEAT_S
 from fusery.pipeline.preflight import Run, open_run
 from fusery.pipeline.progress_note import keep_lines
@@ -203,6 +203,27 @@ def test_dead_letters_are_shown_with_their_documents(tmp_path: Path, capsys: pyt
     assert said in capsys.readouterr().out.splitlines()
     prose = state(run, plan)["steps"]["capture prose"]
     assert (prose["failed"], prose["dead"], prose["running"]) == (3, 1, 0), "nobody is at work without a coordinator"
+
+
+def test_reasons_of_failed_attempts_are_shown_to_people_and_programs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, plan = begun(tmp_path)
+    reasons = (FailedAttempts(2, "the source gives NaN"), FailedAttempts(1, "killed; out of memory?"))
+    hops = (
+        HopProgress(Hop.CAPTURE, "prose", 0, SHARDS, failed=3, reasons=reasons, waits_for="source prose: it is away"),
+        HopProgress(Hop.FUSE, "", 0, SHARDS),
+    )
+    run.store.write_note(progress_name(run.run_id), Progress(hops, ()).to_json())
+    content = state(run, plan)
+    assert content["failed_attempts"] == [
+        {"step": "capture prose", "attempts": 2, "reason": "the source gives NaN"},
+        {"step": "capture prose", "attempts": 1, "reason": "killed; out of memory?"},
+    ]
+    show_status(run.run_id, run.store.url, as_json=False)
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "capture prose: 2 failed: the source gives NaN; 1 failed: killed; out of memory?" in shown
+    assert "waits" not in shown, "nobody waits where no coordinator is"
 
 
 def test_a_coordinator_is_alive_where_its_beat_moves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -147,10 +147,10 @@ class Board:
         rate, left_s = self._rate_and_time_left(line)
         facts = [f"{line.running} running"] * bool(line.running) + [f"{line.failed} failed"] * bool(line.failing)
         facts += [f"{line.dead} dead"] * bool(line.dead)
-        facts += [line.note] * bool(line.note)
         facts += [_per_time(rate)] if rate and not line.is_done else []
         facts += [f"{duration(left_s)} left"] if left_s else []
-        return f"{line.title} {line.amount}/{line.total}" + (f" ({' '.join(facts)})" if facts else "")
+        note = f": {line.note}" if len(line.note) > _LONGEST_NOTE else ""
+        return f"{line.title} {line.amount}/{line.total}" + (f" ({' '.join(facts)})" if facts else "") + note
 
     def _rate_and_time_left(self, line: Line) -> tuple[float | None, float | None]:
         """Units a second since the line moved, and the seconds left at that rate; None: not known yet."""
