@@ -306,7 +306,13 @@ def test_a_plan_takes_a_complete_capture_of_more_entries_up_to_the_servers_limit
 
     def planned(most: int) -> Plan:
         model = SimpleNamespace(
-            fingerprint="ab12" * 16, vocabulary_size=tokenizer.size, limits=SimpleNamespace(max_top_k=most)
+            fingerprint="ab12" * 16,
+            weights_fingerprint="w" * 64,
+            tokenizer_fingerprint=tokenizer.fingerprint,
+            architecture="A",
+            dtype="float32",
+            vocabulary_size=tokenizer.size,
+            limits=SimpleNamespace(max_top_k=most),
         )
         client = SimpleNamespace(model=lambda: model, tokenizer=lambda: tokenizer)
         config = SimpleNamespace(
@@ -318,9 +324,15 @@ def test_a_plan_takes_a_complete_capture_of_more_entries_up_to_the_servers_limit
         corpora = SimpleNamespace(train=SimpleNamespace(digest="c" * 64, shards=2))
         asked = SimpleNamespace(run_id="r", config=config, store=store, corpora=corpora)
         services = SimpleNamespace(client=lambda _: nullcontext(client))
-        return planning.plan_of(asked, tokenizer, services)  # type: ignore[arg-type]
+        board = SimpleNamespace(say=lambda event, text, *_, **__: said.append((event, text)))
+        return planning.plan_of(asked, tokenizer, services, board)  # type: ignore[arg-type]
+
+    said: list[tuple[str, str]] = []
 
     assert planned(most=100).folder(Hop.CAPTURE, "code") == plan_of("one", top_k=8).folder(Hop.CAPTURE, "code")
     assert planned(most=5).folder(Hop.CAPTURE, "code") == plan_of("x", top_k=3).folder(Hop.CAPTURE, "code")
     aligned = {planned(most).folder(Hop.ALIGN, "code") for most in (100, 5)}
     assert len(aligned) == 1
+    # Of at most 5 entries there is no capture that could be used, and that is said.
+    assert {event for event, _ in said} == {"captures"}
+    assert all("its captures of this text are not used: they are k8-" in text for _, text in said)
