@@ -5,19 +5,24 @@ from __future__ import annotations
 import threading
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
 
 from coordinatorworkers import Workers, plan
 from fusery.errors import Mismatch, Overloaded, Unavailable
-from fusery.pipeline import patience
+from fusery.pipeline import patience, steps
 from fusery.pipeline.absences import Absences
 from fusery.pipeline.attempts import Failure
 from fusery.pipeline.hop_progress import FailedAttempts, Progress
+from fusery.pipeline.local import Services
 from fusery.pipeline.patience import patient_client
+from fusery.pipeline.planning import measure_sources
 from fusery.pipeline.progress import Board, Shown, hop_lines
 from fusery.source.api import Document
+from fusery.source.client import SourceClient
 from fusery.worker.plan import Hop, ShardTask, attempts_folder
 from fusery.worker.started import MAX_ATTEMPTS
 from sourceservers import UniformEngine, running
@@ -181,6 +186,45 @@ def test_a_run_that_asks_a_source_itself_waits_until_it_is_back() -> None:
     assert said[0].startswith("source docs: ")
     assert address not in said[0]
     assert said[-1] == ""
+
+
+@pytest.mark.usefixtures("impatient")
+def test_an_upgrade_while_the_run_measures_its_sources_costs_time_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with running(UniformEngine()) as first:
+        address = first.address
+    answers: list[int] = []
+
+    def measure(_run: object, _plan: object, _name: str, client: SourceClient, mark: steps.Mark) -> None:
+        answers.append(len(client.compute([Document("b", "text")], 2)))
+        mark("measure docs", 1, 1, "documents")
+
+    said: list[tuple[str, str]] = []
+    is_said = threading.Event()
+
+    def say(event: str, text: str, *_: object, **__: object) -> None:
+        said.append((event, text))
+        is_said.set()
+
+    def come_back() -> None:
+        is_said.wait(60)
+        with running(UniformEngine(), port=int(address.rpartition(":")[2])):
+            done.wait(60)
+
+    monkeypatch.setattr(steps, "measure_source", measure)
+    done, thread = threading.Event(), threading.Thread(target=come_back)
+    thread.start()
+    board: Any = SimpleNamespace(say=say, update=lambda *_: None)
+    supervisor: Any = SimpleNamespace(check=lambda: None)
+    plan: Any = SimpleNamespace(sources=[SimpleNamespace(name="docs")])
+    run: Any = None
+    measure_sources(run, plan, Services({"docs": address}, "", supervisor, ()), board)
+    done.set()
+    thread.join()
+    assert answers == [1]
+    [(event, text), *_] = said
+    assert event == "waiting"
+    assert text.startswith("source docs: ")
+    assert address not in text
 
 
 @pytest.mark.usefixtures("impatient")

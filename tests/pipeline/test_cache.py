@@ -323,7 +323,7 @@ def test_a_plan_takes_a_complete_capture_of_more_entries_up_to_the_servers_limit
         )
         corpora = SimpleNamespace(train=SimpleNamespace(digest="c" * 64, shards=2))
         asked = SimpleNamespace(run_id="r", config=config, store=store, corpora=corpora)
-        services = SimpleNamespace(client=lambda _: nullcontext(client))
+        services = SimpleNamespace(client=lambda *_: nullcontext(client))
         board = SimpleNamespace(say=lambda event, text, *_, **__: said.append((event, text)))
         return planning.plan_of(asked, tokenizer, services, board)  # type: ignore[arg-type]
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fusery.errors import FuseryError, Unavailable
 from fusery.pipeline.conformance import ServedSource
+from fusery.pipeline.patience import Tell, patient_client
 from fusery.pipeline.preflight import Run, tokenizer_of
 from fusery.pipeline.processes import Child, Supervisor, fusery_command, wait_for_file
 from fusery.run_config import SourceSpec
@@ -38,8 +39,11 @@ class Services:
     supervisor: Supervisor
     started: tuple[str, ...]
 
-    def client(self, source: str) -> SourceClient:
-        return client_from_settings(self.addresses[source])
+    def client(self, source: str, tell: Tell | None = None) -> SourceClient:
+        """A client of a source; with `tell`, which hears why, it waits for one that is away."""
+        if tell is None:
+            return client_from_settings(self.addresses[source])
+        return patient_client(self.addresses[source], source, tell)
 
 
 def threads_per_process(run: Run) -> int:

@@ -13,7 +13,6 @@ from fusery.pipeline import local, steps
 from fusery.pipeline.cache import captured_top_k
 from fusery.pipeline.execution import HopsJob
 from fusery.pipeline.known_sources import Asked, remember, why_asked_anew
-from fusery.pipeline.patience import patient_client
 from fusery.pipeline.preflight import Run, publish_input
 from fusery.pipeline.progress import Board, Line, Shown
 from fusery.source.api import ModelDescription
@@ -28,9 +27,15 @@ def plan_of(run: Run, target: ByteTokenizer, services: local.Services, board: Bo
     Raises:
         InvalidInput: a source has fewer entries than the run asks for.
     """
-    train, sources = run.corpora.train, []
+    train, sources, shown = run.corpora.train, [], Shown(board)
     for spec in run.config.sources:
-        with services.client(spec.name) as client:
+
+        def tell(why: str, name: str = spec.name) -> None:
+            # One that the run started itself is started again here.
+            services.supervisor.check()
+            shown.tell(name, why)
+
+        with services.client(spec.name, tell) as client:
             model, tokenizer = client.model(), client.tokenizer()
         if run.config.capture.top_k > model.vocabulary_size:
             raise InvalidInput(f"source {spec.name}: capture.top_k is over its vocabulary of {model.vocabulary_size}")
@@ -114,7 +119,7 @@ def measure_sources(run: Run, plan: Plan, services: local.Services, board: Board
             marks[title] = Line(title, done, total, unit)
 
         try:
-            with patient_client(services.addresses[name], name, partial(waits.__setitem__, name)) as client:
+            with services.client(name, partial(waits.__setitem__, name)) as client:
                 steps.measure_source(run, plan, name, client, mark)
         except Exception as error:  # handed to the main thread
             failures.append(error)
