@@ -93,6 +93,11 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "adapter alone": (adapter_alone, r"no config\.json.*adapter_config"),
     "whole and split": (two_sets, r"two sets of weights, model\.safetensors and those of model\.safetensors\.index"),
     "named in the config": (set_config(transformers_weights="other.safetensors"), "transformers_weights"),
+    "code as attention": (set_config(attn_implementation="somebody/attention"), "somebody/attention.*never run"),
+    "code as a part's attention": (
+        set_config(text_config={"attn_implementation": {"": "somebody/attention@main"}}),
+        "somebody/attention",
+    ),
     "other configs": (set_config(configuration_files=["config.4.0.0.json"]), "configuration_files"),
 }
 
@@ -120,6 +125,7 @@ HARMLESS: dict[str, Change] = {
     "a chat template": lambda folder: (folder / "chat_template.jinja").write_text("{{ messages }}"),
     "generation settings": lambda folder: (folder / "generation_config.json").write_text('{"temperature": 9.0}'),
     "another index": lambda folder: (folder / "pytorch_model.bin.index.json").write_text('{"weight_map": {}}'),
+    "a usual attention in the config": set_config(attn_implementation="sdpa"),
     "the usual name in the config": set_config(transformers_weights="model.safetensors"),
     "an index of the one file": lambda folder: write_index(folder, {"lm_head.weight": "model.safetensors"}),
 }

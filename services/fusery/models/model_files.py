@@ -10,7 +10,7 @@ are no part of the model and do no harm.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -86,12 +86,26 @@ def refuse_companions(folder: Path) -> None:
             f"model {folder}: config.json names other configs for other versions of transformers "
             f"(configuration_files: {others}); keep the one that is meant as config.json, without that key"
         )
+    if code := next((text for text in _implementations(config) if "/" in text), None):
+        raise ModelError(
+            f"model {folder}: config.json names {code!r} as its implementation, which is code from the Hub and never "
+            "run; take that key out of config.json"
+        )
     named = config.get("transformers_weights")
     if named is not None and named not in _usual_weights(folder):
         raise ModelError(
             f"model {folder}: config.json says that its weights are in {named!r} (transformers_weights); "
             f"rename that file to {WEIGHTS}, and take the key out of config.json"
         )
+
+
+def _implementations(part: object) -> Iterator[str]:
+    """What a config, and the configs in it, say of code to compute attention and the like with."""
+    for key, value in part.items() if isinstance(part, dict) else ():
+        if isinstance(key, str) and key.endswith("implementation"):
+            yield from map(str, value.values() if isinstance(value, dict) else [value])
+        else:
+            yield from _implementations(value)
 
 
 def weight_files(folder: Path) -> list[Path]:

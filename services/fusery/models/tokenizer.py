@@ -53,8 +53,8 @@ def read_tokenizer(folder: Path, model: str) -> ByteTokenizer:
     if "auto_map" in settings:
         # Such a class may need code of the checkpoint, which is an error.
         _of_class(folder, model)
-    backend = library.built(_with_habit(folder, definition, model), f"model {model}")
-    return ByteTokenizer(definition, library.prefix_ids(backend, f"model {model}"), name=Path(model).name)
+    prefix = library.prefix_ids(_with_habit(folder, definition, model), f"model {model}")
+    return ByteTokenizer(definition, prefix, name=Path(model).name)
 
 
 def _with_habit(folder: Path, definition: library.Definition, model: str) -> library.Definition:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from fusery.core.definition import steady
-from fusery.core.library import built, prefix_ids
+from fusery.core.library import prefix_ids
 from fusery.core.rules import Dtype
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import TopK
@@ -203,7 +203,7 @@ def _tokenizer_of(fields: Any, name: str) -> ByteTokenizer:
     if "backend" in fields:
         return ByteTokenizer.from_definition(json.dumps(fields))
     definition = steady(fields)
-    return ByteTokenizer(definition, prefix_ids(built(definition, name), name), name)
+    return ByteTokenizer(definition, prefix_ids(definition, name), name)
 
 
 _OPENERS: dict[Kind, Callable[[Participant, Dtype], Opened]] = {
