@@ -83,7 +83,7 @@ def begun_of(run: Run) -> tuple[Run, Plan]:
                 name=name,
                 model_fingerprint=name * 16,
                 tokenizer_fingerprint=pico_byte_tokenizer(kind).fingerprint,
-                vocabulary_size=420,
+                vocabulary_size=pico_byte_tokenizer(kind).size + 7,
             )
             for name, kind in KINDS.items()
         ),
