@@ -215,6 +215,21 @@ def test_a_model_on_the_hub_without_safetensors_is_refused_before_anything_large
         inspect_checkpoint("owner/name")
 
 
+@pytest.mark.parametrize("kind", ["an adapter", "two sets of weights", "an index that leads outside"])
+def test_what_would_change_a_model_on_the_hub_is_refused_before_anything_large_is_fetched(
+    kind: str, hub: Path, tmp_path: Path
+) -> None:
+    if kind == "an adapter":
+        (hub / "adapter_config.json").write_text("{}")
+    else:
+        place = "../a.safetensors" if "outside" in kind else "model-00001-of-00001.safetensors"
+        index = {"metadata": {}, "weight_map": {"lm_head.weight": place}}
+        (hub / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"adapter_config|two sets of weights|index\.json names"):
+        inspect_checkpoint("owner/name")
+    assert not list((tmp_path / "cache").glob("*.safetensors"))
+
+
 def test_a_model_without_a_context_limit_gets_a_generous_one() -> None:
     class Endless:
         max_position_embeddings = None

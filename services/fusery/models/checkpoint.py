@@ -18,7 +18,10 @@ from fusery.core.tokens import ByteTokenizer
 from fusery.errors import ModelError
 from fusery.json_text import parse_json
 from fusery.models.model_files import (
+    INDEX,
     PICKLED,
+    WEIGHTS,
+    check_index,
     pickle_hint,
     read_config,
     refuse_companions,
@@ -112,22 +115,22 @@ def _described_folder(model: str, revision: str | None) -> Path:
     if is_folder(model):
         return Path(model).expanduser()
     folder = _download(model, revision, _DESCRIPTION)
-    if any(folder.glob("*.safetensors")):
-        check_checkpoint(str(folder))
-    else:
-        refuse_companions(folder)
-        _check_weights_on_hub(model, revision)
+    refuse_companions(folder)
+    if not any(folder.glob("*.safetensors")):
+        _check_weights_on_hub(model, revision, folder)
     return folder
 
 
-def _check_weights_on_hub(model: str, revision: str | None) -> None:
+def _check_weights_on_hub(model: str, revision: str | None, folder: Path) -> None:
     from huggingface_hub import HfApi
 
     try:
         names = HfApi().list_repo_files(model, revision=revision)
     except Exception as error:  # httpx's own errors are no OSError
         raise _not_had(model, revision, error) from error
-    if not any(name.endswith(".safetensors") and "/" not in name for name in names):
+    if INDEX in names:
+        check_index(folder, has_single=WEIGHTS in names)
+    elif WEIGHTS not in names:
         pickled = sorted(name for name in names if name.endswith(PICKLED))
         raise ModelError(f"model {model}: no safetensors weights in it{pickle_hint(pickled)}")
 

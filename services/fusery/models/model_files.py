@@ -123,20 +123,30 @@ def weight_files(folder: Path) -> list[Path]:
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
         hint = _variant_hint(folder) or pickle_hint(pickled) or _gguf_hint(folder)
         raise ModelError(f"model {folder}: no {WEIGHTS} in it{hint}")
-    names = _indexed(index)
-    if single.is_file() and names != [WEIGHTS]:
-        raise ModelError(
-            f"model {folder}: two sets of weights, {WEIGHTS} and those of {INDEX}, of which transformers loads the "
-            "first alone; take away the one that is not meant"
-        )
+    names = check_index(folder, single.is_file())
     if missing := [name for name in names if not (folder / name).is_file()]:
         raise ModelError(f"model {folder}: {INDEX} names {', '.join(missing)}, missing; download again")
     return [folder / name for name in names]
 
 
+def check_index(folder: Path, has_single: bool) -> list[str]:
+    """The files that a folder's index names, ordered; `has_single`: whether a model.safetensors belongs to it.
+
+    Raises:
+        ModelError: as `weight_files`, but for missing files.
+    """
+    names = _indexed(folder / INDEX)
+    if has_single and names != [WEIGHTS]:
+        raise ModelError(
+            f"model {folder}: two sets of weights, {WEIGHTS} and those of {INDEX}, of which transformers loads the "
+            "first alone; take away the one that is not meant"
+        )
+    return names
+
+
 def _usual_weights(folder: Path) -> list[str]:
     """The first of the files that is there is what transformers loads without being told."""
-    return [name for name in (WEIGHTS, INDEX) if (folder / name).is_file()][:1]
+    return [name for name in (WEIGHTS, INDEX) if (folder / name).is_file()][:1] or [WEIGHTS]
 
 
 def _indexed(index: Path) -> list[str]:
