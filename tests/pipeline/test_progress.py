@@ -231,3 +231,9 @@ def test_attempts_that_failed_are_told_until_all_is_done(amount: int, is_said: b
     board.heartbeat(force=True)
     assert ("1 failed" in stream.getvalue()) is is_said
     assert ("1" in table_row(line, None, None)) is is_said
+
+
+def test_a_line_is_one_line_whatever_stands_in_it() -> None:
+    one, written = board()
+    one.say("warning", "warning: source a, domain x\nFAKE: all is well\x1b[2J\u202e: 3 %")
+    assert written.getvalue() == "warning: source a, domain x\\nFAKE: all is well\\x1b[2J\\u202e: 3 %\n"

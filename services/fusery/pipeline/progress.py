@@ -87,7 +87,7 @@ class Board:
         if self.as_json:
             self._print(output.to_json({"event": event, "text": text, **fields}))
         else:
-            self.console.print(Text(text, style), soft_wrap=True)
+            self.console.print(Text(shown_text.shown(text), style), soft_wrap=True)
 
     def update(self, *lines: Line) -> None:
         now = time.monotonic()
