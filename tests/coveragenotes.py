@@ -26,9 +26,14 @@ def plan_of(shards: int = 2, sources: str = "ab", top_k: int = 4, **sections: An
         run_id="r",
         corpus_digest="c" * 64,
         corpus_shards=shards,
-        target_tokenizer_fingerprint="t" * 64,
+        target_tokenizer_fingerprint=pico_byte_tokenizer("sentencepiece").fingerprint,
         sources=tuple(
-            PlannedSource(name=name, model_fingerprint=name * 64, tokenizer_fingerprint="f" * 64, vocabulary_size=99)
+            PlannedSource(
+                name=name,
+                model_fingerprint=name * 64,
+                tokenizer_fingerprint=pico_byte_tokenizer("byte_level").fingerprint,
+                vocabulary_size=99,
+            )
             for name in sources
         ),
         capture=CaptureSpec(top_k=top_k),

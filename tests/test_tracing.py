@@ -288,7 +288,7 @@ def test_one_trace_from_a_commands_message_through_a_worker_to_the_source(tmp_pa
         deadline = time.monotonic() + 120
         while not re.search("is done|failed", log := worker.log.read_text()) and time.monotonic() < deadline:
             time.sleep(0.1)
-    assert [header[3:35] for header in noted] == [trace_id], log
+    assert {header[3:35] for header in noted} == {trace_id}, log
     [line] = [line for line in json_lines(log) if line["logger"] == "fusery.worker.tasks"]
     assert line["message"] == "capture-s-00000 of run r is done"
     assert (line["service"], line["trace_id"]) == ("worker", trace_id)

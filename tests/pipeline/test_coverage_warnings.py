@@ -54,8 +54,8 @@ def store(tmp_path: Path) -> Store:
 def begun(store: Store, **sections: Any) -> Plan:
     """A plan whose tokenizers are in the store."""
     plan = plan_of(**sections)
-    for fingerprint, tokenizer in (("f" * 64, BYTE_LEVEL), ("t" * 64, WITH_BOS)):
-        store.publish(tokenizer_name(fingerprint), tokenizer.definition().encode())
+    for tokenizer in (BYTE_LEVEL, WITH_BOS):
+        store.publish(tokenizer_name(tokenizer.fingerprint), tokenizer.definition().encode())
     return plan
 
 

@@ -21,6 +21,10 @@ from fusery.worker.plan import Plan
 from picorun import write_run
 
 
+def _mark(stage: str, done: int, of: int, unit: str) -> None:
+    """Nobody looks at how far it is."""
+
+
 def with_domain(folder: Path, side: str, **row: str) -> None:
     path = folder / f"corpus/{side}.jsonl"
     path.write_text(path.read_text(encoding="utf-8") + json.dumps(row) + "\n", encoding="utf-8")
@@ -74,7 +78,7 @@ def test_an_ensemble_without_captures_says_which_command_makes_them(tmp_path: Pa
     run, plan = measured_by_an_earlier_version(tmp_path)
     first, *others = KINDS
     client: Any = FakeSource(KINDS[first])
-    baselines.capture_held_out(run, plan, first, client)
+    baselines.capture_held_out(run, plan, first, client, _mark)
     with pytest.raises(ConfigError, match=rf"what source {others[0]} said .* fusery run "):
         baselines.measure_ensemble(run, plan, steps.held_out(run))
 
@@ -83,6 +87,6 @@ def test_nothing_is_missing_where_every_source_was_asked(tmp_path: Path) -> None
     run, plan = measured_by_an_earlier_version(tmp_path)
     for source, kind in KINDS.items():
         client: Any = FakeSource(kind)
-        baselines.capture_held_out(run, plan, source, client)
+        baselines.capture_held_out(run, plan, source, client, _mark)
     check_measured(run, {source: baselines.capture_names(run, plan, source) for source in KINDS})
     assert run.store.read_note(f"{run.name}/complete.json") == {"promised": "all of it"}

@@ -183,11 +183,14 @@ def test_weights_that_are_only_pickled_are_refused_unopened(tmp_path: Path, role
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, r"corpus/train.jsonl: no such file; expected JSON lines"),
+        (None, r"corpus/train.jsonl: no such file; expected JSON \(\.jsonl, "),
         ("", r"corpus/train.jsonl: no text in it; expected documents with text \(column 'text'\)"),
         ('{"text": "  \\n"}\n', r"corpus/train.jsonl: no text in it"),
-        ('{"text": "a"}\n{"body": "b"}\n', r"corpus/train.jsonl:2: expected a JSON object with text in 'text'"),
-        ('{"text": \n', r"corpus/train.jsonl:1: expected a JSON object"),
+        (
+            '{"body": "a"}\n{"body": "b"}\n',
+            r"corpus/train.jsonl:1: expected a JSON object with text in 'text', got the keys 'body'",
+        ),
+        ('{"text": \n', r"corpus/train.jsonl:1: expected JSON lines, or one list of JSON objects"),
     ],
 )
 def test_a_corpus_without_text_is_named_with_file_and_line(tmp_path: Path, content: str | None, says: str) -> None:
