@@ -71,9 +71,10 @@ def _made(name: str, kind: str, domain: str, width: int, steps_: int) -> Path:
     from tokenizers import Tokenizer
 
     import tiny_models
+    from make_tiny import Recipe
 
     print(f"training {name}", flush=True)
-    recipe = tiny_models.Recipe(width=width, steps=steps_)
+    recipe = Recipe(width=width, steps=steps_)
     draft = WORK / "models" / f".{name}"
     shutil.rmtree(draft, ignore_errors=True)
     shutil.copytree(DEMO / "models" / kind, draft, ignore=shutil.ignore_patterns("*.safetensors", "made.json"))

@@ -25,10 +25,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import tiny_corpus
-import tiny_models
-import tiny_tokenizers
 from tiny_corpus import DOMAINS, Sizes
-from tiny_models import Recipe
 
 _DEFAULT_SECONDS = 200
 _MARKER = "made.json"
@@ -43,6 +40,23 @@ library_name: transformers
 
 A tiny language model for fusery's demo, made by examples/make_tiny.py from text of this machine.
 """
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """An expert's shape and training; the rates are peaks of a warm-up and a straight way down to zero."""
+
+    width: int = 128
+    layers: int = 4
+    heads: int = 4
+    vocab_size: int = 2048
+    steps: int = 800
+    batch: int = 8
+    window_tokens: int = 128
+    muon_rate: float = 0.02
+    adam_rate: float = 4e-3
+    weight_decay: float = 0.1
+    warmup: float = 0.05
 
 
 def _recipes() -> dict[str, Recipe]:
@@ -69,8 +83,12 @@ def make(out: Path, settings: Settings, *, force: bool = False, processes: int =
     """Make under `out` what is not there yet, and say what each expert knows."""
     corpus_digest = _digest(asdict(settings.sizes))
     _make_folder(out / "corpus", corpus_digest, force, lambda folder: _make_corpus(folder, settings.sizes))
-    jobs = [(out, domain, settings, corpus_digest, force) for domain in settings.recipes]
-    if processes == 1:
+    jobs = [
+        (out, domain, settings, corpus_digest, force)
+        for domain in settings.recipes
+        if not _is_made(out / "models" / domain, _model_digest(domain, settings, corpus_digest), force)
+    ]
+    if processes == 1 or not jobs:
         for job in jobs:
             _make_model(*job)
     else:
@@ -81,11 +99,18 @@ def make(out: Path, settings: Settings, *, force: bool = False, processes: int =
     print(_table(out))
 
 
-def _make_folder(folder: Path, digest: str, force: bool, fill: Callable[[Path], Mapping[str, object]]) -> None:
-    """Fill a folder at a temporary name and rename it; skip if its marker says that these settings made it."""
+def _is_made(folder: Path, digest: str, force: bool) -> bool:
+    """Whether the folder's marker says that these settings made it; says so."""
     marker = folder / _MARKER
-    if not force and marker.is_file() and json.loads(marker.read_text())["digest"] == digest:
-        print(f"{folder}: made already, skipped", flush=True)
+    if force or not marker.is_file() or json.loads(marker.read_text())["digest"] != digest:
+        return False
+    print(f"{folder}: made already, skipped", flush=True)
+    return True
+
+
+def _make_folder(folder: Path, digest: str, force: bool, fill: Callable[[Path], Mapping[str, object]]) -> None:
+    """Fill a folder at a temporary name and rename it; nothing to do if it is made."""
+    if _is_made(folder, digest, force):
         return
     unfinished = folder.with_name(f".{folder.name}.{os.getpid()}")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -110,24 +135,27 @@ def _make_corpus(folder: Path, sizes: Sizes) -> Mapping[str, object]:
     return {"documents": {name: len(documents) for name, documents in corpora.items()}}
 
 
-def _make_model(out: Path, domain: str, settings: Settings, corpus_digest: str, force: bool) -> None:
+def _model_digest(domain: str, settings: Settings, corpus_digest: str) -> str:
     recipe = settings.recipes[domain]
-    digest = _digest([domain, asdict(recipe), settings.tokenizer_bytes, settings.seed, corpus_digest])
-    corpus = out / "corpus"
+    return _digest([domain, asdict(recipe), settings.tokenizer_bytes, settings.seed, corpus_digest])
+
+
+def _make_model(out: Path, domain: str, settings: Settings, corpus_digest: str, force: bool) -> None:
     _make_folder(
         out / "models" / domain,
-        digest,
+        _model_digest(domain, settings, corpus_digest),
         force,
-        lambda folder: _train(folder, corpus, domain, recipe, settings),
+        lambda folder: _train(folder, out / "corpus", domain, settings),
     )
-    # Apart from the folder's making: a model that was made before gets it too.
-    card = out / "models" / domain / "README.md"
-    if not card.exists():
-        card.write_text(_CARD.format(domain=domain), encoding="utf-8")
 
 
-def _train(folder: Path, corpus: Path, domain: str, recipe: Recipe, settings: Settings) -> Mapping[str, object]:
-    """One expert with its tokenizer; gives its bits per byte on dev, by domain."""
+def _train(folder: Path, corpus: Path, domain: str, settings: Settings) -> Mapping[str, object]:
+    """One expert with its tokenizer and card; gives its bits per byte on dev, by domain."""
+    # They import torch and transformers, seconds that a second `make demo` does without.
+    import tiny_models
+    import tiny_tokenizers
+
+    recipe = settings.recipes[domain]
     print(f"models/{domain}: training for {recipe.steps} steps", flush=True)
     texts = {d: [doc.text for doc in tiny_corpus.read_jsonl(corpus / f"expert-{d}.jsonl")] for d in DOMAINS}
     tokenizer = tiny_tokenizers.learn(domain, texts, recipe.vocab_size, settings.tokenizer_bytes)
@@ -137,6 +165,7 @@ def _train(folder: Path, corpus: Path, domain: str, recipe: Recipe, settings: Se
     model = tiny_models.build(domain, recipe, tokenizer, settings.seed)
     tiny_models.train(model, tokenizer, texts[domain], recipe, settings.seed)
     tiny_models.save(model, folder)
+    (folder / "README.md").write_text(_CARD.format(domain=domain), encoding="utf-8")
     return {
         "dev_bits_per_byte": {
             d: tiny_models.bits_per_byte(model, tokenizer, [doc.text for doc in dev if doc.domain == d])

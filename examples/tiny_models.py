@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from tokenizers import Tokenizer
@@ -30,22 +29,8 @@ from transformers.utils.logging import disable_progress_bar
 from tiny_muon import Muon
 from tiny_tokenizers import CONTEXT_TOKENS
 
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """An expert's shape and training; the rates are peaks of a warm-up and a straight way down to zero."""
-
-    width: int = 128
-    layers: int = 4
-    heads: int = 4
-    vocab_size: int = 2048
-    steps: int = 800
-    batch: int = 8
-    window_tokens: int = 128
-    muon_rate: float = 0.02
-    adam_rate: float = 4e-3
-    weight_decay: float = 0.1
-    warmup: float = 0.05
+if TYPE_CHECKING:
+    from make_tiny import Recipe
 
 
 def build(domain: str, recipe: Recipe, tokenizer: Tokenizer, seed: int) -> PreTrainedModel:

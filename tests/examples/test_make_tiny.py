@@ -21,8 +21,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import make_tiny
 import tiny_corpus
 import tiny_muon
+from make_tiny import Recipe
 from tiny_corpus import DOMAINS, PARTS, Sizes
-from tiny_models import Recipe
 
 SIZES = Sizes(expert_bytes=40_000, fusion_chunks=3, dev_chunks=2, held_out_chunks=4, max_files=80)
 RECIPE = Recipe(width=32, layers=1, heads=2, vocab_size=640, steps=2, batch=2, window_tokens=32)
