@@ -173,7 +173,7 @@ def test_a_line_of_a_log_is_one_line() -> None:
     assert json.loads(_JsonFormatter("run").format(record))["message"].startswith("run a\nFAKE")
 
 
-@given(text=st.text("ab<>[]()!*_`#|~\\&$\n\r- ", max_size=24))
+@given(text=st.text("ab<>[]()!*_`#|~\\&$@\n\r- ", max_size=24))
 def test_markdown_reads_as_the_text_stands(text: str) -> None:
     from markdown_it import MarkdownIt
 

@@ -13,7 +13,7 @@ _ACTS = re.compile(
     "\U000e0000-\U000e007f]"
 )
 """Control characters, marks of direction, line ends of Unicode, invisible ones, halves of pairs, tags."""
-_MARKDOWN = re.compile(r"([\\`*\[\]<>!|~$&@]|(?<![^\W_])_|_(?![^\W_])|^[#+=-]|^\d+[.)](?!\S)|(?<=:)/(?=/)|(?<=www)\.)")
+_MARKDOWN = re.compile(r"([\\`*\[\]<>!|~$&]|(?<![^\W_])_|_(?![^\W_])|^[#+=-]|^\d+[.)](?!\S)|(?<=:)/(?=/)|(?<=www)\.)")
 """What may begin a mark; an underscore within a word begins none."""
 _SHORT = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 

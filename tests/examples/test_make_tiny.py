@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import make_tiny
 import tiny_corpus
 import tiny_muon
+import tiny_tokenizers
 from make_tiny import Recipe
 from tiny_corpus import DOMAINS, PARTS, Sizes
 
@@ -91,7 +92,7 @@ def test_the_tokenizer_that_transformers_loads_spells_every_text(made: Path, dom
 def test_ids_are_those_of_the_tokenizer_that_was_trained(made: Path) -> None:
     texts = {domain: [doc.text for doc in texts_of(made, f"expert-{domain}")] for domain in DOMAINS}
     for domain in DOMAINS:
-        trained = make_tiny.tiny_tokenizers.learn(domain, texts, RECIPE.vocab_size, SETTINGS.tokenizer_bytes)
+        trained = tiny_tokenizers.learn(domain, texts, RECIPE.vocab_size, SETTINGS.tokenizer_bytes)
         loaded = AutoTokenizer.from_pretrained(made / "models" / domain)
         for doc in texts_of(made, "held_out"):
             assert loaded(doc.text)["input_ids"] == trained.encode(doc.text).ids

@@ -74,7 +74,7 @@ def test_the_card_has_a_header_the_report_the_lineage_and_the_way_to_use_it(
     assert "````yaml\nname: tiny\n````" in card
     assert "- source coder, `owner/coder`: gemma (its card on the Hub); goes on under its terms; accepted today" in card
     assert "| fused | **2.2** |" in card
-    assert "| rule | a\\|b c |" in card
+    assert r"| rule | a\|b\\nc |" in card
     assert '("models:/tiny@candidate")' in card
     assert 'generate("def fuse(", max_new_tokens=50)' in card
     assert str(tmp_path) not in card

@@ -138,6 +138,8 @@ STATUSES: list[tuple[errors.FuseryError, Any]] = [
     (errors.TooLarge("x"), grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.Unavailable("x"), grpc.StatusCode.UNAVAILABLE),
     (errors.Overloaded("x"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.SourceAway("x"), grpc.StatusCode.UNAVAILABLE),
+    (errors.SourceLost("x"), grpc.StatusCode.UNAVAILABLE),
     (errors.Corrupt("x"), grpc.StatusCode.DATA_LOSS),
     (errors.Degraded("x"), grpc.StatusCode.INTERNAL),
     (errors.Interrupted("x"), grpc.StatusCode.INTERNAL),

@@ -150,7 +150,7 @@ def test_the_card_of_the_model_carries_its_lineage_and_licences(tmp_path: Path) 
     card = ModelCard.load(train(job).model / "README.md")
     assert (card.data.license, card.data.base_model, card.data.datasets) == ("gemma", ["t", "org/a"], ["org/text"])
     assert card.data.tags == ["fusery", "knowledge-fusion"]
-    for said in (r"| source.a | org/a\@main 1f2e |", f"| manifest | {'m' * 32} |", "source a, `org/a`: gemma"):
+    for said in ("| source.a | org/a@main 1f2e |", f"| manifest | {'m' * 32} |", "source a, `org/a`: gemma"):
         assert said in card.text
     assert "0.5 · CLM + 0.5 · fusion" in card.text
 
