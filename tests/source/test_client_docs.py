@@ -121,15 +121,3 @@ def test_the_shell_command_of_the_docs_gives_the_documented_keys(
     documented = set(re.findall(r"`\.?(\w+)(?:\[\])?`", table)) - {"json", "xe6"}
     first = answer["rows"][0]
     assert documented == {*answer, *first, *first["candidates"][0]}
-
-
-def test_the_readme_asks_and_decodes_in_the_same_way() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = readme[readme.index("## Query a source") : readme.index("## See an alignment")]
-    [decoding] = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
-    shown = [line.partition("  #")[0] for line in blocks("python")[0].splitlines()]
-    assert set(decoding.splitlines()) < set(shown)
-    data = re.search(r"'(\{.*\})'", section)
-    assert data is not None
-    assert data[1] in TEXT
-    assert "fusery.distributions.v1.DistributionsService/ComputeDistributions" in section
