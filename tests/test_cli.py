@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from fusery import cli
-from fusery.commands import COMMANDS as TABLE
+from fusery.cli.entry import COMMANDS, parser
 from fusery.errors import ConfigError, Degraded, FuseryError, ModelError, Unavailable
 from fusery.settings import Settings
 
-COMMANDS = [entry[0] for entry in TABLE]
 NOWHERE = "127.0.0.1:1"
 
 
@@ -43,10 +42,10 @@ def raising(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
 def test_all_help_is_there_before_any_heavy_import() -> None:
     code = (
         "import sys\n"
-        "from fusery import cli, commands\n"
-        "for command in [[], *([entry[0]] for entry in commands.COMMANDS)]:\n"
+        "from fusery.cli import entry, main\n"
+        "for command in [[], *([name] for name in entry.COMMANDS)]:\n"
         "    try:\n"
-        "        cli.main([*command, '--help'])\n"
+        "        main([*command, '--help'])\n"
         "    except SystemExit as end:\n"
         "        assert end.code == 0\n"
         "heavy = {'torch', 'numpy', 'transformers', 'mlflow', 'grpc', 'celery', 'pyarrow', 'pydantic', 'rich'}\n"
@@ -65,7 +64,8 @@ def test_every_command_says_what_it_does_and_what_its_arguments_are(
         cli.main([command, "--help"])
     assert caught.value.code == 0
     shown = capsys.readouterr().out
-    summary = next(entry[1] for entry in TABLE if entry[0] == command)
+    summary = COMMANDS[command].__doc__
+    assert summary is not None
     assert summary.endswith(".")
     assert summary in shown
     assert f"fusery {command}" in shown.partition("example:")[2]
@@ -73,9 +73,8 @@ def test_every_command_says_what_it_does_and_what_its_arguments_are(
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_example_of_every_command_is_one_that_it_takes(command: str) -> None:
-    example = next(entry[2] for entry in TABLE if entry[0] == command)
-    words = shlex.split(example.partition(" > ")[0])
-    given = cli._parser().parse_args(words[words.index("fusery") + 1 :])
+    words = shlex.split(COMMANDS[command].EXAMPLE.partition(" > ")[0])
+    given = parser().parse_args(words[words.index("fusery") + 1 :])
     assert given.command == command
 
 
@@ -83,6 +82,16 @@ def test_no_command_shows_the_commands(capsys: pytest.CaptureFixture[str]) -> No
     assert cli.main([]) == 0
     shown = capsys.readouterr().out
     assert all(f"    {command}" in shown for command in COMMANDS)
+
+
+def test_the_former_name_of_a_command_works_with_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["cache", "ls", str(tmp_path), "--json"]) == 0
+    old = capsys.readouterr()
+    assert cli.main(["store", "ls", str(tmp_path), "--json"]) == 0
+    new = capsys.readouterr()
+    assert old.out == new.out
+    assert old.err == "warning: fusery cache is called fusery store now; the next version drops cache\n"
+    assert new.err == ""
 
 
 @pytest.mark.parametrize(

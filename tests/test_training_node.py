@@ -162,10 +162,11 @@ _FIRST_PROCESS = """
 import os, signal, sys, time
 pid, os.getpid = os.getpid(), lambda: 1
 from fusery import cli
+from fusery.cli import schema
 def stopped(_):
     os.kill(pid, signal.SIGTERM)
     time.sleep(60)
-cli._set_up = stopped
+schema.call = stopped
 cli.main(["schema"])
 """
 

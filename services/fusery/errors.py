@@ -83,7 +83,7 @@ class StoreFull(FuseryError):
         free = "an unknown number of" if free_bytes is None else f"{free_bytes:,}"
         return cls(
             f"{path}: the store is full: {needed_bytes:,} bytes needed, {free} bytes free (or a quota is used up); "
-            "make room, for instance with fusery cache rm --unused, and run the same command again"
+            "make room, for instance with fusery store rm --unused, and run the same command again"
         )
 
 

@@ -100,11 +100,11 @@ def _result_of(given: argparse.Namespace) -> Path | None:
     command: list[str] = list(given.training_script_args)
     if not given.module or given.training_script != "fusery" or command[:1] != ["train"]:
         return None
-    from fusery import command_options
+    from fusery.cli.steps import train
     from fusery.pipeline.train_step import training_result
 
     parser = argparse.ArgumentParser("fusery train")
-    command_options.train(parser)
+    train.set_up(parser)
     asked = parser.parse_args(command[1:])
     return training_result(asked.file, asked.clm_only, asked.relative_to, asked.only_source)
 

@@ -42,33 +42,23 @@ def test_without_dns_a_source_has_an_address_that_its_variables_name(helm4: Helm
 
 
 def test_the_arguments_of_a_source_are_options_that_the_command_knows(helm4: Helm, example: str) -> None:
-    import argparse
+    from fusery.cli.entry import parser
 
-    from fusery.command_options import _count, _seconds
-    from fusery.source.command import set_up
-
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    set_up(parser, _count, _seconds)
     rendered = helm4.template(example)
     for manifest in rendered.of("Deployment"):
         given = container(manifest["spec"]["template"]["spec"]).get("args", [])
         if given[:1] == ["serve-source"]:
             # The kubelet puts a number in.
-            parser.parse_args([argument.replace("$(CPU_LIMIT)", "4") for argument in given[1:]])
+            parser().parse_args([argument.replace("$(CPU_LIMIT)", "4") for argument in given])
 
 
 def test_the_arguments_of_a_worker_are_options_that_the_command_knows(helm4: Helm, example: str) -> None:
-    import argparse
+    from fusery.cli.entry import parser
 
-    from fusery.commands import COMMANDS
-
-    (set_up,) = [command[3] for command in COMMANDS if command[0] == "worker"]
-    parser = argparse.ArgumentParser(exit_on_error=False)
-    set_up(parser)
     for manifest in helm4.template(example).of("Deployment"):
         given = container(manifest["spec"]["template"]["spec"]).get("args", [])
         if given[:1] == ["worker"]:
-            parser.parse_args(given[1:])
+            parser().parse_args(given)
 
 
 def test_a_source_may_load_for_as_long_as_its_values_say(helm4: Helm) -> None:

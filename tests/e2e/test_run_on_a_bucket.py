@@ -110,9 +110,9 @@ def test_status_and_cache_read_a_bucket(in_bucket: Finished, capsys: pytest.Capt
     assert cli.main(["status", run.run_id, "--store", run.store.url, "--json"]) == 0
     parts = json.loads(capsys.readouterr().out)["steps"]
     assert all(part["done"] == part["total"] for part in parts.values())
-    assert cli.main(["cache", "verify", run.store.url]) == 0
+    assert cli.main(["store", "verify", run.store.url]) == 0
     assert "all of them are whole" in capsys.readouterr().out
-    assert cli.main(["cache", "ls", run.store.url, "--json"]) == 0
+    assert cli.main(["store", "ls", run.store.url, "--json"]) == 0
     held = json.loads(capsys.readouterr().out)
     assert {"corpora", "captures", "aligned", "fused"} <= {holding["kind"] for holding in held["holdings"]}
 

@@ -104,11 +104,11 @@ def test_ls_says_what_every_holding_is_how_large_and_who_uses_it(
         "sources code, min_ce": ("one",),
         "sources code, avg_ce": ("two",),
     }
-    assert cli.main(["cache", "ls", store.url]) == 0
+    assert cli.main(["store", "ls", store.url]) == 0
     shown = capsys.readouterr().out
     assert "captures/ab12ab12/cccccccc/k4-float16-b16384-v2" in shown
     assert "source code, k 4, float16; used by one, two" in shown
-    assert cli.main(["cache", "ls", store.url, "--json"]) == 0
+    assert cli.main(["store", "ls", store.url, "--json"]) == 0
     content = json.loads(capsys.readouterr().out)
     assert content["bytes"] == sum(row["bytes"] for row in content["holdings"])
     assert content["complete_runs"] == ["one"]
@@ -160,10 +160,10 @@ def test_verify_reads_everything_and_names_what_is_damaged(store: Store, capsys:
     found = {(damage.name, damage.kind) for damage in verify(store).damages}
     expected = {(hit[0], "artefact"), (hit[1], "artefact"), (plan_name("one"), "note")}
     assert found == expected | {(plan.corpus_shard(0) + ".half", "leftover")}
-    assert cli.main(["cache", "verify", store.url]) == 1
+    assert cli.main(["store", "verify", store.url]) == 1
     assert "3 damaged, 1 left by killed writers" in capsys.readouterr().out
-    assert cli.main(["cache", "verify", store.url, "--remove"]) == 0
-    assert cli.main(["cache", "verify", store.url, "--json"]) == 0
+    assert cli.main(["store", "verify", store.url, "--remove"]) == 0
+    assert cli.main(["store", "verify", store.url, "--json"]) == 0
     carry_out(store, plan, completes=True)
     assert verify(store) == whole
 
@@ -185,10 +185,10 @@ def test_verify_finds_what_has_a_checksum_and_is_something_else(store: Store) ->
 def test_rm_takes_what_is_named_entry_first_and_the_folder_with_it(store: Store, tmp_path: Path) -> None:
     plan = plan_of("one")
     carry_out(store, plan, completes=True)
-    assert cli.main(["cache", "rm", "captures/ab12ab12", "--store", store.url, "--yes"]) == 0
+    assert cli.main(["store", "rm", "captures/ab12ab12", "--store", store.url, "--yes"]) == 0
     assert not (tmp_path / "store/captures/ab12ab12ab12ab12").exists()
     assert store.listed(plan.folder(Hop.ALIGN, "code"))
-    assert cli.main(["cache", "rm", "fused/*", "aligned/*", "--store", store.url, "--yes"]) == 0
+    assert cli.main(["store", "rm", "fused/*", "aligned/*", "--store", store.url, "--yes"]) == 0
     assert set(by_kind(store)) == {"corpora", "tokenizers", "maps"}
 
 
@@ -197,7 +197,7 @@ def test_rm_unused_takes_what_no_plan_names_and_nothing_else(store: Store) -> No
     before = {holding.name for holding in holdings(store, usage(store))}
     carry_out(store, plan_of("two", top_k=6), completes=False)
     store.remove_note(plan_name("two"))
-    assert cli.main(["cache", "rm", "--unused", "--store", store.url, "--yes"]) == 0
+    assert cli.main(["store", "rm", "--unused", "--store", store.url, "--yes"]) == 0
     assert {holding.name for holding in holdings(store, usage(store))} == before
 
 
@@ -223,9 +223,9 @@ def test_rm_refuses_what_an_unfinished_run_uses_unless_forced(store: Store) -> N
 def test_a_plan_that_cannot_be_read_stops_rm_and_is_said(store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     carry_out(store, plan_of("one"), completes=True)
     store.local_path(plan_name("one")).write_text("{}")
-    assert cli.main(["cache", "ls", store.url]) == 0
+    assert cli.main(["store", "ls", store.url]) == 0
     assert "the plan of run one can't be read" in capsys.readouterr().out
-    assert cli.main(["cache", "rm", "--unused", "--store", store.url, "--yes"]) == 2
+    assert cli.main(["store", "rm", "--unused", "--store", store.url, "--yes"]) == 2
     assert "the plan of run one can't be read" in capsys.readouterr().err
 
 
@@ -234,7 +234,7 @@ def test_rm_asks_and_without_a_terminal_wants_yes(
 ) -> None:
     carry_out(store, plan_of("one"), completes=True)
     monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
-    assert cli.main(["cache", "rm", "fused/*", "--store", store.url]) == 2
+    assert cli.main(["store", "rm", "fused/*", "--store", store.url]) == 2
     assert "give --yes" in capsys.readouterr().err
     assert by_kind(store)["fused"]
 
@@ -250,8 +250,8 @@ def test_held_out_text_of_a_run_is_used_and_quarantine_is_shown(store: Store) ->
     found = {holding.name: holding for holding in holdings(store, usage(store))}
     assert found["corpora/dddddddddddddddd"].runs == ("one",)
     assert found["quarantine"].bytes == 5
-    assert cli.main(["cache", "rm", "--unused", "--store", store.url, "--yes"]) == 0
-    assert cli.main(["cache", "rm", "quarantine", "--store", store.url, "--yes"]) == 0
+    assert cli.main(["store", "rm", "--unused", "--store", store.url, "--yes"]) == 0
+    assert cli.main(["store", "rm", "quarantine", "--store", store.url, "--yes"]) == 0
     assert "quarantine" not in by_kind(store)
 
 
@@ -267,7 +267,7 @@ def test_what_the_baselines_of_a_run_read_is_used_by_it(store: Store) -> None:
     names += [plan.of_source_alone(name).artefact(ShardTask(Hop.FUSE, "", 0)) for name in ("code", "prose")]
     for name in names:
         store.publish(name, b"x")
-    assert cli.main(["cache", "rm", "--unused", "--store", store.url, "--yes"]) == 0
+    assert cli.main(["store", "rm", "--unused", "--store", store.url, "--yes"]) == 0
     assert [name for name in names if store.find(name) is None] == []
     used = usage(store)
     with pytest.raises(InvalidInput, match="run one uses it and is not complete"):
@@ -279,24 +279,24 @@ def test_nothing_is_removed_while_a_run_has_begun_and_has_no_plan(
 ) -> None:
     store.publish("corpora/dddddddddddddddd/shard-00000.parquet", b"text", {"documents": 1})
     store.write_note(coordinator_name("two"), {"launch": "l", "worker": "host:7", "beat": 1})
-    assert cli.main(["cache", "rm", "--unused", "--store", store.url, "--yes"]) == 2
+    assert cli.main(["store", "rm", "--unused", "--store", store.url, "--yes"]) == 2
     assert "run two has begun and has no plan yet" in capsys.readouterr().err
-    assert cli.main(["cache", "rm", "--unused", "--store", store.url, "--yes", "--force"]) == 0
+    assert cli.main(["store", "rm", "--unused", "--store", store.url, "--yes", "--force"]) == 0
     assert by_kind(store) == {}
 
 
 def test_the_store_is_found_by_url_by_yaml_or_in_the_environment(
     store: Store, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cli.main(["cache", "ls"]) == 2
+    assert cli.main(["store", "ls"]) == 2
     assert "set FUSERY_STORE" in capsys.readouterr().err
-    assert cli.main(["cache", "ls", str(tmp_path / "nothing")]) == 2
+    assert cli.main(["store", "ls", str(tmp_path / "nothing")]) == 2
     assert "there is no such folder" in capsys.readouterr().err
-    assert cli.main(["cache", "ls", str(tmp_path / "nothing.yaml")]) == 2
+    assert cli.main(["store", "ls", str(tmp_path / "nothing.yaml")]) == 2
     assert "nothing.yaml" in capsys.readouterr().err
     carry_out(store, plan_of("one"), completes=True)
     monkeypatch.setenv("FUSERY_STORE", store.url)
-    assert cli.main(["cache", "ls"]) == 0
+    assert cli.main(["store", "ls"]) == 0
     assert f"store {store.url}" in capsys.readouterr().out
 
 

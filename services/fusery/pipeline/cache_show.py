@@ -1,4 +1,4 @@
-"""`fusery cache ls|verify|rm`: what a store holds, whether it is whole, and what may go."""
+"""`fusery store ls|verify|rm`: what a store holds, whether it is whole, and what may go."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _KINDS = {
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """What `fusery cache rm` is asked: names or patterns, or what no run uses."""
+    """What `fusery store rm` is asked: names or patterns, or what no run uses."""
 
     patterns: tuple[str, ...]
     unused: bool
@@ -83,7 +83,7 @@ def show_holdings(place: str | None, as_json: bool) -> None:
     unused = [holding for holding in found if _may_go(holding)]
     if unused:
         total = sum(holding.bytes for holding in unused)
-        console.print(Text(f"\n{_size(total)} are used by no run: fusery cache rm --unused"), soft_wrap=True)
+        console.print(Text(f"\n{_size(total)} are used by no run: fusery store rm --unused"), soft_wrap=True)
     _warn_of_unreadable(console, used)
 
 
@@ -135,7 +135,7 @@ def _print_damages(console: Console, damages: Sequence[Damage], removed: bool) -
     else:
         left = len(damages) - wrong
         console.print(
-            f"{wrong} damaged, {left} left by killed writers; take them away with: fusery cache verify --remove"
+            f"{wrong} damaged, {left} left by killed writers; take them away with: fusery store verify --remove"
         )
 
 
@@ -188,7 +188,7 @@ def choose(found: Sequence[Holding], used: Usage, removal: Removal) -> list[Hold
     for pattern in removal.patterns:
         matching = {holding.name: holding for holding in found if holding.is_called(pattern.rstrip("/"))}
         if not matching:
-            raise InvalidInput(f"{pattern}: the store holds nothing of that name; fusery cache ls shows what it holds")
+            raise InvalidInput(f"{pattern}: the store holds nothing of that name; fusery store ls shows what it holds")
         chosen |= matching
     _refuse_needed(chosen.values(), removal.force)
     return list(chosen.values())

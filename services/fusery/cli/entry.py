@@ -1,7 +1,7 @@
 """The entry point: reads the command line, runs one command, turns errors into one line and an exit code.
 
 Exit codes: 0 done, 1 failed, 2 the input is wrong (nothing was started), 3 part of the run failed for good,
-4 done and kept, but the gate did not pass, 130 interrupted (the same command takes the run up again), 141 whoever read
+4 done and kept, but the gate did not pass, 130 interrupted (the same command takes the run up again), 141 the reader of
 the output has gone.
 """
 
@@ -13,9 +13,26 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Protocol
 
 from fusery import __version__
-from fusery.commands import COMMANDS
+from fusery.cli import (
+    ablate,
+    align,
+    conformance,
+    coverage,
+    k8s,
+    query,
+    run,
+    schema,
+    serve_source,
+    status,
+    store,
+    validate,
+    worker,
+)
+from fusery.cli.options import Arguments, Parser
+from fusery.cli.steps import evaluate, promote, register, report, train
 from fusery.errors import FuseryError, how_to_install
 from fusery.output import set_up_output
 from fusery.shown_text import shown
@@ -25,19 +42,61 @@ _INTERRUPTED, _OUTPUT_CLOSED = 130, 141
 _LINE_END = "\n"
 
 
+class Command(Protocol):
+    """A module of this package; its docstring is its help."""
+
+    EXAMPLE: str
+
+    def set_up(self, parser: Parser, /) -> None:
+        """Adds the command's options."""
+
+    def call(self, given: Arguments, /) -> int | None:
+        """Its exit code; None: 0."""
+
+
+COMMANDS: dict[str, Command] = {
+    "run": run,
+    "validate": validate,
+    "status": status,
+    "coverage": coverage,
+    "schema": schema,
+    "serve-source": serve_source,
+    "query": query,
+    "conformance": conformance,
+    "align": align,
+    "worker": worker,
+    "store": store,
+    "k8s": k8s,
+    "train": train,
+    "evaluate": evaluate,
+    "ablate": ablate,
+    "register": register,
+    "report": report,
+    "promote": promote,
+}
+_RENAMED = {"cache": "store"}
+"""Former names of commands, which work for one more version."""
+_QUIET = ("run", "status", "validate", "coverage", "align", "conformance", "query", "ablate")
+"""Commands that answer a person: they log warnings only, unless FUSERY_LOG_LEVEL says otherwise."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; its exit code."""
     start_as_usual()
     end_as_any_process()
     set_up_output()
-    parser = _parser()
-    given = parser.parse_args(arguments)
-    if not hasattr(given, "run_command"):
-        parser.print_help()
+    given_words = list(sys.argv[1:] if arguments is None else arguments)
+    if given_words and (name := _RENAMED.get(given_words[0])):
+        old, given_words[0] = given_words[0], name
+        print(f"warning: fusery {old} is called fusery {name} now; the next version drops {old}", file=sys.stderr)
+    all_commands = parser()
+    given = all_commands.parse_args(given_words)
+    if given.command is None:
+        all_commands.print_help()
         return 0
     try:
         _set_up(given.command)
-        code: int = given.run_command(given) or 0
+        code = COMMANDS[given.command].call(given) or 0
         if sys.stdout is not None:
             sys.stdout.flush()
         return code
@@ -60,7 +119,7 @@ def _failed(command: str, message: str, exit_code: int) -> int:
 
 
 def _forget_output() -> None:
-    """Python flushes both outputs once more when it ends, and would complain of the one whose reader has gone."""
+    """Points an output without a reader at nothing: Python flushes both once more when it ends, and would complain."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -95,29 +154,27 @@ def _set_up(command: str) -> None:
         name = f"FUSERY_{wrong['loc'][0]}".upper()
         # Not `from error`: its text has the value, which may be a secret.
         raise ConfigError(f"environment variable {name}: {wrong['msg']}; correct it, or unset it") from None
-    quiet = (
-        command in ("run", "status", "validate", "coverage", "align", "conformance", "query", "ablate")
-        and "log_level" not in place.model_fields_set
-    )
+    quiet = command in _QUIET and "log_level" not in place.model_fields_set
     set_up_logging(command, "warning" if quiet else place.log_level, place.log_format)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> Parser:
+    """Reads a command line into its `command` and what that takes."""
+    made = argparse.ArgumentParser(
         prog="fusery",
         description="Fuse several LLMs of different architectures and tokenizers into one.",
         epilog="Start with: make demo, or fusery run examples/tiny.yaml",
     )
-    parser.add_argument("--version", action="version", version=f"fusery {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for name, summary, example, set_up, run in COMMANDS:
-        command = commands.add_parser(
-            name,
-            help=summary,
-            description=summary,
-            epilog=f"example:\n  {example}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+    made.add_argument("--version", action="version", version=f"fusery {__version__}")
+    commands = made.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, command in COMMANDS.items():
+        command.set_up(
+            commands.add_parser(
+                name,
+                help=command.__doc__,
+                description=command.__doc__,
+                epilog=f"example:\n  {command.EXAMPLE}",
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
         )
-        set_up(command)
-        command.set_defaults(run_command=run)
-    return parser
+    return made
