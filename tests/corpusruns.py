@@ -14,7 +14,8 @@ from typing import Any
 
 from fusery.formats.shards import CorpusDocument
 from fusery.formats.store import Store
-from fusery.pipeline.corpus import Corpora, open_corpora, publish_corpora
+from fusery.pipeline.corpus import open_corpora, publish_corpora
+from fusery.pipeline.corpus_scan import Corpora
 from fusery.run_config import RunConfig
 from fusery.run_file import RunFile
 

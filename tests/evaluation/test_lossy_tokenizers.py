@@ -23,14 +23,14 @@ from fusery.evaluation.scores import Scores
 from fusery.evaluation.tables import bits_per_byte_cells, gain_lines, to_markdown
 from fusery.evaluation.windows import Reading
 from fusery.formats.shards import AlignedDocument, CorpusDocument, read_aligned, write_aligned
-from fusery.pipeline.corpus_checks import check_documents
+from fusery.pipeline.corpus import check_documents
 from fusery.run_sections import GateSpec
 from fusery.source.api import Distributions, Document
 from lossytokenizers import KINDS, Kind, tokenizer_of
 from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 
 if TYPE_CHECKING:
-    from fusery.pipeline.corpus import Corpora
+    from fusery.pipeline.corpus_scan import Corpora
     from fusery.run_file import RunFile
 
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))

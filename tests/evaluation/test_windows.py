@@ -16,7 +16,7 @@ from fusery.evaluation.bits_per_byte import HeldOutDocument, measure
 from fusery.evaluation.scores import Scores
 from fusery.evaluation.windows import Read, Reading, documents_of_pieces, joined, windows
 from fusery.formats.shards import CorpusDocument
-from fusery.pipeline.corpus_split import split
+from fusery.pipeline.corpus_reading import split
 from fusery.source.api import Distributions, Document
 from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 

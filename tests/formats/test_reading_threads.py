@@ -12,7 +12,7 @@ import os, sys
 import pyarrow as pa, pyarrow.parquet as pq
 from fusery.formats import shards
 from fusery.formats.shards import CorpusDocument
-from fusery.pipeline.corpus_files import CorpusFile, read_path
+from fusery.pipeline.corpus_formats import CorpusFile, read_path
 from pathlib import Path
 path = Path(sys.argv[1])
 pq.write_table(pa.table({"text": ["a", "b"], "domain": ["x", "y"]}), path)

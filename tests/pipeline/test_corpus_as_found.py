@@ -23,9 +23,9 @@ from corpusruns import documents_of, run_of, write_rows
 from fusery.errors import CorpusError
 from fusery.formats.shards import CorpusDocument
 from fusery.formats.store import Store
-from fusery.pipeline import corpus_files, corpus_rows, corpus_streams
+from fusery.pipeline import corpus_formats, corpus_rows
 from fusery.pipeline.corpus import open_corpora, publish_corpora
-from fusery.pipeline.corpus_files import read_path
+from fusery.pipeline.corpus_formats import read_path
 from fusery.pipeline.corpus_rows import Meter
 from fusery.run_config import CorpusFile
 
@@ -124,7 +124,7 @@ def test_packed_files_of_several_streams_are_read_to_the_end_and_cut_ones_are_no
 def test_an_xz_file_that_asks_for_too_much_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "d.jsonl.xz").write_bytes(lzma.compress(LINES, preset=9))
     assert len(read(tmp_path / "d.jsonl.xz")) == 2
-    monkeypatch.setattr(corpus_streams, "_MOST_XZ_BYTES", 32 * 2**20)
+    monkeypatch.setattr(corpus_formats, "_MOST_XZ_BYTES", 32 * 2**20)
     with pytest.raises(CorpusError, match="not readable: Memory usage limit exceeded; compress it again"):
         read(tmp_path / "d.jsonl.xz")
 
@@ -403,7 +403,7 @@ def test_a_list_is_read_like_lines_wherever_the_reads_end(
     documents = [row | {"text": f"text {number}"} for number, row in enumerate(rows)]
     folder = tmp_path_factory.mktemp("list")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(corpus_files, "_CHUNK", chunk)
+        patch.setattr(corpus_formats, "_CHUNK", chunk)
         for indent in (None, 1):
             (folder / "d.json").write_text(json.dumps([{"domain": "d"} | row for row in documents], indent=indent))
             found = read(folder / "d.json", domain="d")

@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from corpusruns import documents_of, run_of
 from fusery.errors import CorpusError
 from fusery.formats.shards import CorpusDocument
-from fusery.pipeline import corpus_files
-from fusery.pipeline.corpus_files import read_path
+from fusery.pipeline import corpus_formats
+from fusery.pipeline.corpus_formats import read_path
 from fusery.run_config import CorpusFile, RunConfig
 
 Row = tuple[str, str]
@@ -188,7 +188,7 @@ def test_zst_files_of_several_frames_are_read_to_the_end(tmp_path: Path) -> None
 def test_a_line_over_the_limit_is_refused_with_its_number(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus_files, "MAX_LINE_BYTES", 100)
+    monkeypatch.setattr(corpus_formats, "MAX_LINE_BYTES", 100)
     content = b'{"text": "good"}\n' + b" " * 101 + b"\n"
     pack = {"d.jsonl": bytes, "d.jsonl.gz": gzip.compress, "d.jsonl.zst": zstd}[name]
     (tmp_path / name).write_bytes(pack(content))
@@ -202,7 +202,7 @@ def test_a_line_over_the_limit_is_refused_with_its_number(
 def test_a_small_file_that_unpacks_to_a_huge_text_is_refused(
     tmp_path: Path, name: str, pack: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus_files, "MAX_UNPACKED_TEXT_BYTES", 10_000)
+    monkeypatch.setattr(corpus_formats, "MAX_UNPACKED_TEXT_BYTES", 10_000)
     (tmp_path / name).write_bytes(pack(b"a" * 10_000))
     assert read(tmp_path / name) == [CorpusDocument("0", "all", "a" * 10_000)]
     (tmp_path / name).write_bytes(pack(b"a" * 10_001))

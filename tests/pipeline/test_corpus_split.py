@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.formats.shards import CorpusDocument
-from fusery.pipeline.corpus_split import split
+from fusery.pipeline.corpus_reading import split
 from strategies import texts
 
 

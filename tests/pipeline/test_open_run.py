@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fusery.errors import ConfigError
-from fusery.pipeline import corpus, file_states
+from fusery.pipeline import corpus, corpus_files
 from fusery.pipeline.preflight import check_run, open_run, publish_input
 from picorun import write_run
 from refusals import assert_nothing_was_done
@@ -32,7 +32,7 @@ def test_the_second_command_reads_neither_texts_nor_weights(tmp_path: Path, monk
         raise AssertionError("it was read again")
 
     monkeypatch.setattr(corpus, "scan", refuse)
-    monkeypatch.setattr(file_states.hashlib, "file_digest", refuse)
+    monkeypatch.setattr(corpus_files.hashlib, "file_digest", refuse)
     again = open_run(file)
     assert again.run_id == first.run_id
     assert again.corpora.longest == first.corpora.longest

@@ -1,4 +1,4 @@
-"""Corpora: documents read from files, split, deduplicated, sampled, and published as content-named shards.
+"""The corpora of a run: read, split, deduplicated, sampled, published as content-named shards, and tried on its models.
 
 Splitting, sampling and removal happen once, before any tokenizer is asked, so every source and the target see
 the same documents. A held-out document never stands in the training text too: exact doubles leave it.
@@ -10,62 +10,22 @@ text; a reading that was broken off leaves shards under their right names, and n
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
-from fusery.errors import CorpusError, Corrupt
+from fusery.core.batches import MOST_DOCUMENTS, by_length
+from fusery.core.tokens import ByteTokenizer, TokenizedText
+from fusery.errors import ConfigError, CorpusError, Corrupt, InvalidInput, ModelError, TooLarge
 from fusery.formats import shards
 from fusery.formats.shards import CorpusDocument
 from fusery.formats.store import Store
 from fusery.pipeline.corpus_reading import Report, Side, no_report, pieces, reading_key
-from fusery.pipeline.corpus_scan import Removed, Scan, Selection, checks_of, scan
+from fusery.pipeline.corpus_scan import Corpora, Corpus, Removed, Selection, checks_of, scan
 from fusery.run_file import RunFile
+from fusery.source.api import Document, ModelDescription, check_tokens
 from fusery.worker.plan import corpus_shard
-
-
-@dataclass(frozen=True, slots=True)
-class Corpus:
-    """The documents of one side of a run, which lie in the store. `digest`: SHA-256 (hex) over all shards' documents.
-
-    `bytes` of text; `domains`: documents by domain, in order of first appearance.
-    """
-
-    digest: str
-    shards: int
-    documents: int
-    bytes: int
-    domains: dict[str, int]
-
-    def read(self, store: Store) -> Iterator[CorpusDocument]:
-        """The documents in order, one shard in memory at a time.
-
-        Raises:
-            Unavailable, Corrupt: a shard is not there, or damaged.
-        """
-        for shard in range(self.shards):
-            yield from shards.read_corpus(store.read(corpus_shard(self.digest, shard)))
-
-    def missing(self, store: Store) -> list[int]:
-        """The shards that the store lacks. One listing."""
-        names = [corpus_shard(self.digest, shard) for shard in range(self.shards)]
-        present = store.listed(names[0].rpartition("/")[0])
-        return [shard for shard, name in enumerate(names) if name not in present]
-
-
-@dataclass(frozen=True, slots=True)
-class Corpora:
-    """Both sides. `key` says what was read; `longest`: some documents with most likely tokens, longest first."""
-
-    train: Corpus
-    held_out: Corpus
-    removed: Removed
-    longest: tuple[CorpusDocument, ...]
-    key: str
-    skipped: dict[str, int]
-    """What of the files was no document, by reason."""
-    found: Scan | None = None
-    """What this process found by reading; None: an earlier one did, and left it in the store."""
 
 
 def open_corpora(run: RunFile, store: Store | None, report: Report = no_report) -> Corpora:
@@ -78,7 +38,7 @@ def open_corpora(run: RunFile, store: Store | None, report: Report = no_report) 
     """
     key = reading_key(run)
     known = None if store is None else _known(store, key)
-    return known or _corpora(scan(run, report), key)
+    return known or scan(run, key, report)
 
 
 def publish_corpora(run: RunFile, corpora: Corpora, store: Store, report: Report = no_report) -> None:
@@ -87,28 +47,24 @@ def publish_corpora(run: RunFile, corpora: Corpora, store: Store, report: Report
     Raises:
         CorpusError: the files were changed while they were read.
     """
-    missing = {side: set(corpus.missing(store)) for side, corpus in _sides(corpora).items()}
+    missing = {Side.TRAIN: corpora.train.missing(store), Side.HELD_OUT: corpora.held_out.missing(store)}
     if any(missing.values()):
         if corpora.found is None:
-            read_again = _corpora(scan(run, report), corpora.key)
+            read_again = scan(run, corpora.key, report)
             if replace(read_again, found=None) != corpora:
                 raise _changed(run)
             corpora = read_again
         assert corpora.found is not None, "just read"
-        _write(run, corpora.found, store, missing, report)
+        writers = {side: _Writer(run, found, store, missing[side]) for side, found in corpora.found.items()}
+        total = corpora.train.shards + corpora.held_out.shards
+        # The second reading.
+        for side, _, document in pieces(run):
+            if writers[side].add(document):
+                report("corpus", sum(writer.shard for writer in writers.values()), total, "shards")
+        if any(not writer.is_complete for writer in writers.values()):
+            raise _changed(run)
     if corpora.found is not None:
         store.write_note(_index_name(corpora.key), _to_json(corpora))
-
-
-def _write(run: RunFile, found: Scan, store: Store, missing: dict[Side, set[int]], report: Report) -> None:
-    """The second reading."""
-    writers = {side: _Writer(run, found.sides[side], store, missing[side]) for side in Side}
-    total = sum(writer.shards for writer in writers.values())
-    for side, _, document in pieces(run):
-        if writers[side].add(document):
-            report("corpus", sum(writer.shard for writer in writers.values()), total, "shards")
-    if any(not writer.is_complete for writer in writers.values()):
-        raise _changed(run)
 
 
 class _Writer:
@@ -117,36 +73,32 @@ class _Writer:
     def __init__(self, run: RunFile, selection: Selection, store: Store, missing: set[int]) -> None:
         self._run, self._selection, self._store, self._missing = run, selection, store, missing
         self._rows: list[CorpusDocument] = []
-        self._place = 0
-        self.shard, self.shards = 0, len(selection.checks)
+        self._place, self.shard = 0, 0
 
     def add(self, document: CorpusDocument) -> bool:
         """True where a shard is complete with it."""
-        if self._place >= len(self._selection.kept):
-            raise _changed(self._run)
+        found, place, shard = self._selection, self._place, self.shard
         self._place += 1
-        if not self._selection.kept[self._place - 1]:
+        if place >= len(found.kept):
+            raise _changed(self._run)
+        if not found.kept[place]:
             return False
         self._rows.append(document)
-        cuts = self._selection.cuts
-        if len(self._rows) < cuts[self.shard + 1] - cuts[self.shard]:
+        if len(self._rows) < found.cuts[shard + 1] - found.cuts[shard]:
             return False
-        self._publish()
-        return True
-
-    def _publish(self) -> None:
         checks = hashlib.sha256(b"".join(part for row in self._rows for part in checks_of(row))).digest()
-        if checks != self._selection.checks[self.shard]:
+        if checks != found.checks[shard]:
             raise _changed(self._run)
-        if self.shard in self._missing:
-            digest = self._selection.digest
+        if shard in self._missing:
+            digest = found.corpus.digest
             content = shards.write_corpus(self._rows, {"corpus": digest})
-            self._store.publish(corpus_shard(digest, self.shard), content, {"documents": len(self._rows)})
-        self._rows, self.shard = [], self.shard + 1
+            self._store.publish(corpus_shard(digest, shard), content, {"documents": len(self._rows)})
+        self._rows, self.shard = [], shard + 1
+        return True
 
     @property
     def is_complete(self) -> bool:
-        return self._place == len(self._selection.kept) and self.shard == self.shards
+        return self._place == len(self._selection.kept) and self.shard == self._selection.corpus.shards
 
 
 def _changed(run: RunFile) -> CorpusError:
@@ -154,18 +106,6 @@ def _changed(run: RunFile) -> CorpusError:
         f"{run.path}: files of corpus.train or corpus.held_out were changed while they were read; leave them alone "
         "and run the same command again"
     )
-
-
-def _sides(corpora: Corpora) -> dict[Side, Corpus]:
-    return {Side.TRAIN: corpora.train, Side.HELD_OUT: corpora.held_out}
-
-
-def _corpora(found: Scan, key: str) -> Corpora:
-    train, held_out = (
-        Corpus(s.digest, len(s.checks), s.documents, s.bytes, s.domains)
-        for s in (found.sides[Side.TRAIN], found.sides[Side.HELD_OUT])
-    )
-    return Corpora(train, held_out, found.removed, found.longest, key, found.skipped, found)
 
 
 def _index_name(key: str) -> str:
@@ -199,3 +139,72 @@ def _known(store: Store, key: str) -> Corpora | None:
         key=key,
         skipped=note["skipped"],
     )
+
+
+def check_documents(file: RunFile, corpora: Corpora, role: str, tokenizer: ByteTokenizer, limit: int) -> list[int]:
+    """The documents with the most tokens, as far as their bytes tell, fit `limit` tokens and are spelled by them.
+
+    How many tokens they have comes back. All documents are read where the tokenizer has tokens that its model lacks.
+
+    Raises:
+        CorpusError: one is too long.
+        ModelError: one can't be spelled, or needs a token without an embedding; or nothing of a domain's is spelled.
+    """
+    if tokenizer.reads_past_model:
+        for piece in pieces(file):
+            _ids(piece.document, role, tokenizer)
+    counts, spelled = [], Counter[str]()
+    for document in corpora.longest:
+        text = _ids(document, role, tokenizer)
+        tokens = len(text.ids_T)
+        spelled[document.domain] += text.predicted_bytes if tokens > 1 else 1
+        if tokens > limit:
+            raise CorpusError(
+                f"document {document.doc_id} has {tokens} tokens, {role} holds at most {limit}; lower "
+                f"corpus.max_document_bytes (now {file.config.corpus.max_document_bytes})"
+            )
+        counts.append(tokens)
+    if unread := [domain for domain, count in spelled.items() if not count]:
+        raise ModelError(
+            f"{role}: its tokenizer spells nothing of the documents of domain {unread[0]!r}: it drops or changes them, "
+            "or does not know their characters; take another model, or leave these documents out"
+        )
+    return counts
+
+
+def _ids(document: CorpusDocument, role: str, tokenizer: ByteTokenizer) -> TokenizedText:
+    try:
+        text = tokenizer.tokenize(document.text)
+        tokenizer.check_ids(text)
+    except ModelError as error:
+        raise ModelError(f"document {document.doc_id}, {role}: {error}") from error
+    return text
+
+
+def check_requests(file: RunFile, corpora: Corpora, name: str, model: ModelDescription, tokens: Sequence[int]) -> None:
+    """The batches that a run makes of its longest documents are within the limits of the source's server.
+
+    Raises:
+        ConfigError: they are not, or batches of usual documents are not.
+    """
+    documents = [Document(document.doc_id, document.text) for document in corpora.longest]
+    lengths = [len(document.text.encode()) for document in documents]
+    k = min(file.config.capture.top_k, model.vocabulary_size)
+    for key, batch_bytes, entries in (
+        ("capture.batch_bytes", file.config.capture.batch_bytes, k),
+        ("evaluation.batch_bytes", file.config.evaluation.batch_bytes, 1),
+    ):
+        average = max(1, corpora.train.bytes // corpora.train.documents)
+        if min(batch_bytes // average, MOST_DOCUMENTS) > model.limits.max_documents:
+            raise ConfigError(
+                f"{file.path}: {key} is {batch_bytes}, about {batch_bytes // average} documents in one request; "
+                f"the server of source {name} takes at most {model.limits.max_documents}; lower {key}"
+            )
+        for batch in by_length(lengths, batch_bytes):
+            try:
+                check_tokens([documents[i] for i in batch], [tokens[i] for i in batch], entries, model)
+            except (TooLarge, InvalidInput) as error:
+                raise ConfigError(
+                    f"{file.path}: {key} is {batch_bytes}, too much for the server of source {name}: {error}; "
+                    f"lower {key}, or raise the server's limits"
+                ) from error

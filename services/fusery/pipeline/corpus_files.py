@@ -1,308 +1,253 @@
-"""Documents read from files: JSON, CSV, text and Parquet, packed or not, and folders of these.
+"""Which files of a corpus count, what each is by its name, and whether it is known without reading it again.
 
-Rows are read as they come and no compressed file is unpacked whole, so that memory is bounded by the documents and
-not by what a small file claims to hold. The price is a limit on one line, and on one compressed text file. What stands
-in a file decides less than its name: a `.json` may hold lines, one list of rows, or a row alone.
+The case of an ending does not count, and a packing's own is looked under (`.JSONL.gz`). What downloads, Spark, version
+control and desktops leave beside data is no document: it is skipped and counted. A kind that holds documents and can't
+be read here is an error, for leaving it out would be another corpus.
+
+A content that was read once counts as unchanged while path, size, mtime and ctime are the same. What is left to chance:
+a file system that keeps all of them over a change, or two machines that see different files under one path with equal
+size and times. Setting the mtime back, as `cp -p` and `rsync -t` do, changes the ctime and is noticed.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
+import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+from urllib.parse import unquote
 
-from fusery.errors import CorpusError
-from fusery.formats.shards import CorpusDocument
-from fusery.json_text import NotJson, parse_json
-from fusery.pipeline.corpus_kinds import (
-    BINARY,
-    EMPTY,
-    NO_ROWS,
-    NO_TEXT,
-    Kind,
-    columns_in,
-    documents_in,
-    endings,
-    kind_of,
-    packing,
-)
-from fusery.pipeline.corpus_rows import Meter, Reading, read_parquet
-from fusery.pipeline.corpus_streams import HEAD_BYTES, opened, readable
+from fusery.errors import CorpusError, Corrupt
+from fusery.formats.store import Store
 from fusery.run_config import CorpusFile
 
-MAX_LINE_BYTES = 64 * 2**20
-MAX_UNPACKED_TEXT_BYTES = 256 * 2**20
-_METER_ROWS = 64
-_CHUNK = 1 << 16
-
-_POINTERS = (b"version https://git-lfs.github.com/", b"version https://hawser.github.com/", b"/annex/objects/")
-_GAP = re.compile(r"[\s,]*")
+EXPECTED = (
+    "JSON (.jsonl, .ndjson, .json), .csv, .tsv or text, each also as .gz, .bz2, .xz or .zst, .parquet, "
+    "or a folder of them"
+)
 
 
-def read_path(path: Path, file: CorpusFile, label: str, meter: Meter | None = None) -> Iterator[CorpusDocument]:
-    """The documents of a file or a folder, as they come. `label` begins their ids; `meter` follows the reading.
+class Kind(StrEnum):
+    """How the documents of a file stand in it."""
 
-    Raises:
-        CorpusError: missing, unreadable, or without the column; names file and line or row.
-    """
-    meter, found = meter or Meter(), documents_in(path, file)
-    meter.skipped.update(found.skipped)
-    sizes = [inner.stat().st_size for inner in found.files]
-    meter.total = sum(sizes)
-    given = Path(file.path).parts if path.is_dir() else Path(file.path).parts[:-1]
-    done = 0
-    for inner, size in zip(found.files, sizes, strict=True):
-        below = inner.relative_to(path).parts
-        name = os.fsencode("/".join((label, *below))).decode("utf-8", "backslashreplace")
-        reading = Reading(file, str(inner), name, meter, columns_in([*given, *below[:-1]]))
-        yield from _read_file(inner, reading, is_in_folder=inner != path)
-        done += size
-        meter.amount = done
+    JSON = "json"
+    CSV = "csv"
+    TSV = "tsv"
+    PARQUET = "parquet"
+    TEXT = "text"
 
 
-def _read_file(path: Path, reading: Reading, is_in_folder: bool) -> Iterator[CorpusDocument]:
-    kind = kind_of(path, reading.file)
-    with readable(str(path)), path.open("rb") as stream:
-        head = stream.read(HEAD_BYTES)
-    if head.startswith(_POINTERS):
-        raise CorpusError(f"{path}: a pointer of Git LFS or git-annex, not the file; fetch it: git lfs pull")
-    if not head and kind is not Kind.PARQUET:
-        reading.meter.skipped[EMPTY] += 1
-    elif kind is Kind.PARQUET:
-        yield from read_parquet(path, reading)
-    elif kind is Kind.TEXT:
-        yield from _read_text(path, reading, is_in_folder)
-    else:
-        rows = _json_rows(path, reading) if kind is Kind.JSON else _csv_rows(path, reading, kind)
-        yield from _documents(path, rows, reading, is_in_folder)
+PACKED = {
+    **dict.fromkeys((".gz", ".gzip"), "gzip"),
+    ".bz2": "bz2",
+    **dict.fromkeys((".xz", ".lzma"), "xz"),
+    **dict.fromkeys((".zst", ".zstd"), "zstd"),
+}
+"""Endings of packed files, and how they are packed."""
+_KINDS = {
+    **dict.fromkeys((".jsonl", ".ndjson", ".json", ".jsonlines"), Kind.JSON),
+    ".csv": Kind.CSV,
+    **dict.fromkeys((".tsv", ".tab"), Kind.TSV),
+    **dict.fromkeys((".parquet", ".pq", ".parq"), Kind.PARQUET),
+}
+_REFUSED = {
+    ending: remedy
+    for endings, remedy in {
+        ".zip .tar .tgz .tbz2 .txz .7z .rar .lz4 .br .z .sz .snappy .lzo": (
+            "unpack it first, or pack it as .gz, .bz2, .xz or .zst"
+        ),
+        ".arrow .feather .avro .orc .xls .xlsx .ods .sqlite .h5 .hdf5 .lance .tfrecord": (
+            "write its rows as Parquet or JSON lines (a dataset that `datasets` has saved: path: hf:./FOLDER)"
+        ),
+        ".pkl .pickle .npy .npz .pt": "write its texts as Parquet or JSON lines",
+        ".warc .wet": "extract its texts as JSON lines first",
+        ".pdf .docx .epub .odt .rtf": "extract its text first",
+    }.items()
+    for ending in endings.split()
+}
+_PART = re.compile(r"-\d{3,}-of-\d{3,}$")
+"""What writers of many parts put behind an ending: corpus.jsonl-00001-of-00100."""
 
-
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """`number` of its line, or of itself in a list; `place` in messages."""
-
-    number: int
-    place: str
-    fields: Mapping[str, Any]
-
-
-def _documents(path: Path, rows: Iterator[_Row], reading: Reading, is_in_folder: bool) -> Iterator[CorpusDocument]:
-    key, count, first, has_column = reading.file.text_column, 0, None, False
-    for row in rows:
-        count += 1
-        first = first or row
-        has_column = has_column or key in row.fields
-        document = reading.document(row.fields, row.number, row.place)
-        if document is not None:
-            yield document
-    if has_column or first is None:
-        return
-    if count == 1 and is_in_folder and endings(path)[0] == ".json":
-        # A file of settings, as package.json, and no row.
-        reading.meter.skipped[NO_ROWS] += 1
-        reading.meter.skipped -= Counter({NO_TEXT: 1})
-        return
-    raise CorpusError(
-        f"{first.place}: expected a JSON object with text in {key!r}, got the keys {_named(first.fields)}, and no "
-        "other row has it; set text_column, or format: text"
-    )
-
-
-def _named(fields: Mapping[str, Any]) -> str:
-    names = ", ".join(map(repr, list(fields)[:12])) or "none"
-    return names if len(names) < 200 else f"{names[:200]}…"
-
-
-def _read_text(path: Path, reading: Reading, is_in_folder: bool) -> Iterator[CorpusDocument]:
-    try:
-        text = _text_of(path)
-    except CorpusError as error:
-        if not (is_in_folder and isinstance(error.__cause__, UnicodeDecodeError) and _has_nul(path)):
-            raise
-        reading.meter.skipped[BINARY] += 1
-        return
-    if not reading.file.format:
-        _check_is_text(path, text, reading.file.text_column)
-    if text.strip():
-        yield CorpusDocument(reading.label, reading.domain_of_text(), text)
-    else:
-        reading.meter.skipped[EMPTY] += 1
-
-
-def _has_nul(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return b"\0" in stream.read(1 << 13)
-
-
-def _check_is_text(path: Path, text: str, key: str) -> None:
-    """Rows under a name that does not say so are no text."""
-    first = text.lstrip()[:MAX_LINE_BYTES].partition("\n")[0]
-    if first.startswith(("{", "[{")):
-        try:
-            fields = parse_json(first, lenient=True)
-        except NotJson:
-            return
-        row = fields[0] if isinstance(fields, list) else fields
-        if isinstance(row, dict) and key in row:
-            raise CorpusError(
-                f"{path}: its first line is a row of JSON with {key!r}; set format: json, or format: text"
-            )
-
-
-def _text_of(path: Path) -> str:
-    packed = packing(path) is not None
-    with opened(path) as (stream, _):
-        content = stream.read(MAX_UNPACKED_TEXT_BYTES + 1 if packed else -1)
-        if packed and len(content) > MAX_UNPACKED_TEXT_BYTES:
-            raise CorpusError(
-                f"{path}: unpacks to more than {MAX_UNPACKED_TEXT_BYTES} bytes, the limit of one text file; "
-                "write documents as JSON lines instead"
-            )
-        return content.decode()
-
-
-def _lines(path: Path, meter: Meter) -> Iterator[tuple[int, str]]:
-    """Number and text of every line, with its end."""
-    before = meter.amount
-    with opened(path) as (stream, raw):
-        number = 0
-        while line := stream.readline(MAX_LINE_BYTES + 1):
-            number += 1
-            if number % _METER_ROWS == 0:
-                meter.amount = before + raw.tell()
-            if len(line) > MAX_LINE_BYTES:
-                raise CorpusError(
-                    f"{path}:{number}: the line has more than {MAX_LINE_BYTES} bytes; expected one document a line: "
-                    "is it JSON lines? Split the document"
-                )
-            with readable(f"{path}:{number}"):
-                text = line.decode()
-            yield number, text
-
-
-def _json_rows(path: Path, reading: Reading) -> Iterator[_Row]:
-    """Objects a line; else one list of objects, or objects over several lines."""
-    has_begun, key = False, reading.file.text_column
-    for number, line in _lines(path, reading.meter):
-        if not line.strip():
-            continue
-        place = f"{path}:{number}"
-        try:
-            fields = parse_json(line, lenient=True)
-        except NotJson as error:
-            if has_begun:
-                raise CorpusError(f"{place}: expected a JSON object with text in {key!r}: {error}") from error
-            fields = None
-        if not has_begun and not isinstance(fields, dict):
-            yield from _whole_values(path, reading)
-            return
-        has_begun = True
-        if not isinstance(fields, dict):
-            raise CorpusError(f"{place}: expected a JSON object with text in {key!r}, got {line.strip()[:40]!r}")
-        yield _Row(number, place, fields)
-
-
-def _whole_values(path: Path, reading: Reading) -> Iterator[_Row]:
-    """The objects of one list, or objects behind each other, in whatever lines."""
-    with opened(path) as (stream, _), io.TextIOWrapper(stream, "utf-8", newline="") as text:
-        number = 0
-        for number, (line, value) in enumerate(_values(text, path), start=1):
-            place = f"{path}:{line}"
-            if not isinstance(value, dict):
-                raise CorpusError(
-                    f"{place}: expected a JSON object with text in {reading.file.text_column!r}, "
-                    f"got {json.dumps(value)[:40]}"
-                )
-            yield _Row(number, place, value)
-
-
-def _values(stream: io.TextIOWrapper, path: Path) -> Iterator[tuple[int, Any]]:
-    """Values with the lines in which they begin. Text is held up to the end of one value."""
-    decode = json.JSONDecoder().raw_decode
-    text, at, line, is_list, problem = "", 0, 1, False, "it is cut off"
-    while True:
-        start = cast(re.Match[str], _GAP.match(text, at)).end()
-        line, at = line + text.count("\n", at, start), start
-        mark = text[at : at + 1]
-        if mark == ("]" if is_list else "["):
-            is_list, at = not is_list, at + 1
-            continue
-        if mark:
-            try:
-                value, end = decode(text, at)
-                yield line, value
-                line, at = line + text.count("\n", at, end), end
-                continue
-            except ValueError as error:
-                problem = str(error)
-            except RecursionError:
-                raise CorpusError(f"{path}:{line}: not JSON: nested too deeply") from None
-        more = stream.read(max(_CHUNK, len(text) - at))
-        if not more and (mark or is_list):
-            raise CorpusError(f"{path}:{line}: expected JSON lines, or one list of JSON objects: {problem}")
-        if not more:
-            return
-        text, at = text[at:] + more, 0
-        if len(text) > 2 * MAX_LINE_BYTES:
-            raise CorpusError(
-                f"{path}:{line}: expected JSON lines, or one list of JSON objects of at most {MAX_LINE_BYTES} bytes "
-                f"each: {problem}"
-            )
-
-
-def _csv_rows(path: Path, reading: Reading, kind: Kind) -> Iterator[_Row]:
-    """The rows under a header. A row has as many fields as it."""
-    csv.field_size_limit(MAX_LINE_BYTES)
-    lines = _Lines(path, _lines(path, reading.meter))
-    rows = csv.reader(lines, delimiter="\t" if kind is Kind.TSV else ",", strict=True)
-    try:
-        header = next(rows, [])
-        _check_header(path, header, reading)
-        for row in rows:
-            lines.held = 0
-            if len(row) not in (0, len(header)):
-                raise CorpusError(f"{path}:{lines.number}: {len(row)} fields, the header has {len(header)}")
-            if row:
-                yield _Row(lines.number, f"{path}:{lines.number}", dict(zip(header, row, strict=True)))
-    except csv.Error as error:
-        raise CorpusError(f"{path}:{lines.number}: not readable as {kind.upper()}: {error}") from error
-
-
-def _check_header(path: Path, header: list[str], reading: Reading) -> None:
-    file, shown = reading.file, ", ".join(map(repr, header[:12]))[:200]
-    if header.count(file.text_column) != 1:
-        raise CorpusError(
-            f"{path}:1: expected a header with one column {file.text_column!r}, got {shown}; set text_column, name the "
-            "columns in the first line, or set format: text"
-        )
-    if header.count(file.domain_column) > 1 and not file.domain:
-        raise CorpusError(f"{path}:1: the header has the column {file.domain_column!r} twice")
+_HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
+_HUB = {"dataset_infos.json", "dataset_info.json", "dataset_dict.json", "dataset-metadata.json", "croissant.json"}
+_BESIDE_ROWS = re.compile(
+    r"(readme|licen[cs]e|copying|notice|citation|authors|changelog|contributing)(\..*)?", re.IGNORECASE
+)
+_LEFT_BY_TOOLS = {"thumbs.db", "desktop.ini", "icon\r", "sha256sums", "md5sums"}
+_FOLDERS_OF_TOOLS = {"__pycache__", "__macosx", "_temporary", "_spark_metadata"}
+_DELTA = "_delta_log"
+HIDDEN, HUB, TOOLS = "dot files and folders", "files about a dataset", "files that tools leave"
+EMPTY, BINARY, NO_ROWS, NO_TEXT = "empty files", "binary files", "JSON files without rows", "rows without text"
 
 
 @dataclass(slots=True)
-class _Lines:
-    """Lines for the CSV reader, which may join many to one row: `held` are the characters since the last one."""
+class Folder:
+    """The files of a corpus in a folder, in the order of their paths, and how many others there are by reason."""
 
-    path: Path
-    lines: Iterator[tuple[int, str]]
-    number: int = 0
-    held: int = 0
+    files: list[Path] = field(default_factory=list)
+    skipped: Counter[str] = field(default_factory=Counter)
 
-    def __iter__(self) -> Iterator[str]:
-        return self
 
-    def __next__(self) -> str:
-        self.number, line = next(self.lines)
-        self.held += len(line)
-        if self.held > 2 * MAX_LINE_BYTES:
+def kind_of(path: Path, file: CorpusFile) -> Kind:
+    """How `path` is read: as its entry says, else by its name.
+
+    Raises:
+        CorpusError: a kind that can't be read, with what to do.
+    """
+    ending, _ = endings(path)
+    kind = Kind(file.format) if file.format else _KINDS.get(ending, Kind.TEXT)
+    refused = None if file.format else _REFUSED.get(ending)
+    if refused:
+        raise CorpusError(f"{path}: {ending} files are not read; {refused}")
+    if kind is Kind.PARQUET and packing(path):
+        raise CorpusError(f"{path}: a packed Parquet file is not read; unpack it, Parquet packs its columns itself")
+    return kind
+
+
+def endings(path: Path) -> tuple[str, str]:
+    """The ending that tells the kind and the packing's, both in lower case and empty where there is none."""
+    name = _PART.sub("", path.name.lower())
+    packed = next((ending for ending in PACKED if name.endswith(ending)), "")
+    return Path(name.removesuffix(packed)).suffix, packed
+
+
+def packing(path: Path) -> str | None:
+    """How a file is packed, by its name."""
+    return PACKED.get(endings(path)[1])
+
+
+def documents_in(path: Path, file: CorpusFile) -> Folder:
+    """The file itself, or what counts of a folder and below.
+
+    Raises:
+        CorpusError: there is nothing of that name, a folder can't be read or is a Delta table, a link leads nowhere.
+    """
+    if path.is_file():
+        return Folder([path])
+    found = Folder()
+    for inner in all_files(path, found.skipped):
+        if reason := _reason(inner):
+            found.skipped[reason] += 1
+        else:
+            found.files.append(inner)
+    rows = _folders_with_rows(found.files, file)
+    beside = {inner for inner in found.files if _is_beside_rows(inner, rows)}
+    found.files = sorted(set(found.files) - beside)
+    found.skipped += Counter({HUB: len(beside)})
+    return found
+
+
+def all_files(path: Path, skipped: Counter[str] | None = None) -> Iterator[Path]:
+    """Every file of a folder and below that is not hidden; hidden ones and tools' folders are counted, not entered.
+
+    Raises:
+        CorpusError: as `documents_in`.
+    """
+    if not path.is_dir():
+        raise CorpusError(f"{path}: no such file; expected {EXPECTED}")
+    skipped = Counter() if skipped is None else skipped
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(path, onerror=_unreadable, followlinks=True):
+        if (place := os.path.realpath(folder)) in seen:
+            # A link that leads back.
+            folders.clear()
+            continue
+        seen.add(place)
+        if _DELTA in folders:
             raise CorpusError(
-                f"{self.path}:{self.number}: the row has more than {MAX_LINE_BYTES} bytes: a quote that is not closed?"
+                f"{folder}: a Delta table, whose files also hold rows that were deleted; write its rows as Parquet"
             )
-        return line
+        hidden = [name for name in (*folders, *names) if name.startswith(".")]
+        of_tools = [name for name in folders if name.lower() in _FOLDERS_OF_TOOLS]
+        skipped += Counter({HIDDEN: len(hidden), TOOLS: len(of_tools)})
+        folders[:] = sorted(set(folders) - set(hidden) - set(of_tools))
+        for name in sorted(set(names) - set(hidden)):
+            if not Path(folder, name).exists():
+                raise CorpusError(f"{Path(folder, name)}: a link to nothing; fetch what it stands for, or remove it")
+            yield Path(folder, name)
+
+
+def _unreadable(error: OSError) -> None:
+    raise CorpusError(f"{error.filename}: not readable: {error.strerror}; expected a folder of documents") from error
+
+
+def _reason(path: Path) -> str | None:
+    """Why a file of a folder is no document, as far as its name tells."""
+    name = path.name.lower()
+    if name in _HUB or (name == "state.json" and (path.parent / "dataset_info.json").exists()):
+        return HUB
+    is_left = name in _LEFT_BY_TOOLS or name.endswith(".crc") or (name.startswith("_") and not path.suffix)
+    return TOOLS if is_left or not path.is_file() else None
+
+
+def _folders_with_rows(files: Iterable[Path], file: CorpusFile) -> set[Path]:
+    """The folders that hold data, and those around them; a `.json` alone may be a program's settings."""
+    if file.format == Kind.TEXT.value:
+        return set()
+    kinds = {(inner.parent, *endings(inner)) for inner in files}
+    data = {folder for folder, ending, packed in kinds if ending in _KINDS and (ending != ".json" or packed)}
+    of_downloads = (".gitattributes", ".cache", *_HUB)
+    for folder in {folder for folder, ending, _ in kinds if ending == ".json"}:
+        if any((folder / name).exists() for name in of_downloads):
+            data.add(folder)
+    return {around for folder in data for around in (folder, *folder.parents)}
+
+
+def _is_beside_rows(path: Path, folders_with_rows: set[Path]) -> bool:
+    """Whether a file is about the data beside it: a licence, a card (also one alone, by its YAML header)."""
+    if not _BESIDE_ROWS.fullmatch(path.name) or endings(path)[0] in _KINDS:
+        return False
+    if path.parent in folders_with_rows or path.name.lower() != "readme.md":
+        return path.parent in folders_with_rows
+    with path.open("rb") as stream:
+        return stream.read(8).lstrip(b"\xef\xbb\xbf").startswith(b"---")
+
+
+def columns_in(folders: Iterable[str]) -> dict[str, str]:
+    """The columns that the names of folders hold, as Spark and Hive write them: `domain=code` gives domain: code."""
+    pairs = (name.partition("=") for name in folders)
+    return {key: unquote(value) for key, equals, value in pairs if equals and value != _HIVE_NULL}
+
+
+def state_of(paths: Iterable[Path]) -> str:
+    """64 hex digits for these files as they are now, by path, size and times; reads none of them."""
+    state = hashlib.sha256()
+    for path in paths:
+        stat = path.stat()
+        of_file = (path.absolute(), stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+        state.update("\0".join(map(str, of_file)).encode(errors="surrogateescape") + b"\n")
+    return state.hexdigest()
+
+
+@dataclass(slots=True)
+class FileDigests:
+    """SHA-256 of files, each read once: `remember` keeps what was found as notes in the work folder."""
+
+    work: Path
+    _new: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def digest(self, path: Path) -> bytes:
+        """The SHA-256 of a file's content, known from before or found now."""
+        note = f"digests/{state_of([path])[:32]}.json"
+        known = self._new.get(note)
+        if known is None and self.work.is_dir():
+            # Where a note is damaged, reading the file again is always right.
+            with suppress(Corrupt, ValueError):
+                known = Store(str(self.work)).read_note(note)
+        if known is None:
+            with path.open("rb") as stream:
+                known = {"path": str(path.absolute()), "sha256": hashlib.file_digest(stream, "sha256").hexdigest()}
+        self._new[note] = known
+        return bytes.fromhex(known["sha256"])
+
+    def remember(self) -> None:
+        """Keeps what was found by reading."""
+        for note, found in self._new.items():
+            Store(str(self.work)).write_note(note, found)
+        self._new.clear()

@@ -9,13 +9,12 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from fusery.errors import ConfigError, CorpusError, how_to_install
 from fusery.formats.shards import CorpusDocument
-from fusery.pipeline.corpus_kinds import all_files
+from fusery.pipeline.corpus_files import all_files, state_of
 from fusery.pipeline.corpus_rows import BATCH_ROWS, Meter, Reading, chosen_columns, documents_of
-from fusery.pipeline.file_states import state_of
 from fusery.run_config import CorpusFile
 from fusery.run_file import RunFile
 
@@ -107,30 +106,21 @@ def _state(folder: str) -> str:
 
 @contextmanager
 def _refusals(file: CorpusFile) -> Iterator[None]:
-    """Whatever `datasets`, huggingface_hub, httpx and fsspec raise, as an error that says what to do."""
+    """Turns all that `datasets`, huggingface_hub, httpx and fsspec raise into an error that says what to do."""
     try:
         yield
     except Exception as error:
-        if any(_is_about_the_network(cause) for cause in _causes(error)):
-            raise CorpusError(
-                f"{file.path}: the Hugging Face Hub can't be reached: {_one_line(error)}; check the network and "
-                "HF_ENDPOINT, unset HF_HUB_OFFLINE, bring the cache (HF_HOME) of a machine that has loaded it, or "
-                "download the dataset to a folder and write hf:./FOLDER"
-            ) from error
+        said, cause = " ".join(str(error).split()), cast(BaseException | None, error)
+        while cause is not None:
+            # huggingface_hub went from httpx to httpx2, and both call the class so.
+            if isinstance(cause, ConnectionError) or "TransportError" in [
+                kind.__name__ for kind in type(cause).__mro__
+            ]:
+                raise CorpusError(
+                    f"{file.path}: the Hugging Face Hub can't be reached: {said}; check the network and HF_ENDPOINT, "
+                    "unset HF_HUB_OFFLINE, bring the cache (HF_HOME) of a machine that has loaded it, or download the "
+                    "dataset to a folder and write hf:./FOLDER"
+                ) from error
+            cause = cause.__cause__
         which = f"config {file.config or 'default'}, split {file.split}"
-        raise ConfigError(f"{file.path}: {which} can't be loaded: {_one_line(error)}") from error
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _is_about_the_network(error: BaseException) -> bool:
-    # huggingface_hub went from httpx to httpx2, and both call the class so.
-    return isinstance(error, ConnectionError) or any(c.__name__ == "TransportError" for c in type(error).__mro__)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
+        raise ConfigError(f"{file.path}: {which} can't be loaded: {said}") from error

@@ -9,19 +9,16 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
 from fusery.errors import CorpusError
 from fusery.formats.shards import CorpusDocument
-from fusery.pipeline.corpus_files import read_path
+from fusery.pipeline.corpus_files import documents_in, state_of
+from fusery.pipeline.corpus_formats import read_path
 from fusery.pipeline.corpus_hub import dataset_state, read_dataset
-from fusery.pipeline.corpus_kinds import documents_in
 from fusery.pipeline.corpus_rows import Meter
-from fusery.pipeline.corpus_split import split
-from fusery.pipeline.file_states import state_of
 from fusery.run_config import CorpusFile
 from fusery.run_file import RunFile
 from fusery.worker.plan import digest
@@ -36,7 +33,7 @@ Report = Callable[[str, int, int, str], None]
 
 
 def no_report(_title: str, _amount: int, _total: int, _unit: str) -> None:
-    """For whoever shows nothing."""
+    """Shows nothing."""
 
 
 class Side(StrEnum):
@@ -60,16 +57,14 @@ def reading_key(run: RunFile) -> str:
     Raises:
         CorpusError, ConfigError: an entry names nothing that is there.
     """
-    spec = run.config.corpus
-    states = [_state(run, file) for file in (*spec.train, *spec.held_out)]
+    spec, states = run.config.corpus, []
+    for file in (*spec.train, *spec.held_out):
+        if file.dataset is not None:
+            states.append(dataset_state(run, file))
+        else:
+            found = documents_in(Path(run.resolve(file.path)), file)
+            states.append(digest([state_of(found.files), found.skipped]))
     return digest([_READING_VERSION, spec.model_dump(mode="json"), run.config.seed, states])
-
-
-def _state(run: RunFile, file: CorpusFile) -> str:
-    if file.dataset is not None:
-        return dataset_state(run, file)
-    found = documents_in(Path(run.resolve(file.path)), file)
-    return digest([state_of(found.files), found.skipped])
 
 
 def pieces(run: RunFile, report: Report = no_report, skipped: Counter[str] | None = None) -> Iterator[Piece]:
@@ -81,12 +76,12 @@ def pieces(run: RunFile, report: Report = no_report, skipped: Counter[str] | Non
         CorpusError: a file is missing or unreadable, or there is no text in it; names file and line or row.
         ConfigError: a dataset's name, config or split is wrong, or the package that reads it is missing.
     """
-    spec, telling = run.config.corpus, _Telling(report)
+    spec = run.config.corpus
     sides: tuple[tuple[Side, Sequence[CorpusFile]], ...] = ((Side.HELD_OUT, spec.held_out), (Side.TRAIN, spec.train))
     for side, files in sides:
         for index, file in enumerate(files):
             found, meter = False, Meter()
-            for document in _documents(run, file, index, meter, telling):
+            for document in _documents(run, file, index, meter, report):
                 chosen = _side(document.text, spec.held_out_share, run.config.seed) if side is Side.TRAIN else side
                 for number, piece in enumerate(split(document, spec.max_document_bytes)):
                     found = True
@@ -106,16 +101,19 @@ def told(skipped: Mapping[str, int]) -> str:
     return ", ".join(f"{count} {reason}" for reason, count in skipped.items())
 
 
-def _documents(run: RunFile, file: CorpusFile, index: int, meter: Meter, telling: _Telling) -> Iterator[CorpusDocument]:
-    path = Path(run.resolve(file.path))
+def _documents(run: RunFile, file: CorpusFile, index: int, meter: Meter, report: Report) -> Iterator[CorpusDocument]:
+    """An entry's documents; reports a few times a second, and at the end."""
+    path, last = Path(run.resolve(file.path)), time.monotonic()
     if file.dataset is None:
         found = read_path(path, file, f"{index}-{path.name}", meter)
     else:
         found = read_dataset(run, file, index, meter)
     for document in found:
         yield document
-        telling.tell(f"read {path.name}", meter)
-    telling.tell(f"read {path.name}", meter, at_once=True)
+        if (now := time.monotonic()) - last > _REPORT_EVERY_S:
+            last = now
+            report(f"read {path.name}", meter.amount, meter.total, meter.unit)
+    report(f"read {path.name}", meter.amount, meter.total, meter.unit)
 
 
 def _side(text: str, held_out_share: float | None, seed: int) -> Side:
@@ -127,15 +125,23 @@ def _side(text: str, held_out_share: float | None, seed: int) -> Side:
     return Side.HELD_OUT if int.from_bytes(number) < held_out_share * 2**64 else Side.TRAIN
 
 
-@dataclass(slots=True)
-class _Telling:
-    """Reports a few times a second."""
+def split(document: CorpusDocument, max_bytes: int) -> Iterator[CorpusDocument]:
+    """Pieces of at most `max_bytes` UTF-8 bytes, cut after white space where there is any; blank ones are left out.
 
-    report: Report
-    _last: float = field(default_factory=time.monotonic)
-
-    def tell(self, title: str, meter: Meter, at_once: bool = False) -> None:
-        now = time.monotonic()
-        if at_once or now - self._last > _REPORT_EVERY_S:
-            self._last = now
-            self.report(title, meter.amount, meter.total, meter.unit)
+    Cut before any tokenizer is asked, so that all models read the same pieces.
+    """
+    text, start, number = document.text, 0, 0
+    end = len(text.rstrip())
+    while start < end:
+        # A character has a byte at least: more than the window never fits, and the rest need not be looked at.
+        piece = text[start : start + max_bytes + 1]
+        content = piece.encode()
+        if len(content) > max_bytes:
+            # Cutting bytes may cut a character; dropping the broken end gives whole ones.
+            head = content[:max_bytes].decode(errors="ignore")
+            cut = max(head.rfind("\n"), head.rfind(" ")) + 1
+            piece = head[:cut] if head[:cut].strip() else head
+        if piece.strip():
+            name = document.doc_id if len(piece) == len(text) else f"{document.doc_id}#{number}"
+            yield CorpusDocument(name, document.domain, piece)
+        start, number = start + len(piece), number + 1

@@ -1,7 +1,7 @@
 """Rows as documents: what counts as a text and a domain, in JSON, CSV, Parquet and datasets alike; and Parquet itself.
 
-A row without text is left out and counted, as everybody who trains on a table does; a table without the column is
-refused. No dictionary of a Parquet file is written out, and batches are by bytes, so that a small file stays small.
+A row without text is left out and counted, as is usual in training on a table; a table without the column is refused.
+No dictionary of a Parquet file is written out, and batches are by bytes, so that a small file stays small.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from fusery.errors import CorpusError
 from fusery.formats.shards import CorpusDocument
-from fusery.pipeline.corpus_kinds import NO_TEXT
+from fusery.pipeline.corpus_files import NO_TEXT
 from fusery.run_config import CorpusFile
 
 BATCH_ROWS, BATCH_BYTES = 1024, 64 * 2**20
@@ -80,30 +80,25 @@ class Reading:
         key = self.file.domain_column
         if self.file.domain:
             return self.file.domain
-        domain = _domain(fields.get(key), key, place)
-        if not domain and self.file.domain_column_is_chosen and key not in self.columns:
+        value = fields.get(key)
+        if isinstance(value, dict | list | bytes):
+            raise CorpusError(
+                f"{place}: expected a domain (text, a number, true or false) in {key!r}, got {_kind(value)}; "
+                "set domain_column, or domain"
+            )
+        # Null, NaN and blanks are none.
+        domain = "" if value is None or value != value else str(value)
+        domain = domain.lower() if isinstance(value, bool) else domain
+        if domain.strip():
+            _encoded(domain, key, place)
+            return domain
+        if self.file.domain_column_is_chosen and key not in self.columns:
             raise CorpusError(f"{place}: expected a domain in {key!r} (domain_column), got none")
-        _encoded(domain, key, place)
-        return domain or self.domain_of_text()
+        return self.domain_of_text()
 
     def domain_of_text(self) -> str:
         """The domain of a file that has no rows: the entry's, else that of a folder's name, else 'all'."""
         return self.file.domain or self.columns.get(self.file.domain_column) or NO_DOMAIN
-
-
-def _domain(value: Any, key: str, place: str) -> str:
-    """Empty, if the row has none: null, NaN or blank."""
-    if value is None or value != value:
-        return ""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, dict | list | bytes):
-        raise CorpusError(
-            f"{place}: expected a domain (text, a number, true or false) in {key!r}, got {_kind(value)}; "
-            "set domain_column, or domain"
-        )
-    domain = str(value)
-    return domain if domain.strip() else ""
 
 
 def _kind(value: Any) -> str:
@@ -158,26 +153,23 @@ def chosen_columns(schema: pa.Schema, reading: Reading) -> list[str]:
         raise CorpusError(
             f"{place}: no column {file.text_column!r}; it has {', '.join(schema.names) or 'none'}; set text_column"
         )
-    kind = schema.field(file.text_column).type
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-    if not is_text and not pa.types.is_null(kind):
+    types, kind = pa.types, schema.field(file.text_column).type
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    if not any(is_it(kind) for is_it in (types.is_string, types.is_large_string, types.is_string_view, types.is_null)):
         raise CorpusError(f"{place}: column {file.text_column!r} is {kind}, expected strings; set text_column")
-    if file.domain:
-        return [file.text_column]
-    if file.domain_column in schema.names:
-        kind = schema.field(file.domain_column).type
-        if pa.types.is_nested(kind):
+    if file.domain or file.domain_column not in schema.names:
+        if not file.domain and file.domain_column_is_chosen and file.domain_column not in reading.columns:
             raise CorpusError(
-                f"{place}: column {file.domain_column!r} is {kind}, expected strings, numbers or booleans; "
-                "set domain_column, or domain"
+                f"{place}: no column {file.domain_column!r}; it has {', '.join(schema.names)}; set domain_column"
             )
-        return list(dict.fromkeys([file.text_column, file.domain_column]))
-    if file.domain_column_is_chosen and file.domain_column not in reading.columns:
+        return [file.text_column]
+    kind = schema.field(file.domain_column).type
+    if types.is_nested(kind):
         raise CorpusError(
-            f"{place}: no column {file.domain_column!r}; it has {', '.join(schema.names)}; set domain_column"
+            f"{place}: column {file.domain_column!r} is {kind}, expected strings, numbers or booleans; "
+            "set domain_column, or domain"
         )
-    return [file.text_column]
+    return list(dict.fromkeys([file.text_column, file.domain_column]))
 
 
 def documents_of(

@@ -22,14 +22,46 @@ import numpy as np
 import numpy.typing as npt
 
 from fusery.errors import CorpusError
+from fusery.formats import shards
 from fusery.formats.shards import CorpusDocument
+from fusery.formats.store import Store
 from fusery.pipeline.corpus_reading import Report, Side, no_report, pieces
 from fusery.run_file import RunFile
+from fusery.worker.plan import corpus_shard
 
 TEXT_BYTES, LABEL_BYTES = 16, 8
 _LIKELY_LONGEST, _LIKELY_LONGEST_BYTES = 1024, 8 << 20
 Bools = npt.NDArray[np.bool_]
 Ints = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Corpus:
+    """The documents of one side of a run, which lie in the store. `digest`: SHA-256 (hex) over all shards' documents.
+
+    `bytes` of text; `domains`: documents by domain, in order of first appearance.
+    """
+
+    digest: str
+    shards: int
+    documents: int
+    bytes: int
+    domains: dict[str, int]
+
+    def read(self, store: Store) -> Iterator[CorpusDocument]:
+        """The documents in order, one shard in memory at a time.
+
+        Raises:
+            Unavailable, Corrupt: a shard is not there, or damaged.
+        """
+        for shard in range(self.shards):
+            yield from shards.read_corpus(store.read(corpus_shard(self.digest, shard)))
+
+    def missing(self, store: Store) -> set[int]:
+        """The shards that the store lacks. One listing."""
+        names = [corpus_shard(self.digest, shard) for shard in range(self.shards)]
+        present = store.listed(names[0].rpartition("/")[0])
+        return {shard for shard, name in enumerate(names) if name not in present}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,25 +81,26 @@ class Removed:
 class Selection:
     """Which pieces of one side are used, in the order of reading, and where its shards begin (cuts[-1]: the end)."""
 
+    corpus: Corpus
     kept: Bools
     cuts: Ints
     checks: list[bytes]
     """For each shard a digest of its documents, by which the second reading is compared with the first."""
-    documents: int
-    bytes: int
-    domains: dict[str, int]
-    digest: str
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Scan:
-    """A corpus as it was read: what is used of each side, what was removed, some documents with most likely tokens."""
+@dataclass(frozen=True, slots=True)
+class Corpora:
+    """Both sides. `key` says what was read; `longest`: some documents with most likely tokens, longest first."""
 
-    sides: dict[Side, Selection]
+    train: Corpus
+    held_out: Corpus
     removed: Removed
     longest: tuple[CorpusDocument, ...]
+    key: str
     skipped: dict[str, int]
     """What of the files was no document, by reason."""
+    found: dict[Side, Selection] | None = None
+    """What this process found by reading; None: an earlier one did, and left it in the store."""
 
 
 @dataclass(slots=True)
@@ -87,25 +120,17 @@ class _Pieces:
         text, label = checks_of(document)
         size = len(document.text.encode())
         tokens = likely_tokens(document.text)
-        if len(self.longest) < longest or tokens > self.longest[0][0]:
-            self._add_longest((tokens, -len(self.sizes), text, document), longest)
+        is_long = len(self.longest) < longest or tokens > self.longest[0][0]
+        if is_long and text not in self._longest_texts:
+            self._longest_texts.add(text)
+            heapq.heappush(self.longest, (tokens, -len(self.sizes), text, document))
+            if len(self.longest) > longest:
+                self._longest_texts.discard(heapq.heappop(self.longest)[2])
         self.texts += text
         self.labels += label
         self.sizes.append(size)
         self.domains.append(domain)
         self.begins.append(begins)
-
-    def _add_longest(self, item: tuple[int, int, bytes, CorpusDocument], longest: int) -> None:
-        if item[2] in self._longest_texts:
-            return
-        self._longest_texts.add(item[2])
-        heapq.heappush(self.longest, item)
-        if len(self.longest) > longest:
-            self._longest_texts.discard(heapq.heappop(self.longest)[2])
-
-    @property
-    def text_digests(self) -> npt.NDArray[np.uint64]:
-        return np.frombuffer(self.texts, np.uint64).reshape(-1, 2)
 
 
 def checks_of(document: CorpusDocument) -> tuple[bytes, bytes]:
@@ -122,7 +147,7 @@ def likely_tokens(text: str) -> int:
     return 3 * len(text.encode()) - 2 * len(text.encode("ascii", "ignore"))
 
 
-def scan(run: RunFile, report: Report = no_report) -> Scan:
+def scan(run: RunFile, key: str, report: Report = no_report) -> Corpora:
     """Reads all texts of a run once.
 
     Raises:
@@ -150,32 +175,36 @@ def scan(run: RunFile, report: Report = no_report) -> Scan:
         Side.TRAIN: _selection(train, kept_train, names, spec.shard_bytes),
         Side.HELD_OUT: _selection(held_out, kept_held_out, names, spec.shard_bytes),
     }
-    candidates = [*_used(train, kept_train), *_used(held_out, kept_held_out)]
+    used = [
+        item
+        for side, kept in ((train, kept_train), (held_out, kept_held_out))
+        for item in side.longest
+        if kept[-item[1]]
+    ]
     few = max(4, min(64, (1 << 20) // spec.max_document_bytes))
-    return Scan(sides, removed, tuple(document for _, _, _, document in heapq.nlargest(few, candidates)), dict(skipped))
-
-
-def _used(found: _Pieces, kept: Bools) -> Iterator[tuple[int, int, bytes, CorpusDocument]]:
-    return (item for item in found.longest if kept[-item[1]])
+    return Corpora(
+        train=sides[Side.TRAIN].corpus,
+        held_out=sides[Side.HELD_OUT].corpus,
+        removed=removed,
+        longest=tuple(document for _, _, _, document in heapq.nlargest(few, used)),
+        key=key,
+        skipped=dict(skipped),
+        found=sides,
+    )
 
 
 def _distinct(held_out: _Pieces, train: _Pieces) -> tuple[Bools, Bools, Removed]:
     """For both sides which pieces stay: each text once, and a held-out one only there."""
-    texts = np.concatenate([held_out.text_digests, train.text_digests])
+    texts = np.frombuffer(held_out.texts + train.texts, np.uint64).reshape(-1, 2)
     order = np.lexsort((texts[:, 1], texts[:, 0]))
     begins_group = np.ones(len(order), bool)
-    begins_group[1:] = False
-    for half in range(2):
-        of_order = texts[order, half]
-        begins_group[1:] |= of_order[1:] != of_order[:-1]
+    begins_group[1:] = (texts[order[1:]] != texts[order[:-1]]).any(axis=1)
     # The sort is stable: a group begins with the text that was read first, and held-out ones were.
-    group_of = np.cumsum(begins_group) - 1
-    first_is_held_out = (order[begins_group] < len(held_out.sizes))[group_of]
+    first, size = order[begins_group], len(held_out.sizes)
     kept, is_held_out = np.zeros(len(order), bool), np.zeros(len(order), bool)
-    kept[order[begins_group]] = True
-    is_held_out[order] = first_is_held_out
-    kept_held_out, kept_train = kept[: len(held_out.sizes)], kept[len(held_out.sizes) :]
-    return kept_held_out, kept_train, _removed(train, kept_train, is_held_out[len(held_out.sizes) :])
+    kept[first] = True
+    is_held_out[order] = (first < size)[np.cumsum(begins_group) - 1]
+    return kept[:size], kept[size:], _removed(train, kept[size:], is_held_out[size:])
 
 
 def _removed(train: _Pieces, kept: Bools, is_held_out: Bools) -> Removed:
@@ -183,12 +212,7 @@ def _removed(train: _Pieces, kept: Bools, is_held_out: Bools) -> Removed:
     pieces_of = np.bincount(whole_of)
     gone = int((np.bincount(whole_of, ~kept) == pieces_of).sum())
     held_out = int((np.bincount(whole_of, is_held_out) == pieces_of).sum())
-    return Removed(
-        duplicates=int((~kept & ~is_held_out).sum()),
-        held_out=int(is_held_out.sum()),
-        whole_duplicates=gone - held_out,
-        whole_held_out=held_out,
-    )
+    return Removed(int((~kept & ~is_held_out).sum()), int(is_held_out.sum()), gone - held_out, held_out)
 
 
 def _sample(kept: Bools, most: int | None, seed: int) -> Bools:
@@ -206,21 +230,17 @@ def _selection(found: _Pieces, kept: Bools, domains: list[str], shard_bytes: int
     cuts = cut(sizes, shard_bytes)
     texts = np.frombuffer(found.texts, np.uint8).reshape(-1, TEXT_BYTES)[kept]
     labels = np.frombuffer(found.labels, np.uint8).reshape(-1, LABEL_BYTES)[kept]
-    checks = []
-    for start, end in pairwise(cuts.tolist()):
-        rows = np.concatenate([texts[start:end], labels[start:end]], axis=1)
-        checks.append(hashlib.sha256(rows.tobytes()).digest())
+    rows = np.concatenate([texts, labels], axis=1)
+    checks = [hashlib.sha256(rows[start:end].tobytes()).digest() for start, end in pairwise(cuts.tolist())]
     ids, first, counts = np.unique(np.frombuffer(found.domains, np.uint32)[kept], return_index=True, return_counts=True)
-    by_appearance = np.argsort(first)
-    return Selection(
-        kept=kept,
-        cuts=cuts,
-        checks=checks,
+    corpus = Corpus(
+        digest=hashlib.sha256(b"".join(checks)).hexdigest(),
+        shards=len(checks),
         documents=len(sizes),
         bytes=int(sizes.sum()),
-        domains={domains[ids[i]]: int(counts[i]) for i in by_appearance},
-        digest=hashlib.sha256(b"".join(checks)).hexdigest(),
+        domains={domains[ids[i]]: int(counts[i]) for i in np.argsort(first)},
     )
+    return Selection(corpus, kept, cuts, checks)
 
 
 def cut(sizes: Ints, shard_bytes: int) -> Ints:

@@ -23,10 +23,10 @@ from fusery.formats.store import Store
 from fusery.models.checkpoint import Checkpoint, inspect_checkpoint, stated_context_length
 from fusery.models.model_files import model_files
 from fusery.pipeline.conformance import ServedSource
-from fusery.pipeline.corpus import Corpora, open_corpora, publish_corpora
-from fusery.pipeline.corpus_checks import check_documents, check_requests
+from fusery.pipeline.corpus import check_documents, check_requests, open_corpora, publish_corpora
+from fusery.pipeline.corpus_files import FileDigests
 from fusery.pipeline.corpus_reading import Report, no_report
-from fusery.pipeline.file_states import FileDigests
+from fusery.pipeline.corpus_scan import Corpora
 from fusery.pipeline.target_checks import check_target
 from fusery.registry.names import check_name_early
 from fusery.registry.tracking import check_tracking, default_tracking_uri
