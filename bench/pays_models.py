@@ -15,7 +15,7 @@ import yaml
 
 from fusery.pipeline import evaluation_baselines
 from fusery.pipeline.preflight import Run, open_run, publish_input
-from fusery.source.engine import TransformersEngine, load_engine
+from fusery.source.engines.transformers import TransformersEngine, load_engine
 from fusery.worker import hops
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, digest, plan_name, tokenizer_name
 

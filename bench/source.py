@@ -49,7 +49,7 @@ def bare(engine: Any, documents: list[Any], top_k: int) -> int:
     """What a script would do: one forward with all logits, their logsumexp and top-k. Number of real tokens."""
     import torch
 
-    from fusery.source.engine import _padded
+    from fusery.source.engines.transformers import _padded
 
     texts = engine.tokenizer.tokenize_batch([document.text for document in documents])
     ids_BT, mask_BT, _ = (a.to(engine._device) for a in _padded(texts, [len(text.ids_T) for text in texts]))
@@ -66,7 +66,7 @@ def throughput(model: Path, device: str, dtype: str, top_k: int, batch_bytes: in
 
     from fusery.core.rules import Dtype
     from fusery.source.client import SourceClient
-    from fusery.source.engine import load_engine
+    from fusery.source.engines.transformers import load_engine
     from sourceservers import running
 
     torch.set_num_threads(1 if device == "cpu" else torch.get_num_threads())
@@ -104,7 +104,7 @@ def wide_memory(chunked: bool) -> dict[str, float]:
 
     from fusery.models.head import split
     from fusery.source.api import Document, ModelDescription
-    from fusery.source.engine import TransformersEngine
+    from fusery.source.engines.transformers import TransformersEngine
     from picomodels import pico_byte_tokenizer
 
     torch.set_num_threads(1)

@@ -47,7 +47,7 @@ def carry_out(trial: Trial) -> dict[str, float]:
     from fusery.evaluation.bits_per_byte import HeldOutDocument, measure
     from fusery.pipeline import steps
     from fusery.pipeline.preflight import open_run
-    from fusery.source.engine import load_engine
+    from fusery.source.engines.transformers import load_engine
     from fusery.trainer.job import TrainJob, train
     from fusery.worker.hops import load_vocabulary_map
 

@@ -47,7 +47,7 @@ from fusery.evaluation.bits_per_byte import HeldOutDocument, measure
 from fusery.evaluation.gain import Gain, paired_gain
 from fusery.evaluation.scores import Scores
 from fusery.pipeline import steps
-from fusery.source.engine import load_engine
+from fusery.source.engines.transformers import load_engine
 from fusery.trainer.job import TrainJob, train
 from fusery.worker import hops
 from fusery.worker.plan import digest

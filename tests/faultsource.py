@@ -23,9 +23,10 @@ import numpy as np
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import TopK
 from fusery.pb import distributions_pb2 as pb
-from fusery.source import server
 from fusery.source.api import Distributions, Document, ModelDescription, check_request, check_tokens
-from fusery.source.service import DistributionsService
+from fusery.source.server import serve as server
+from fusery.source.server import server as gate
+from fusery.source.server.service import DistributionsService
 
 _ARRAYS = ("token_ids", "byte_ends", "top_ids", "top_log_probs", "next_log_probs")
 
@@ -158,7 +159,8 @@ def main(name: str, tokenizer_file: str, orders_file: str, ready_file: str, port
     tokenizer = ByteTokenizer.from_definition(Path(tokenizer_file).read_text(encoding="utf-8"))
     _ObedientService.ear = ear
     patched: Any = server
-    patched.DistributionsService = _ObedientService
+    around: Any = gate
+    around.DistributionsService = _ObedientService
     patched.check_engine = lambda *_: None
     patched._load = lambda _: SeededEngine(name, tokenizer, ear)
     return server.serve(server.ServeConfig(name, port=int(port), ready_file=Path(ready_file), drain_s=5))

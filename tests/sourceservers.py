@@ -12,9 +12,8 @@ import numpy as np
 
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import TopK
-from fusery.source.api import Distributions, Document, Limits, ModelDescription, check_request, check_tokens
-from fusery.source.engine import Engine
-from fusery.source.server import SourceServer
+from fusery.source.api import Distributions, Document, Engine, Limits, ModelDescription, check_request, check_tokens
+from fusery.source.server.server import SourceServer
 from picomodels import pico_byte_tokenizer
 
 T = TypeVar("T")

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from fusery.source.engine import TransformersEngine
+from fusery.source.engines.transformers import TransformersEngine
 
 Answer = tuple[int, Any]
 Route = Callable[[Any], Answer]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from fusery.source.server import _stop_event
+from fusery.source.server.serve import _stop_event
 from fusery.stop_signals import STOP_SIGNALS, start_as_usual, stops_in_order, taken
 
 pytestmark = pytest.mark.usefixtures("usual_signals")

@@ -22,7 +22,7 @@ def alerts() -> list[dict[str, Any]]:
 
 def metrics() -> set[str]:
     """The metrics of a source server, as Prometheus sees them."""
-    from fusery.source.metrics import Metrics
+    from fusery.source.server.metrics import Metrics
 
     registry = Metrics(waiting=lambda: 0, busy_s=lambda: 0.0, ready=lambda: True).registry
     names = {metric.name: metric.type for metric in registry.collect()}

@@ -20,7 +20,7 @@ from fusery.cluster.pods import RUN_FILE
 from fusery.pipeline import steps
 from fusery.pipeline.preflight import open_run
 from fusery.settings import child_environment
-from fusery.source.engine import load_engine
+from fusery.source.engines.transformers import load_engine
 from kubestate import Kube
 from picomodels import pico_model
 from picorun import SOURCES, write_run

@@ -22,10 +22,10 @@ import torch
 
 from fusery.errors import FuseryError, Mismatch
 from fusery.source.api import Document
-from fusery.source.conformance import TEXTS as CONFORMANCE_TEXTS
-from fusery.source.conformance import Status, self_test
-from fusery.source.engine import load_engine
-from fusery.source.vllm_engine import VllmEngine, open_vllm
+from fusery.source.conformance.checks import TEXTS as CONFORMANCE_TEXTS
+from fusery.source.conformance.checks import Status, self_test
+from fusery.source.engines.transformers import load_engine
+from fusery.source.engines.vllm import VllmEngine, open_vllm
 from picomodels import TEXTS, build_model
 
 torch.set_num_threads(1)

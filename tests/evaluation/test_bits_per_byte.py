@@ -142,7 +142,7 @@ def test_a_real_model_scores_what_transformers_says_of_it() -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from fusery.source.engine import load_engine
+    from fusery.source.engines.transformers import load_engine
     from picomodels import TEXTS, pico_model
 
     torch.set_num_threads(1)
@@ -164,7 +164,7 @@ def test_a_uniform_model_needs_log2_of_its_vocabulary_for_each_token_windows_or_
     from safetensors.torch import load_file, save_file
 
     from fusery.evaluation.windows import Reading
-    from fusery.source.engine import load_engine
+    from fusery.source.engines.transformers import load_engine
     from picomodels import TEXTS, build_model
 
     torch.set_num_threads(1)

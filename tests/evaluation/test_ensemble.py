@@ -120,7 +120,7 @@ def test_an_ensemble_of_copies_of_the_target_is_the_target(folder: Path, top_k: 
     from fusery.models.head import split
     from fusery.models.loading import load_model
     from fusery.source.api import Document
-    from fusery.source.engine import load_engine
+    from fusery.source.engines.transformers import load_engine
     from picomodels import TEXTS
 
     engine = load_engine(str(folder))

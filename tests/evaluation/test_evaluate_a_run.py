@@ -21,7 +21,7 @@ from fusery.pipeline import steps
 from fusery.pipeline.preflight import Run, open_run, publish_input
 from fusery.pipeline.train_step import train_step
 from fusery.source.api import Distributions, Document, ModelDescription
-from fusery.source.engine import TransformersEngine, load_engine
+from fusery.source.engines.transformers import TransformersEngine, load_engine
 from fusery.worker import hops
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, plan_name, tokenizer_name
 from picorun import write_run

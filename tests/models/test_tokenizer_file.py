@@ -19,7 +19,7 @@ from fusery.core.tokens import ByteTokenizer
 from fusery.errors import ModelError
 from fusery.models.checkpoint import inspect_checkpoint
 from fusery.models.tokenizer import first_difference, read_tokenizer, settle, transformers_tokenizer
-from fusery.source.remote import read_tokenizer_folder
+from fusery.source.engines.remote import read_tokenizer_folder
 from picomodels import pico_model, pico_tokenizer
 
 TEXTS = ["2023 and 1234567", "    if x:\n\t\treturn  y\n\n", "Grüße, ÉCOLE ﬁ 東京", " Hello", "don't I'LL", "a/b_c"]

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from fusery import cli
 from fusery.pipeline import align_open
-from fusery.source.engine import load_engine
+from fusery.source.engines.transformers import load_engine
 from picomodels import TEXTS, pico_byte_tokenizer, pico_model, pico_tokenizer
 from sourceservers import UniformEngine, running
 from standins import PicoModel
@@ -59,7 +59,8 @@ def test_a_model_folder_is_a_source_with_distributions_and_a_target_by_its_token
 ) -> None:
     loaded = []
     monkeypatch.setattr(
-        "fusery.source.engine.load_model", lambda folder, *rest: loaded.append(folder) or load_model(folder, *rest)
+        "fusery.source.engines.transformers.load_model",
+        lambda folder, *rest: loaded.append(folder) or load_model(folder, *rest),
     )
     from fusery.models.loading import load_model
 
@@ -105,7 +106,7 @@ def test_an_inference_server_is_a_source_and_a_target(
 def test_an_inference_server_that_can_not_be_asked_is_named(
     name: str, tokenizer_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fusery.source.http_calls.time.sleep", lambda _: None)
+    monkeypatch.setattr("fusery.source.engines.http_calls.time.sleep", lambda _: None)
     line = refused(capsys, TEXT, "--target", tokenizer_file, "--source", name)
     assert name in line
 

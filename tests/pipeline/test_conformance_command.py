@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fusery import cli
-from fusery.source.engine import load_engine
+from fusery.source.engines.transformers import load_engine
 from picomodels import pico_model
 from sourceservers import UniformEngine, running
 from standins import PicoModel

@@ -16,7 +16,7 @@ from fusery.errors import AddressError, ConfigError, CorpusError, FuseryError, M
 from fusery.pipeline.local import services
 from fusery.pipeline.preflight import check_run, open_run
 from fusery.source.api import Distributions, Document
-from fusery.source.engine import TransformersEngine, load_engine
+from fusery.source.engines.transformers import TransformersEngine, load_engine
 from picomodels import pico_model
 from picorun import write_run
 from refusals import refused

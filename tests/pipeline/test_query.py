@@ -13,7 +13,7 @@ import pytest
 
 from fusery import cli
 from fusery.pipeline.query import query
-from fusery.source.engine import load_engine
+from fusery.source.engines.transformers import load_engine
 from picomodels import pico_byte_tokenizer, pico_model
 from sourceservers import RunningServer, UniformEngine, running
 

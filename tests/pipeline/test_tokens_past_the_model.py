@@ -16,7 +16,7 @@ from fusery.core.vocab import build
 from fusery.errors import ModelError
 from fusery.models.checkpoint import inspect_checkpoint
 from fusery.pipeline.preflight import check_run, open_run
-from fusery.source.remote import PROBE, read_tokenizer_folder, tokenizer_of
+from fusery.source.engines.remote import PROBE, read_tokenizer_folder, tokenizer_of
 from fusery.trainer.job import train
 from picomodels import pico_byte_tokenizer, pico_tokenizer
 from picorun import write_run

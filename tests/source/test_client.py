@@ -23,7 +23,7 @@ from fusery.source import call, wire
 from fusery.source.api import Document
 from fusery.source.call import without_address
 from fusery.source.client import SourceClient, read_token
-from fusery.source.engine import load_engine
+from fusery.source.engines.transformers import load_engine
 from picomodels import TEXTS, pico_model
 from sourceservers import UniformEngine, running
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery import errors
-from fusery.source.address import Turns, parse_address
+from fusery.source.address import RoundRobin, parse_address
 from fusery.source.api import Document
 from fusery.source.client import SourceClient
 from picomodels import TEXTS
@@ -71,7 +71,7 @@ class Clock:
 
 @given(count=st.integers(1, 6), start=st.integers(0, 5), rounds=st.integers(1, 4))
 def test_servers_that_answer_are_asked_equally_often(count: int, start: int, rounds: int) -> None:
-    turns = Turns(count, start % count)
+    turns = RoundRobin(count, start % count)
     taken = [turns.take() for _ in range(rounds * count)]
     assert {taken.count(server) for server in range(count)} == {rounds}
 
@@ -79,7 +79,7 @@ def test_servers_that_answer_are_asked_equally_often(count: int, start: int, rou
 @given(count=st.integers(2, 6), data=st.data())
 def test_a_server_that_failed_is_left_out_until_it_has_rested(count: int, data: st.DataObject) -> None:
     clock = Clock()
-    turns = Turns(count, clock=clock)
+    turns = RoundRobin(count, clock=clock)
     lost = data.draw(st.sets(st.integers(0, count - 1), min_size=1, max_size=count - 1))
     assert all(turns.failed(server) for server in lost)
     assert {turns.take() for _ in range(2 * count)} == set(range(count)) - lost
@@ -90,7 +90,7 @@ def test_a_server_that_failed_is_left_out_until_it_has_rested(count: int, data: 
 @given(count=st.integers(1, 6))
 def test_when_all_have_failed_the_first_to_fail_is_asked_first(count: int) -> None:
     clock = Clock()
-    turns = Turns(count, clock=clock)
+    turns = RoundRobin(count, clock=clock)
     for server in reversed(range(count)):
         clock.now += 0.1
         assert turns.failed(server) == (server > 0)
@@ -98,7 +98,7 @@ def test_when_all_have_failed_the_first_to_fail_is_asked_first(count: int) -> No
 
 
 def test_a_server_that_answers_again_is_awake() -> None:
-    turns = Turns(2, clock=Clock())
+    turns = RoundRobin(2, clock=Clock())
     turns.failed(0)
     turns.answered(0)
     assert {turns.take(), turns.take()} == {0, 1}

@@ -21,8 +21,8 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 from frontservers import FrontServer, fronted
 from fusery.source.api import Document
 from fusery.source.client import SourceClient
-from fusery.source.engine import load_engine
-from fusery.source.front import Front
+from fusery.source.engines.transformers import load_engine
+from fusery.source.server.server import Front
 from picomodels import pico_model
 
 ROOT = Path(__file__).parents[2]

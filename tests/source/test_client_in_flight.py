@@ -21,9 +21,9 @@ from fusery.pb import distributions_pb2 as pb
 from fusery.pb import distributions_pb2_grpc as pb_grpc
 from fusery.source import wire
 from fusery.source.api import Distributions, Document
+from fusery.source.call import in_order
 from fusery.source.client import SourceClient
-from fusery.source.engine import load_engine
-from fusery.source.in_flight import in_order
+from fusery.source.engines.transformers import load_engine
 from picomodels import TEXTS, pico_model
 from sourceservers import UniformEngine, running
 

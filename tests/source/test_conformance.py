@@ -15,12 +15,10 @@ from hypothesis import strategies as st
 
 from fusery.core.topk import TopK
 from fusery.errors import ModelError
-from fusery.source.api import Distributions, Document, Limits
-from fusery.source.comparison import compare
-from fusery.source.conformance import (
+from fusery.source.api import Distributions, Document, Engine, Limits
+from fusery.source.conformance.checks import (
     TEXTS,
     Check,
-    Source,
     Status,
     answered,
     check_likelihoods,
@@ -30,10 +28,11 @@ from fusery.source.conformance import (
     self_test,
     tolerance_of,
 )
-from fusery.source.engine import Engine, load_engine
-from fusery.source.rows import Row, apart
-from fusery.source.tgi_engine import open_tgi
-from fusery.source.vllm_engine import open_vllm
+from fusery.source.conformance.comparison import compare
+from fusery.source.conformance.rows import Row, apart
+from fusery.source.engines.tgi import open_tgi
+from fusery.source.engines.transformers import load_engine
+from fusery.source.engines.vllm import open_vllm
 from picomodels import pico_byte_tokenizer, pico_model
 from sourceservers import UniformEngine
 from standins import PicoModel
@@ -224,7 +223,7 @@ def test_a_model_behind_either_server_conforms_and_equals_the_model_here(kind: t
     model = pico(*kind)
     texts = {"english": SHORT["english"], "accents": SHORT["accents"]}
     with tgi(model, max_top_n_tokens=8) as one, vllm(model) as other:
-        sources: list[Source] = [open_tgi(one.url, str(model.folder)), open_vllm(other.url, str(model.folder))]
+        sources: list[Engine] = [open_tgi(one.url, str(model.folder)), open_vllm(other.url, str(model.folder))]
         for source in sources:
             assert failed(self_test(source, texts, 8)) - {"likelihood"} == set()
             checks = compare(source, model.engine, texts, 8, 1e-3)

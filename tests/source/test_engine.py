@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from fusery.core.rules import Dtype
 from fusery.errors import InvalidInput, ModelError, TooLarge
-from fusery.source import engine as engine_module
 from fusery.source.api import Distributions, Document, Limits
-from fusery.source.engine import TransformersEngine, load_engine, top_ids
+from fusery.source.engines import transformers as engine_module
+from fusery.source.engines.transformers import TransformersEngine, load_engine, top_ids
 from picomodels import ARCHITECTURES, CONTEXT_LENGTH, TEXTS, build_model, pico_model
 
 torch.set_num_threads(1)

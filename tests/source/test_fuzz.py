@@ -16,7 +16,7 @@ from fuzz_source import Outcome, Request, fuzz, mutated
 
 from frontservers import fronted
 from fusery.source.api import Document
-from fusery.source.engine import load_engine
+from fusery.source.engines.transformers import load_engine
 from picomodels import pico_model
 from sourceservers import UniformEngine
 

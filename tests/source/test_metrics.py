@@ -12,8 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from frontservers import DOCUMENTS, Hold, ask, fronted, refused, usual_request
 from fusery.errors import ConfigError
-from fusery.source.front import Front
-from fusery.source.server import SERVICE
+from fusery.source.server.server import SERVICE, Front
 from sourceservers import UniformEngine
 
 

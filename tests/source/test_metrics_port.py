@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
 from fusery.errors import ConfigError
-from fusery.source.metrics_port import MAX_CONNECTIONS, MetricsPort
+from fusery.source.server.metrics_port import MAX_CONNECTIONS, MetricsPort
 
 SHORT_S = 0.5
 

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from fusery.errors import Overloaded
-from fusery.source.model_thread import ModelThread
+from fusery.source.server.model_thread import ModelThread
 
 
 def test_jobs_run_one_at_a_time_in_order_in_one_thread() -> None:

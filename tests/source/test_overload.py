@@ -19,11 +19,10 @@ from frontservers import DOCUMENTS, Hold, ask, ask_over, class_of, fronted, heal
 from fusery.errors import Overloaded
 from fusery.source import wire
 from fusery.source.client import SourceClient
-from fusery.source.engine import load_engine
-from fusery.source.front import Front
-from fusery.source.model_thread import ModelThread
-from fusery.source.probes import LIVENESS, READINESS
-from fusery.source.server import SERVICE
+from fusery.source.engines.transformers import load_engine
+from fusery.source.server.model_thread import ModelThread
+from fusery.source.server.probes import LIVENESS, READINESS
+from fusery.source.server.server import SERVICE, Front
 from picomodels import pico_model
 from sourceservers import UniformEngine
 

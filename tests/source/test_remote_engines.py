@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from fusery.core.topk import TopK
 from fusery.errors import AddressError, ConfigError, FuseryError, InvalidInput, Mismatch, ModelError, Unavailable
-from fusery.source import http_calls, remote
 from fusery.source.api import Document
-from fusery.source.http_calls import error_of_status, excerpt, retried
+from fusery.source.engines import http_calls, remote
+from fusery.source.engines.http_calls import error_of_status, excerpt, retried
 from picomodels import pico_byte_tokenizer, pico_tokenizer
 
 DOCUMENT = Document("d", "ab")

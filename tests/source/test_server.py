@@ -16,9 +16,9 @@ from fusery.pb import distributions_pb2 as pb
 from fusery.pb import distributions_pb2_grpc as pb_grpc
 from fusery.source import wire
 from fusery.source.api import ERROR_KEY, Document, Limits
-from fusery.source.engine import load_engine
-from fusery.source.guard import status_of
-from fusery.source.server import SERVICE
+from fusery.source.engines.transformers import load_engine
+from fusery.source.server.interceptor import status_of
+from fusery.source.server.server import SERVICE
 from picomodels import TEXTS, pico_model
 from sourceservers import UniformEngine, running
 

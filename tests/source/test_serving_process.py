@@ -16,8 +16,8 @@ from fusery.cli import main
 from fusery.errors import ConfigError, ModelError
 from fusery.source.api import Distributions, Document
 from fusery.source.client import SourceClient
-from fusery.source.front import Front
-from fusery.source.server import ServeConfig, serve
+from fusery.source.server.serve import ServeConfig, serve
+from fusery.source.server.server import Front
 from fusery.source.tls import ServerTls
 from picomodels import TEXTS, pico_model
 
@@ -26,7 +26,7 @@ DOCUMENTS = [Document(f"d{i}", text) for i, text in enumerate(TEXTS)]
 PROGRAM = """
 import logging, sys
 from pathlib import Path
-from fusery.source.server import ServeConfig, serve
+from fusery.source.server.serve import ServeConfig, serve
 logging.basicConfig(level="INFO")
 model, port, ready = sys.argv[1:]
 sys.exit(serve(ServeConfig(model, port=int(port), ready_file=Path(ready), threads=1, device="cpu")))
@@ -92,7 +92,7 @@ def test_the_options_of_the_command_reach_the_server(monkeypatch: pytest.MonkeyP
         given.append(config)
         return 0
 
-    monkeypatch.setattr("fusery.source.server.serve", noted)
+    monkeypatch.setattr("fusery.source.server.serve.serve", noted)
     monkeypatch.setenv("FUSERY_SOURCE_TLS_KEY_FILE", "place.key")
     monkeypatch.setenv("FUSERY_SOURCE_TLS_CERT_FILE", "place.crt")
     assert main(["serve-source", "m"]) == 0

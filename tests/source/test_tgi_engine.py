@@ -24,11 +24,12 @@ from fusery.errors import (
     TooLarge,
     Unavailable,
 )
-from fusery.source import http_calls, tgi_engine
 from fusery.source.api import Document
-from fusery.source.engine import load_engine
-from fusery.source.engines import load_engine as load_any
-from fusery.source.tgi_engine import TgiEngine, TgiServer, open_tgi, readable_prefixes
+from fusery.source.engines import http_calls
+from fusery.source.engines import tgi as tgi_engine
+from fusery.source.engines.by_name import load_engine as load_any
+from fusery.source.engines.tgi import TgiEngine, TgiServer, open_tgi, readable_prefixes
+from fusery.source.engines.transformers import load_engine
 from picomodels import TEXTS, build_model, pico_byte_tokenizer, pico_model
 from standins import PicoModel, StandIn
 from tgistandin import tgi

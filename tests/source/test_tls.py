@@ -15,8 +15,8 @@ from certificates import Authority, Pair
 from frontservers import DOCUMENTS, fronted, health_of
 from fusery.errors import ConfigError, Unavailable
 from fusery.source.client import SourceClient
-from fusery.source.front import Front
-from fusery.source.server import ServeConfig, serve
+from fusery.source.server.serve import ServeConfig, serve
+from fusery.source.server.server import Front
 from fusery.source.tls import ClientTls, ServerTls, client_tls
 from sourceservers import UniformEngine
 

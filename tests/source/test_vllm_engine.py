@@ -19,11 +19,11 @@ from fusery.errors import (
     TooLarge,
     Unavailable,
 )
-from fusery.source import http_calls
 from fusery.source.api import Document, Limits
-from fusery.source.engine import load_engine
-from fusery.source.engines import check_engine
-from fusery.source.vllm_engine import VllmEngine, open_vllm
+from fusery.source.engines import http_calls
+from fusery.source.engines.by_name import check_engine
+from fusery.source.engines.transformers import load_engine
+from fusery.source.engines.vllm import VllmEngine, open_vllm
 from picomodels import TEXTS, pico_model
 from sourceservers import running
 from standins import PicoModel, StandIn

@@ -15,7 +15,7 @@ from fusery.formats.store import Entry, Store
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.source.api import Document, ModelDescription
 from fusery.source.client import SourceClient
-from fusery.source.engine import load_engine
+from fusery.source.engines.transformers import load_engine
 from fusery.worker import hops
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
 from picomodels import TEXTS, pico_model

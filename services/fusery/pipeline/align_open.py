@@ -28,7 +28,7 @@ from fusery.run_config import EngineKind, split_engine
 from fusery.source.api import Distributions, Document, ModelDescription, check_ids
 from fusery.source.call import without_address
 from fusery.source.client import SourceClient, client_from_settings
-from fusery.source.engines import check_engine, load_engine
+from fusery.source.engines.by_name import check_engine, load_engine
 
 _ADDRESS = re.compile(r"([\w.-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
 _FORMS = (
@@ -145,7 +145,7 @@ def _open_model(participant: Participant, dtype: Dtype) -> Opened:
         raise participant.error(ModelError, f"{error}{hint}") from error
 
     def compute(text: str, top_k: int) -> Distributions:
-        from fusery.source.engine import load_engine
+        from fusery.source.engines.transformers import load_engine
 
         engine = load_engine(participant.given, None, dtype)
         return engine.compute([Document("text", text)], min(top_k, engine.model.vocabulary_size))[0]

@@ -18,10 +18,10 @@ from fusery.errors import AddressError, CorpusError, InvalidInput
 from fusery.json_text import parse_json
 from fusery.run_config import EngineKind, split_engine
 from fusery.source.address import parse_address
-from fusery.source.api import Distributions, Document, Limits, ModelDescription
+from fusery.source.api import Distributions, Document, Engine, Limits, ModelDescription
 from fusery.source.client import SourceClient, client_from_settings
-from fusery.source.comparison import compare
-from fusery.source.conformance import TEXTS, Check, Source, Status, readable, self_test, tolerance_of
+from fusery.source.conformance.checks import TEXTS, Check, Status, readable, self_test, tolerance_of
+from fusery.source.conformance.comparison import compare
 
 _COLOURS = {Status.PASSED: "green", Status.UNSURE: "yellow", Status.FAILED: "red"}
 
@@ -51,7 +51,7 @@ class ServedSource:
 
 
 @contextmanager
-def opened(given: str, tokenizer: str | None = None, dtype: Dtype = Dtype.FLOAT32) -> Iterator[Source]:
+def opened(given: str, tokenizer: str | None = None, dtype: Dtype = Dtype.FLOAT32) -> Iterator[Engine]:
     """The source that `given` means: host:port of a source server, or the name of an engine.
 
     Raises:
@@ -62,7 +62,7 @@ def opened(given: str, tokenizer: str | None = None, dtype: Dtype = Dtype.FLOAT3
         with client_from_settings(given, retry_for_s=10.0) as client:
             yield ServedSource(client)
         return
-    from fusery.source.engines import load_engine
+    from fusery.source.engines.by_name import load_engine
 
     if split_engine(given)[0] is EngineKind.TRANSFORMERS:
         # In this process no message limits k, so the whole vocabulary can be summed.

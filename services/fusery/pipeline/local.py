@@ -23,7 +23,7 @@ from fusery.pipeline.processes import Child, Supervisor, fusery_command, wait_fo
 from fusery.run_config import SourceSpec
 from fusery.settings import child_environment
 from fusery.source.client import SourceClient, client_from_settings
-from fusery.source.conformance import quick_test, refuse_failed
+from fusery.source.conformance.checks import quick_test, refuse_failed
 from fusery.worker.broker import check_broker
 
 _LOAD_TIMEOUT_S = 3600.0

@@ -35,8 +35,8 @@ from fusery.run_file import RunFile, read_run_file
 from fusery.settings import settings
 from fusery.source.call import without_address
 from fusery.source.client import client_from_settings
-from fusery.source.conformance import quick_test, refuse_failed
-from fusery.source.engines import check_engine, load_engine
+from fusery.source.conformance.checks import quick_test, refuse_failed
+from fusery.source.engines.by_name import check_engine, load_engine
 from fusery.worker.broker import check_broker
 from fusery.worker.plan import plan_name
 

@@ -213,7 +213,7 @@ def _measure_own(run: Run, plan: Plan) -> None:
 
 def measure_model(run: Run, model: str, revision: str | None, name: str) -> None:
     """Keeps the scores of a checkpoint on the held-out documents under `name`."""
-    from fusery.source.engine import load_engine
+    from fusery.source.engines.transformers import load_engine
 
     engine = load_engine(model, revision)
     reading = Reading(engine.tokenizer, _window_tokens(engine.model))

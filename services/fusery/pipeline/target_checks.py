@@ -19,8 +19,8 @@ def check_target(model: str, target: Checkpoint) -> None:
     """
     from fusery.models.causality import check_architecture, check_causal
     from fusery.models.loading import load_model
-    from fusery.source.conformance import ENDINGS, quick_test, readable, refuse_failed
-    from fusery.source.engine import engine_of
+    from fusery.source.conformance.checks import ENDINGS, quick_test, readable, refuse_failed
+    from fusery.source.engines.transformers import engine_of
 
     name = f"target {model}"
     if not is_folder(model) or sum(path.stat().st_size for path in weight_files(target.folder)) > _LOADED_BYTES:

@@ -51,7 +51,7 @@ def _server(part: str, whole: str) -> str:
 
 
 @dataclass(slots=True)
-class Turns:
+class RoundRobin:
     """Whose turn it is among `count` servers. One that failed rests, so that not every round pays for it."""
 
     count: int

@@ -8,9 +8,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
+from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import FloatArray, IntArray, TopK
 from fusery.errors import InvalidInput, ModelError, TooLarge
 
@@ -86,6 +88,20 @@ class ModelDescription:
     def fingerprint(self) -> str:
         """SHA-256 (hex) of weights and tokenizer together."""
         return hashlib.sha256(f"{self.weights_fingerprint}\n{self.tokenizer_fingerprint}".encode()).hexdigest()
+
+
+class Engine(Protocol):
+    """A model that a source server can serve."""
+
+    @property
+    def model(self) -> ModelDescription: ...
+
+    @property
+    def tokenizer(self) -> ByteTokenizer: ...
+
+    def compute(self, documents: Sequence[Document], top_k: int) -> list[Distributions]:
+        """One answer per document, in order, from one batch of exactly these documents."""
+        ...
 
 
 def check_request(documents: Sequence[Document], top_k: int, model: ModelDescription) -> None:

@@ -10,8 +10,10 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -28,11 +30,12 @@ from fusery.errors import (
     Unavailable,
 )
 from fusery.source import wire
-from fusery.source.address import Turns
+from fusery.source.address import RoundRobin
 from fusery.source.api import ERROR_KEY
 
 log = logging.getLogger(__name__)
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 Begin = Callable[[str, float, tuple[tuple[str, str], ...]], Any]
@@ -80,7 +83,7 @@ class Peers:
     """The servers that any call may go to. `outlast` None: what does not come in time is an error."""
 
     targets: tuple[str, ...]
-    turns: Turns
+    turns: RoundRobin
     times: Times
     outlast: Outlast | None = None
 
@@ -193,3 +196,35 @@ def error_of(broken: Any, target: str) -> FuseryError:
         plain = next((words for pattern, words in _PLAIN_WORDS if pattern.search(str(details))), details)
         details = f"{code.name}: {plain}"
     return kind(f"source {target}: {details}{hint}")
+
+
+def in_order(start: Callable[[R], Call[T]], requests: Iterable[R], limit: int) -> Iterator[T]:
+    """The answers in the order of the requests, at most `limit` of which are under way at any time.
+
+    The next request is started before an answer is handed over, so that `limit` are under way while the caller works
+    on it. An error, and a caller that stops asking, cancel what is under way.
+
+    Raises:
+        InvalidInput: the limit is less than 1.
+    """
+    if limit < 1:
+        raise InvalidInput(f"requests in flight: got {limit}, expected at least 1")
+    return _in_order(start, iter(requests), limit)
+
+
+def _in_order(start: Callable[[R], Call[T]], requests: Iterator[R], limit: int) -> Iterator[T]:
+    under_way: deque[Call[T]] = deque()
+    try:
+        for request in islice(requests, limit):
+            under_way.append(start(request))
+        while under_way:
+            answer = under_way[0].result()
+            under_way.popleft()
+            for request in islice(requests, 1):
+                under_way.append(start(request))
+            yield answer
+            # Not kept while the next one is received.
+            del answer
+    finally:
+        for request_under_way in under_way:
+            request_under_way.cancel()

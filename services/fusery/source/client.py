@@ -10,22 +10,21 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import ConfigError, Mismatch, Unavailable
+from fusery.errors import Mismatch, Unavailable
 from fusery.formats.packing import LogProbs
 from fusery.pb import distributions_pb2 as pb
 from fusery.pb import distributions_pb2_grpc as pb_grpc
 from fusery.settings import settings
 from fusery.source import wire
-from fusery.source.address import Turns, parse_address
+from fusery.source.address import RoundRobin, parse_address
 from fusery.source.api import MAX_MESSAGE_BYTES, Distributions, Document, ModelDescription
-from fusery.source.call import Call, Outlast, Peers, Times
-from fusery.source.in_flight import in_order
+from fusery.source.call import Call, Outlast, Peers, Times, in_order
 from fusery.source.tls import ClientTls, client_tls, open_channel
+from fusery.source.token import read_token
 
 T = TypeVar("T")
 
@@ -51,23 +50,6 @@ _BALANCED = (
     ("grpc.dns_min_time_between_resolutions_ms", 2_000),
 )
 """For a name with several servers behind it; by default all calls go to the first of them."""
-
-
-def read_token(path: Path | None) -> str | None:
-    """The bearer token that a file holds; None without a file.
-
-    Raises:
-        ConfigError: the file can't be read, or holds anything but one line of printable ASCII.
-    """
-    if path is None:
-        return None
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"token file {path} can't be read: {error}; check FUSERY_SOURCE_TOKEN_FILE") from error
-    if not token or not token.isascii() or not token.isprintable():
-        raise ConfigError(f"token file {path}: expected one line of printable ASCII characters")
-    return token
 
 
 class SourceClient:
@@ -100,7 +82,7 @@ class SourceClient:
         self._tls = tls
         self._channels: dict[str, Any] = {}
         # Many workers begin at the same time; they must not all begin with the same server.
-        turns = Turns(len(parsed.targets), random.randrange(len(parsed.targets)))
+        turns = RoundRobin(len(parsed.targets), random.randrange(len(parsed.targets)))
         self._peers = Peers(parsed.targets, turns, Times(timeout_s, retry_for_s, deadline_s), outlast)
 
     def __enter__(self) -> SourceClient:

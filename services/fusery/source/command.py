@@ -24,8 +24,8 @@ def serve_source(given: argparse.Namespace) -> int:
         FuseryError: see `serve`.
     """
     from fusery.settings import settings
-    from fusery.source.front import Front
-    from fusery.source.server import ServeConfig, serve
+    from fusery.source.server.serve import ServeConfig, serve
+    from fusery.source.server.server import Front
     from fusery.source.tls import ServerTls
 
     place = settings()
@@ -87,7 +87,7 @@ def set_up(parser: argparse.ArgumentParser, count: Reads[int], seconds: Reads[fl
 
 
 def _set_up_front(parser: argparse.ArgumentParser, count: Reads[int], seconds: Reads[float]) -> None:
-    """How a source server meets the network; every default is that of `fusery.source.front`."""
+    """How a source server meets the network; every default is that of `Front`."""
     tls = parser.add_argument_group("TLS", "PEM files; by default those of FUSERY_SOURCE_TLS_CERT_FILE, … (plain text)")
     tls.add_argument("--tls-cert", type=Path, metavar="FILE", help="certificate chain of this server")
     tls.add_argument("--tls-key", type=Path, metavar="FILE", help="its private key")

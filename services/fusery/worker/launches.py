@@ -20,7 +20,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fusery.errors import ConfigError, Corrupt, Unavailable
 from fusery.formats.store import Store
 from fusery.settings import settings
-from fusery.source.client import SourceClient, client_from_settings, read_token
+from fusery.source.client import SourceClient, client_from_settings
+from fusery.source.token import read_token
 from fusery.worker.plan import Plan, launch_name, launches_folder
 
 

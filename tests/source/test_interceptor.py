@@ -19,15 +19,14 @@ from hypothesis import strategies as st
 from frontservers import DOCUMENTS, FrontServer, ask, class_of, fronted, refused, usual_request
 from fusery import errors
 from fusery.pb import distributions_pb2 as pb
-from fusery.source import guard, wire
+from fusery.source import wire
 from fusery.source.api import Document, Limits
-from fusery.source.call_record import trace_id_of
-from fusery.source.engine import TransformersEngine, load_engine
-from fusery.source.front import Front
-from fusery.source.guard import status_of
-from fusery.source.server import SERVICE
-from fusery.source.token_file import TokenFile
-from fusery.source.violations import field_of
+from fusery.source.engines.transformers import TransformersEngine, load_engine
+from fusery.source.server import interceptor
+from fusery.source.server.call_record import trace_id_of
+from fusery.source.server.interceptor import field_of, status_of
+from fusery.source.server.server import SERVICE, Front
+from fusery.source.token import TokenFile
 from picomodels import pico_model
 from sourceservers import UniformEngine
 
@@ -67,13 +66,13 @@ def test_without_the_token_neither_the_request_is_read_nor_the_handler_reached(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     read: list[bytes] = []
-    parsed = guard._parsed
+    parsed = interceptor._parsed
 
     def noted(content: bytes, handler: Any) -> Any:
         read.append(content)
         return parsed(content, handler)
 
-    monkeypatch.setattr(guard, "_parsed", noted)
+    monkeypatch.setattr(interceptor, "_parsed", noted)
     with fronted(UniformEngine(never), token="s3cret") as server:
         for named in ({}, bearer("wrong"), {"metadata": (("authorization", "s3cret"),)}):
             error = asked_with(server.address, b"\xff" * 1000, **named)
@@ -313,7 +312,7 @@ def test_impossible_fronts_are_refused() -> None:
 
 
 def lines_of(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [record for record in caplog.records if record.name == "fusery.source.call_record"]
+    return [record for record in caplog.records if record.name == "fusery.source.server.call_record"]
 
 
 def wait_until(holds: Callable[[], bool], at_most_s: float = 30.0) -> None:
@@ -324,7 +323,7 @@ def wait_until(holds: Callable[[], bool], at_most_s: float = 30.0) -> None:
 
 def test_a_call_is_one_line_of_the_log_with_its_trace(uniform: str, caplog: pytest.LogCaptureFixture) -> None:
     trace = "0af7651916cd43dd8448eb211c80319c"
-    with caplog.at_level(logging.INFO, "fusery.source.call_record"):
+    with caplog.at_level(logging.INFO, "fusery.source.server.call_record"):
         ask(uniform, usual_request(), metadata=(("traceparent", f"00-{trace}-b7ad6b7169203331-01"),))
         refused(uniform, usual_request(top_k=0))
         # A line is written when the call is over, which the caller may know before.

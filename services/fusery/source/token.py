@@ -7,9 +7,25 @@ import logging
 from pathlib import Path
 
 from fusery.errors import ConfigError
-from fusery.source.client import read_token
 
 log = logging.getLogger(__name__)
+
+
+def read_token(path: Path | None) -> str | None:
+    """The bearer token that a file holds; None without a file.
+
+    Raises:
+        ConfigError: the file can't be read, or holds anything but one line of printable ASCII.
+    """
+    if path is None:
+        return None
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"token file {path} can't be read: {error}; check FUSERY_SOURCE_TOKEN_FILE") from error
+    if not token or not token.isascii() or not token.isprintable():
+        raise ConfigError(f"token file {path}: expected one line of printable ASCII characters")
+    return token
 
 
 class FixedToken:

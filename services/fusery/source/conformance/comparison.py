@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from fusery.source.conformance import Answered, Check, Source, Status, answered
-from fusery.source.rows import Row, apart
+from fusery.source.api import Engine
+from fusery.source.conformance.checks import Answered, Check, Status, answered
+from fusery.source.conformance.rows import Row, apart
 
 
-def compare(a: Source, b: Source, texts: Mapping[str, str], top_k: int, tolerance: float) -> list[Check]:
+def compare(a: Engine, b: Engine, texts: Mapping[str, str], top_k: int, tolerance: float) -> list[Check]:
     """Tokens, entries up to ties, log-probabilities and tails, within `tolerance` nats; `texts` that both read."""
     checks = [_same("vocabulary width", a.model.vocabulary_size, b.model.vocabulary_size)]
     pairs = list(zip(answered(a, texts, top_k), answered(b, texts, top_k), strict=True))

@@ -15,9 +15,9 @@ from typing import Any
 
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.errors import AddressError, Mismatch, ModelError
-from fusery.source import remote
 from fusery.source.api import Distributions, Document, Limits, ModelDescription
-from fusery.source.http_calls import HttpServer
+from fusery.source.engines import remote
+from fusery.source.engines.http_calls import HttpServer
 
 _REQUESTS_AT_ONCE = 16
 _ZERO = -9999.0

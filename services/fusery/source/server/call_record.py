@@ -1,6 +1,6 @@
 """What is known of a call when it ends: its log line, and what the metrics count.
 
-The guard makes a `CallRecord`, the service fills it in, through a context variable: every call is a task of its own.
+The interceptor makes a `CallRecord`, the service fills it in by a context variable: every call is a task of its own.
 """
 
 from __future__ import annotations

@@ -8,20 +8,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fusery.core.rules import Dtype
 from fusery.errors import ConfigError, InvalidInput, ModelError
 from fusery.models.checkpoint import check_checkpoint
 from fusery.run_config import EngineKind, split_engine
 from fusery.settings import settings
-from fusery.source.api import Limits
-from fusery.source.client import read_token
-from fusery.source.http_calls import check_url
-
-if TYPE_CHECKING:
-    from fusery.source.engine import Engine
-
+from fusery.source.api import Engine, Limits
+from fusery.source.engines.http_calls import check_url
+from fusery.source.token import read_token
 
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
 
@@ -78,15 +73,17 @@ def load_engine(
     check_engine(model, revision, tokenizer, same_as)
     kind, place = split_engine(model)
     if kind is EngineKind.TRANSFORMERS:
-        from fusery.source import engine
+        from fusery.source.engines import transformers
 
-        return engine.load_engine(place, revision, dtype, attention=attention, device=device, name=name, limits=limits)
+        return transformers.load_engine(
+            place, revision, dtype, attention=attention, device=device, name=name, limits=limits
+        )
     url, token = check_url(model, place), engine_token()
     if kind is EngineKind.TGI:
-        from fusery.source.tgi_engine import open_tgi
+        from fusery.source.engines.tgi import open_tgi
 
         return open_tgi(url, tokenizer, token, name=name, limits=limits, same_as=same_as)
-    from fusery.source.vllm_engine import open_vllm
+    from fusery.source.engines.vllm import open_vllm
 
     return open_vllm(url, tokenizer, token, name=name, limits=limits, same_as=same_as)
 

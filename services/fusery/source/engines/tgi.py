@@ -25,10 +25,10 @@ from huggingface_hub.errors import OfflineModeIsEnabled
 
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.errors import AddressError, InvalidInput, ModelError, Unavailable
-from fusery.source import remote
 from fusery.source.api import Distributions, Document, Limits, ModelDescription
-from fusery.source.http_calls import HttpServer, error_of_status, excerpt, retried
-from fusery.source.remote import Entries
+from fusery.source.engines import remote
+from fusery.source.engines.http_calls import HttpServer, error_of_status, excerpt, retried
+from fusery.source.engines.remote import Entries
 
 _REQUESTS_AT_ONCE = 32
 _IDENTITY = ("model_id", "model_sha", "model_dtype", "version", "sha")

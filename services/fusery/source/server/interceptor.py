@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
 import grpc
+from google.protobuf import any_pb2
 from google.protobuf.message import DecodeError
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 from fusery.errors import (
     AddressError,
@@ -28,9 +32,8 @@ from fusery.errors import (
     TooLarge,
     Unavailable,
 )
-from fusery.source import violations
 from fusery.source.api import ERROR_KEY
-from fusery.source.call_record import CallRecord, Observer, current, trace_id_of
+from fusery.source.server.call_record import CallRecord, Observer, current, trace_id_of
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ more in base64."""
 _OF_THE_SERVER = (ConfigError, AddressError)
 """What only its operator can mend, such as the token for an inference server behind it: a defect to the caller."""
 
+_LEADING_FIELD = re.compile(r"(documents|top_k|log_probs): ")
 _HEALTH = "/grpc.health.v1.Health/"
 
 
@@ -68,7 +72,7 @@ def status_of(error: FuseryError) -> grpc.StatusCode:
     return next((code for kind, code in _STATUS if isinstance(error, kind)), grpc.StatusCode.INTERNAL)
 
 
-class Guard(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
+class AuthInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
     """Applies to everything but health checks, which need no token; `service` is what it counts and logs.
 
     `admit` raises what a call of a method is refused with before its request is read.
@@ -176,10 +180,47 @@ def _answer(
     code, message = status_of(error), _cut(str(error))
     metadata: tuple[tuple[str, Any], ...] = ((ERROR_KEY, type(error).__name__),)
     if code is grpc.StatusCode.INVALID_ARGUMENT and isinstance(error, InvalidInput):
-        metadata += violations.details(message, violations.field_of(error, request))
+        metadata += _details(message, field_of(error, request))
     return code, message, metadata
 
 
 def _cut(message: str) -> str:
     kept = message.encode(errors="replace")[:_MAX_MESSAGE_BYTES].decode(errors="ignore")[:_MAX_MESSAGE_CHARACTERS]
     return kept if len(kept) == len(message) else kept + " …"
+
+
+def field_of(error: InvalidInput, request: Any) -> str | None:
+    """The path of the field that an error is about, such as documents[3].text; None if it is about no single one.
+
+    Every refusal of a request begins with what it is about, a field or a document by its id.
+    """
+    if error.field is not None:
+        return error.field
+    message = str(error)
+    if found := _LEADING_FIELD.match(message):
+        return found[1]
+    sent = getattr(request, "documents", ())
+    places = [i for i, document in enumerate(sent) if message.startswith(f"document {document.id!r}: ")]
+    if not places:
+        return None
+    if message.startswith(f"document {sent[places[0]].id!r}: the id "):
+        return f"documents[{places[1]}].id"
+    return f"documents[{min(places, key=lambda i: not _unreadable(sent[i].text))}].text"
+
+
+def _unreadable(text: bytes) -> bool:
+    """Of several documents with one id, the first of these is the one that was refused."""
+    try:
+        return not text.decode()
+    except UnicodeDecodeError:
+        return True
+
+
+def _details(message: str, field: str | None) -> tuple[tuple[str, bytes], ...]:
+    """google.rpc.BadRequest in `grpc-status-details-bin`, as other languages read it; `field` None: all is wrong."""
+    violation = error_details_pb2.BadRequest.FieldViolation(field=field or "", description=message)
+    packed = any_pb2.Any()
+    packed.Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    status = status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message=message, details=[packed])
+    metadata: tuple[tuple[str, bytes], ...] = rpc_status.to_status(status).trailing_metadata
+    return metadata

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -28,20 +27,6 @@ from fusery.source.api import Distributions, Document, Limits, ModelDescription,
 
 _CHUNK_LOGITS = 1 << 24
 """Logits made at a time: 64 MiB in float32, and twice that for their order."""
-
-
-class Engine(Protocol):
-    """A model that a source server can serve."""
-
-    @property
-    def model(self) -> ModelDescription: ...
-
-    @property
-    def tokenizer(self) -> ByteTokenizer: ...
-
-    def compute(self, documents: Sequence[Document], top_k: int) -> list[Distributions]:
-        """One answer per document, in order, from one batch of exactly these documents."""
-        ...
 
 
 class TransformersEngine:

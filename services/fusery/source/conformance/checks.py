@@ -12,14 +12,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol
 
 import numpy as np
 
-from fusery.core.tokens import ByteTokenizer, TokenizedText
+from fusery.core.tokens import TokenizedText
 from fusery.errors import ModelError
-from fusery.source.api import Distributions, Document, ModelDescription
-from fusery.source.rows import Row, apart, row_of
+from fusery.source.api import Distributions, Document, Engine
+from fusery.source.conformance.rows import Row, apart, row_of
 
 TEXTS: Mapping[str, str] = {
     "english": "The quick brown fox jumps over the lazy dog, and the dog does not mind. It was a warm day in June.\n",
@@ -40,18 +39,6 @@ _CLEAR_NATS, _FEWEST_ROWS = 0.5, 10
 _MOST_COPIED = 0.5
 """Tied random weights prefer the token just read too, but give it far less."""
 _QUICK_K = 8
-
-
-class Source(Protocol):
-    """Anything that answers as an engine does: an engine, or a client of a source server."""
-
-    @property
-    def model(self) -> ModelDescription: ...
-
-    @property
-    def tokenizer(self) -> ByteTokenizer: ...
-
-    def compute(self, documents: Sequence[Document], top_k: int) -> list[Distributions]: ...
 
 
 class Status(StrEnum):
@@ -76,7 +63,7 @@ def tolerance_of(*dtypes: str) -> float:
     return max(_TOLERANCES.get(dtype, _TOLERANCES["bfloat16"]) for dtype in dtypes)
 
 
-def _mass_rounding(source: Source) -> float:
+def _mass_rounding(source: Engine) -> float:
     return _MASS_ROUNDING.get(source.model.dtype, _COARSE_MASS_ROUNDING)
 
 
@@ -98,31 +85,31 @@ class Answered:
         return [row_of(self.answer, i) for i in range(len(self.answer.token_ids_T))]
 
 
-def readable(texts: Mapping[str, str], sources: Sequence[Source]) -> dict[str, str]:
+def readable(texts: Mapping[str, str], sources: Sequence[Engine]) -> dict[str, str]:
     """The texts that every source's tokenizer spells and that its context holds."""
     return {name: text for name, text in texts.items() if all(_reads(source, text) for source in sources)}
 
 
-def _reads(source: Source, text: str) -> bool:
+def _reads(source: Engine, text: str) -> bool:
     try:
         return 1 <= len(source.tokenizer.tokenize(text).ids_T) <= source.model.context_length
     except ModelError:
         return False
 
 
-def answered(source: Source, texts: Mapping[str, str], top_k: int) -> list[Answered]:
+def answered(source: Engine, texts: Mapping[str, str], top_k: int) -> list[Answered]:
     """The source's answers, each text a request of its own."""
     return [_answered(source, {name: text}, top_k)[0] for name, text in texts.items()]
 
 
-def _answered(source: Source, texts: Mapping[str, str], top_k: int) -> list[Answered]:
+def _answered(source: Engine, texts: Mapping[str, str], top_k: int) -> list[Answered]:
     """All texts in one request."""
     answers = source.compute([Document(name, text) for name, text in texts.items()], top_k)
     read = source.tokenizer.tokenize_batch(list(texts.values()))
     return [Answered(*item, answer, tokens) for item, answer, tokens in zip(texts.items(), answers, read, strict=True)]
 
 
-def quick_test(source: Source) -> list[Check]:
+def quick_test(source: Engine) -> list[Check]:
     """What one request of two short texts tells; no check of it depends on how good the model is."""
     k = min(_QUICK_K, source.model.vocabulary_size, source.model.limits.max_top_k)
     pair = _answered(source, ENDINGS, k)
@@ -140,7 +127,7 @@ def refuse_failed(checks: Sequence[Check], name: str) -> None:
         raise ModelError(f"{name}: it does not answer as a source must: {shown}; see `fusery conformance`")
 
 
-def self_test(source: Source, texts: Mapping[str, str], top_k: int) -> list[Check]:
+def self_test(source: Engine, texts: Mapping[str, str], top_k: int) -> list[Check]:
     """Every check of one source by itself; `texts` are ones that it reads."""
     found = answered(source, texts, top_k)
     pair = _answered(source, ENDINGS, top_k)
@@ -154,7 +141,7 @@ def self_test(source: Source, texts: Mapping[str, str], top_k: int) -> list[Chec
     ]
 
 
-def _checks_of_answers(source: Source, found: Sequence[Answered]) -> list[Check]:
+def _checks_of_answers(source: Engine, found: Sequence[Answered]) -> list[Check]:
     return [
         _check_tokens(found),
         _check_prefix(source, found),
@@ -173,7 +160,7 @@ def _check_tokens(found: Sequence[Answered]) -> Check:
     return _check("tokens", not wrong and not ends, f"ids and byte ends of {count} tokens are its tokenizer's", detail)
 
 
-def _check_prefix(source: Source, found: Sequence[Answered]) -> Check:
+def _check_prefix(source: Engine, found: Sequence[Answered]) -> Check:
     declared = list(source.model.prefix_ids)
     own = source.tokenizer.prefix_ids.tolist()
     seen = [f.answer.token_ids_T[: len(declared)].tolist() for f in found]
@@ -183,7 +170,7 @@ def _check_prefix(source: Source, found: Sequence[Answered]) -> Check:
     return _check("bos", is_right, shown, f"declared {declared}, its tokenizer has {own}, an answer begins {seen[:1]}")
 
 
-def _check_width(source: Source, found: Sequence[Answered]) -> Check:
+def _check_width(source: Engine, found: Sequence[Answered]) -> Check:
     width = source.model.vocabulary_size
     largest = max(int(max(f.answer.top.ids_RK.max(), f.answer.token_ids_T.max())) for f in found)
     smallest = min(int(f.answer.top.ids_RK.min()) for f in found)
@@ -202,7 +189,7 @@ def _check_log_probs(found: Sequence[Answered]) -> Check:
     return _check("log-probabilities", is_right, "no NaN, none positive, best first, no id twice", wrong)
 
 
-def _check_mass(source: Source, found: Sequence[Answered]) -> Check:
+def _check_mass(source: Engine, found: Sequence[Answered]) -> Check:
     masses = np.concatenate([_masses(f.answer) for f in found])
     detail = f"rows add up to {masses.min():.4f} to {masses.max():.4f}"
     return _check("mass", bool(masses.max() <= 1 + _mass_rounding(source)), detail, f"{detail}, expected at most 1")
@@ -212,7 +199,7 @@ def _masses(answer: Distributions) -> np.ndarray[tuple[int, ...], np.dtype[np.fl
     return np.asarray(np.exp(answer.top.log_probs_RK.astype(np.float64)).sum(axis=1))
 
 
-def _check_next(source: Source, found: Sequence[Answered]) -> Check:
+def _check_next(source: Engine, found: Sequence[Answered]) -> Check:
     """`next_log_probs` are of the very rows: equal to the row's own entry for the next token, or under all of them."""
     worst, seen = 0.0, 0
     for f in found:
@@ -226,7 +213,7 @@ def _check_next(source: Source, found: Sequence[Answered]) -> Check:
     return _check("next token", is_right, right, f"its log-probability is up to {worst:.3g} off the row's own entry")
 
 
-def _check_whole_vocabulary(source: Source) -> Check:
+def _check_whole_vocabulary(source: Engine) -> Check:
     model, name = source.model, "whole vocabulary"
     width, text = model.vocabulary_size, "a"
     tokens = len(source.tokenizer.tokenize(text).ids_T)
@@ -239,7 +226,7 @@ def _check_whole_vocabulary(source: Source) -> Check:
     return _check(name, worst <= _mass_rounding(source), f"all {width} entries add up to 1 within {worst:.1g}", wrong)
 
 
-def _check_repeats(source: Source, first: Answered, top_k: int) -> Check:
+def _check_repeats(source: Engine, first: Answered, top_k: int) -> Check:
     again = answered(source, {first.name: first.text}, top_k)[0]
     name = "same request twice"
     if _bytes_of(first.answer) == _bytes_of(again.answer):
@@ -257,7 +244,7 @@ def _bytes_of(answer: Distributions) -> bytes:
     return b"".join(a.tobytes() for a in (answer.top.ids_RK, answer.top.log_probs_RK, answer.next_log_probs_T))
 
 
-def check_endings(source: Source, a: Answered, b: Answered) -> Check:
+def check_endings(source: Engine, a: Answered, b: Answered) -> Check:
     """Rows before two texts part know nothing of it, the rows where they part do: nothing is a position off."""
     name, tolerance = "position", tolerance_of(source.model.dtype)
     ids_a, ids_b = a.answer.token_ids_T, b.answer.token_ids_T

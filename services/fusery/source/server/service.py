@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,13 +14,10 @@ from fusery.formats.packing import LogProbs
 from fusery.pb import distributions_pb2 as pb
 from fusery.pb import distributions_pb2_grpc as pb_grpc
 from fusery.source import wire
-from fusery.source.api import Distributions, Document, check_request
-from fusery.source.call_record import CallRecord, current
-from fusery.source.model_thread import ModelThread
-from fusery.source.probes import Probes
-
-if TYPE_CHECKING:
-    from fusery.source.engine import Engine
+from fusery.source.api import Distributions, Document, Engine, check_request
+from fusery.source.server.call_record import CallRecord, current
+from fusery.source.server.model_thread import ModelThread
+from fusery.source.server.probes import Probes
 
 SERVICE: str = pb.DESCRIPTOR.services_by_name["DistributionsService"].full_name
 

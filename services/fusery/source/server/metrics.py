@@ -16,7 +16,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from fusery.source.api import ModelDescription
-from fusery.source.call_record import CallRecord
+from fusery.source.server.call_record import CallRecord
 
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _COUNTS = tuple(4**power for power in range(11))

@@ -1,0 +1,1 @@
+"""Checks of a source by itself, and of two against each other."""

@@ -1,0 +1,1 @@
+"""What computes the answers of a source: a model here, or an inference server."""

@@ -1,0 +1,1 @@
+"""The server of one source: gRPC in front, the model in a thread of its own."""
