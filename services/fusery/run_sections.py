@@ -169,9 +169,14 @@ class EvaluationSpec(Section):
     """Give the tasks to the sources too, where their weights are at hand."""
     code_execution: bool = False
     """Let tasks run the programs that a model writes, shut in: no network, not root, limits of time and memory."""
-    code_samples: int = Field(default=1, ge=1, le=200)
-    """Programs drawn for each item: 1 is the most likely one; more are drawn at temperature 0.2, as in the paper."""
     batch_bytes: int = Field(default=16_384, ge=1, le=60_000)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_samples(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "code_samples" in values:
+            raise ValueError("code_samples: the key is no more; leave it out: one program is written for each item")
+        return values
 
 
 class Baseline(StrEnum):
@@ -207,13 +212,18 @@ class GateSpec(Section):
     better_than: tuple[str, ...] = (Baseline.TARGET_BEFORE.value, Baseline.CLM.value)
     """Models over which the mean of bits per byte must be lower, with a 95 % interval that excludes 0: target_before,
     clm, sources (every one), source:NAME, ensemble, weight_merging, single_source:NAME."""
-    least_gain: float = Field(default=0.0, ge=0, lt=1)
-    """By how much: 0.01 asks that the whole interval is below −1 %."""
     least_documents: int = Field(default=10, ge=1)
     """Held-out documents that each domain must have where `better_than` asks for an interval; of fewer it is too
     narrow, of one it has no width."""
     domain_tolerance: float | None = Field(default=0.01, ge=0)
     """By what share a domain may at most be worse than before the training; None: domains are not looked at."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_least_gain(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "least_gain" in values:
+            raise ValueError("least_gain: the key is no more; leave it out: the whole interval must lie below 0")
+        return values
 
     @model_validator(mode="after")
     def _asks_something(self) -> GateSpec:

@@ -140,7 +140,7 @@ def test_an_unknown_section_has_the_nearest_one_beside_it(tmp_path: Path) -> Non
     assert message == "ablation.yaml:4: axes.trainig.epochs: unknown section; did you mean 'training'?"
 
 
-@pytest.mark.parametrize("key", ["seed", "corpus.shard_bytes", "target", "gate.least_gain", "evaluation", "services"])
+@pytest.mark.parametrize("key", ["seed", "corpus.shard_bytes", "target", "gate.better_than", "evaluation", "services"])
 def test_what_cases_must_share_is_refused_with_the_reason(key: str, tmp_path: Path) -> None:
     message = refused(tmp_path, cases=[{"name": "one", "set": {key: 1}}])
     assert message.startswith(f"ablation.yaml:6: cases.0.set.{key}: can't differ between cases: ")

@@ -15,10 +15,9 @@ from pydantic import ValidationError
 
 from fusery.errors import ConfigError
 from fusery.evaluation.gate import judge
-from fusery.evaluation.report import Report
+from fusery.evaluation.report import Check, Report, Verdict
 from fusery.evaluation.scores import Scores
 from fusery.evaluation.tables import render_tables, to_markdown, verdict_lines
-from fusery.evaluation.verdict import Check, Verdict
 from fusery.run_file import read_run_file
 from fusery.run_sections import GateSpec, baseline_names
 
@@ -164,11 +163,25 @@ def test_a_name_that_the_run_does_not_have_is_refused_at_the_start(tmp_path: Pat
         read_run_file(file)
 
 
-def test_a_least_gain_is_asked_of_the_whole_interval() -> None:
-    report = report_of(scores_of(1.7, 1.7))
-    assert judge(report, GateSpec(least_gain=0.05)).passed
-    verdict = judge(report, GateSpec(least_gain=0.1))
-    assert failed(verdict) == ["fewer bits per byte than CLM, by 10% at least"]
+@pytest.mark.parametrize(
+    ("section", "key", "advice"),
+    [
+        ("gate", "least_gain", "leave it out: the whole interval must lie below 0"),
+        ("evaluation", "code_samples", "leave it out: one program is written for each item"),
+    ],
+)
+def test_a_key_that_is_no_more_is_refused_with_what_to_do(section: str, key: str, advice: str, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    content = {
+        "name": "tiny",
+        "target": {"model": "m"},
+        "sources": [{"name": "code", "model": "m"}],
+        "corpus": {"train": [{"path": "a"}], "held_out": [{"path": "b"}]},
+        section: {key: 1},
+    }
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(ConfigError, match=f"{key}: the key is no more; {advice}"):
+        read_run_file(file)
 
 
 def test_a_gain_on_one_document_a_domain_is_no_proof() -> None:
@@ -199,10 +212,7 @@ def test_without_a_comparison_no_interval_needs_documents() -> None:
 
 
 def test_a_rule_s_shares_are_said_with_all_their_digits() -> None:
-    names = [
-        check.name for check in judge(small_report(10), GateSpec(least_gain=0.0004, domain_tolerance=0.0025)).checks
-    ]
-    assert names[0] == "fewer bits per byte than target before, by 0.04% at least"
+    names = [check.name for check in judge(small_report(10), GateSpec(domain_tolerance=0.0025)).checks]
     assert names[-1] == "no domain worse than before by over 0.25%"
 
 
@@ -217,7 +227,7 @@ def test_a_verdict_without_checks_is_no_proof() -> None:
 
 @given(st.lists(st.booleans()))
 def test_a_verdict_reads_back_equal_and_passes_only_if_every_check_holds(held: list[bool]) -> None:
-    verdict = Verdict(tuple(Check(f"c{i}", passed, "why") for i, passed in enumerate(held)), {"least_gain": 0.0})
+    verdict = Verdict(tuple(Check(f"c{i}", passed, "why") for i, passed in enumerate(held)), {"domain_tolerance": 0.0})
     assert Verdict.from_json(verdict.to_json()) == verdict
     assert verdict.to_json()["passed"] is (bool(held) and all(held))
     assert [line.startswith("not held") for line in verdict.reasons] == sorted((not x for x in held), reverse=True)

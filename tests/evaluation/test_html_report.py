@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.evaluation.html_report import Provenance, Sample, page
-from fusery.evaluation.report import Report
+from fusery.evaluation.report import Check, Report, Verdict
 from fusery.evaluation.scores import Scores
-from fusery.evaluation.verdict import Check, Verdict
 
 PNG = b"\x89PNG"
 TEXTS = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20)

@@ -10,9 +10,8 @@ from typing import Any
 import pytest
 
 from fusery.errors import Corrupt, Mismatch
-from fusery.evaluation.report import Report, read, write
+from fusery.evaluation.report import Check, Report, Verdict, read, write
 from fusery.evaluation.scores import Scores
-from fusery.evaluation.verdict import Check, Verdict
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "evaluation-json.md"
 
@@ -75,7 +74,7 @@ def test_a_report_of_before_there_were_warnings_has_none(tmp_path: Path) -> None
 
 
 def test_a_judged_report_reads_back_with_its_verdict(tmp_path: Path) -> None:
-    report = report_of(verdict=Verdict((Check("better", True, "why"),), {"least_gain": 0.0}))
+    report = report_of(verdict=Verdict((Check("better", True, "why"),), {"least_documents": 10}))
     write(report, tmp_path / "evaluation.json")
     assert read(tmp_path / "evaluation.json") == report
     documented = set(re.findall(r"`([a-z_]+)`", DOCS.read_text(encoding="utf-8")))

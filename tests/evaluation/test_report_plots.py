@@ -15,10 +15,17 @@ from matplotlib.patches import Rectangle
 
 from fusery.evaluation import plots
 from fusery.evaluation.html_report import Provenance, page
-from fusery.evaluation.plots import plot_bits_per_byte, plot_coverage, plot_gains, plot_training, plot_wins
+from fusery.evaluation.plots import (
+    left_out,
+    plot_bits_per_byte,
+    plot_coverage,
+    plot_gains,
+    plot_training,
+    plot_wins,
+    shown_domains,
+)
 from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
-from fusery.evaluation.shown_domains import left_out, shown_domains
 from fusery.registry.training_metrics import Step
 
 

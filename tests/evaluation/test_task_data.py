@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from fusery.errors import ConfigError, Mismatch
 from fusery.evaluation.task_data import data_file, own_tasks, rows_of
 from fusery.evaluation.task_scores import TaskScores, difference, task_summary
-from fusery.evaluation.task_suites import BBH, DEFINITIONS, SUITES, expand, nearest
+from fusery.evaluation.task_suites import BBH, OF_THE_LIBRARY, SUITES, expand, nearest
 
 
 def write(path: Path, *rows: dict[str, Any]) -> None:
@@ -33,7 +33,7 @@ def test_a_suite_unfolds_into_its_tasks_each_once() -> None:
     assert len(BBH) == 27
     assert len(expand(["reasoning"])) == 27
     assert all(
-        task in DEFINITIONS for suite in ("reasoning", "commonsense", "reasoning_direct") for task in SUITES[suite]
+        task in OF_THE_LIBRARY for suite in ("reasoning", "commonsense", "reasoning_direct") for task in SUITES[suite]
     )
 
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from fusery.errors import ConfigError
-from fusery.evaluation.task_data import rows_of
-from fusery.evaluation.task_rows import hub_rows
+from fusery.evaluation.task_data import hub_rows, rows_of
 
 Row = dict[str, Any]
 CHOICE = {"query": "a", "choices": ["b", "c"], "gold": 0}

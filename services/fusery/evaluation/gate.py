@@ -10,9 +10,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from fusery.evaluation.gain import Gain
-from fusery.evaluation.report import Report
+from fusery.evaluation.report import Check, Report, Verdict
 from fusery.evaluation.tables import gain_figures, percent, unspelled
-from fusery.evaluation.verdict import Check, Verdict
 from fusery.run_sections import Baseline, GateSpec
 
 _NAMES = {
@@ -29,7 +28,7 @@ def judge(report: Report, rule: GateSpec) -> Verdict:
     """The verdict of `rule` on the models of `report`."""
     gains = report.gains()
     names = dict.fromkeys(name for baseline in rule.better_than for name in _models(report, baseline))
-    checks = [_better(report, name, gains.get(name), rule.least_gain) for name in names]
+    checks = [_better(report, name, gains.get(name)) for name in names]
     if names:
         checks.append(_enough_documents(report, [name for name in names if name in gains], rule.least_documents))
     if rule.domain_tolerance is not None:
@@ -46,16 +45,16 @@ def _models(report: Report, baseline: str) -> Iterator[str]:
         yield f"{_NAMES[Baseline(kind)]} {source}".strip()
 
 
-def _better(report: Report, name: str, gain: Gain | None, least: float) -> Check:
-    """Whether the whole interval lies below −least, and both models are measured on the same bytes."""
-    asked = f"fewer bits per byte than {name}" + (f", by {_share(least)} at least" if least else "")
+def _better(report: Report, name: str, gain: Gain | None) -> Check:
+    """Whether the whole interval lies below 0, and both models are measured on the same bytes."""
+    asked = f"fewer bits per byte than {name}"
     if gain is None:
         why = report.remarks.get(name, "").removeprefix("not measured: ") or "the run has no such model"
         return Check(asked, False, f"{name} was not measured: {why}")
     if not report.is_comparable(name):
         lossy = max((name, "fused"), key=lambda model: report.models[model].unspelled_share)
         return Check(asked, False, f"not measured on the same bytes: {lossy}: {unspelled(report.models[lossy])}")
-    return Check(asked, gain.relative.high < -least, gain_figures(gain))
+    return Check(asked, gain.relative.high < 0, gain_figures(gain))
 
 
 def _enough_documents(report: Report, compared: Sequence[str], least: int) -> Check:
@@ -76,7 +75,7 @@ def _enough_documents(report: Report, compared: Sequence[str], least: int) -> Ch
 
 
 def _no_domain_lost(report: Report, tolerance: float) -> Check:
-    asked = f"no domain worse than before by over {_share(tolerance)}"
+    asked = f"no domain worse than before by over {100 * tolerance:g}%"
     before, fused = report.target_before.domains, report.fused.domains
     change = {domain: fused[domain].bits_per_byte / before[domain].bits_per_byte - 1 for domain in fused}
     lost = {domain: value for domain, value in change.items() if value > tolerance}
@@ -84,8 +83,3 @@ def _no_domain_lost(report: Report, tolerance: float) -> Check:
         return Check(asked, False, ", ".join(f"{domain} {percent(value)}" for domain, value in lost.items()))
     worst = max(change, key=lambda domain: change[domain])
     return Check(asked, True, f"the worst change is {percent(change[worst])}, {worst}")
-
-
-def _share(value: float) -> str:
-    """A share of the rule with all of its digits: '1%', '0.04%'."""
-    return f"{100 * value:g}%"

@@ -7,38 +7,29 @@ the space after "A:", with a target that has none, and so gives every model 0: t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from fusery.evaluation import code_sandbox
-from fusery.evaluation.task_index import library
-from fusery.evaluation.task_rows import Row
-from fusery.evaluation.task_suites import DEFINITIONS, FEWSHOT, MULTIPLE
+from fusery.evaluation.task_data import Row
+from fusery.evaluation.task_suites import FEWSHOT, MULTIPLE
 
 VERSION = 2
 """Of what fusery itself decides in a task (these definitions, the form of rows, the metric); another: measured anew."""
 _STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 _MAX_NEW_TOKENS = 512
 _STRIPPED = [{"name": "stripped", "filter": [{"function": "remove_whitespace"}, {"function": "take_first"}]}]
-_PLACES = frozenset(
-    {"tag", "dataset_path", "dataset_name", "dataset_kwargs", "training_split", "validation_split", "fewshot_split"}
-)
+_PLACES = ("dataset_path", "dataset_name", "dataset_kwargs", "training_split", "validation_split", "fewshot_split")
 
 
-def of_suites(name: str, rows: Sequence[Row] | None) -> dict[str, Any]:
-    """The library's definition of a task of DEFINITIONS, on `rows`; None: on the hub's data."""
-    from lm_eval.tasks._yaml_loader import load_yaml
-
-    definition: dict[str, Any] = load_yaml(Path(library().__file__).parent / "tasks" / DEFINITIONS[name])
-    if name.startswith(FEWSHOT):
-        definition["filter_list"] = _STRIPPED
-    if rows is None:
-        return definition
-    kept = {key: value for key, value in definition.items() if key not in _PLACES}
-    if "query" in rows[0]:
-        # HellaSwag's, prepared already.
-        kept.pop("process_docs", None)
-    return {**kept, "task": name, "test_split": "test", "custom_dataset": _dataset(rows)}
+def changes_to(name: str, rows: Sequence[Row] | None) -> dict[str, Any]:
+    """What is changed in the library's definition of a task of the suites, for `rows`; None: for the hub's data."""
+    changes: dict[str, Any] = {"filter_list": _STRIPPED} if name.startswith(FEWSHOT) else {}
+    if rows is not None:
+        changes |= {**dict.fromkeys(_PLACES), "test_split": "test", "custom_dataset": _dataset(rows)}
+        if "query" in rows[0]:
+            # HellaSwag's, prepared already.
+            changes["process_docs"] = None
+    return changes
 
 
 def of_ones_own(name: str, rows: Sequence[Row]) -> dict[str, Any]:
@@ -64,17 +55,15 @@ def of_ones_own(name: str, rows: Sequence[Row]) -> dict[str, Any]:
     }
 
 
-def of_code(name: str, rows: Sequence[Row] | None, samples: int) -> dict[str, Any]:
+def of_code(name: str, rows: Sequence[Row] | None) -> dict[str, Any]:
     """HumanEval or MultiPL-E: the model continues a program, which is run with its tests in the sandbox."""
     rows = _code_rows(name) if rows is None else rows
     language = language_of(name)
-    sampled = {"do_sample": True, "temperature": 0.2, "top_p": 0.95} if samples > 1 else {"do_sample": False}
     stops = list(_STOPS) if name == "humaneval" else list(rows[0]["stop_tokens"])
 
-    def passed(row: Row, answers: Sequence[Any]) -> dict[str, float]:
-        programs = answers[0] if isinstance(answers[0], list) else answers
-        results = [code_sandbox.passes(_program(name, row, program), language) for program in programs]
-        return {"pass@1": sum(results) / len(results)}
+    def passed(row: Row, answers: Sequence[str]) -> dict[str, float]:
+        tests = f"{row['test']}\ncheck({row['entry_point']})" if name == "humaneval" else row["tests"]
+        return {"pass@1": float(code_sandbox.passes(f"{row['prompt']}{answers[0]}\n{tests}", language))}
 
     return {
         "task": name,
@@ -83,12 +72,10 @@ def of_code(name: str, rows: Sequence[Row] | None, samples: int) -> dict[str, An
         "test_split": "test",
         "doc_to_text": "{{prompt}}",
         "doc_to_target": "{{prompt}}",
-        "generation_kwargs": {"until": stops, "max_gen_toks": _MAX_NEW_TOKENS, **sampled},
-        "repeats": samples,
+        "generation_kwargs": {"until": stops, "max_gen_toks": _MAX_NEW_TOKENS, "do_sample": False},
         "num_fewshot": 0,
         "process_results": passed,
         "metric_list": [_mean("pass@1")],
-        "filter_list": [{"name": "programs", "filter": [{"function": "take_first_k", "k": samples}]}],
     }
 
 
@@ -108,12 +95,6 @@ def _dataset(rows: Sequence[Row]) -> Callable[..., Mapping[str, Any]]:
         return {"test": datasets.Dataset.from_list(list(rows))}
 
     return load
-
-
-def _program(name: str, row: Row, answer: str) -> str:
-    if name == "humaneval":
-        return f"{row['prompt']}{answer}\n{row['test']}\ncheck({row['entry_point']})"
-    return f"{row['prompt']}{answer}\n{row['tests']}"
 
 
 def _code_rows(name: str) -> list[Row]:

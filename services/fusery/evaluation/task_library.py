@@ -17,29 +17,33 @@ from typing import Any
 
 from fusery.core.library import panics
 from fusery.errors import ConfigError, FuseryError, Unavailable
-from fusery.evaluation import code_sandbox, task_definitions, task_index
+from fusery.evaluation import code_sandbox, task_definitions
 from fusery.evaluation.task_data import data_file, own_tasks, rows_of, task_of_file
-from fusery.evaluation.task_metric import check_definition, metric_of
 from fusery.evaluation.task_scores import TaskScores
-from fusery.evaluation.task_suites import CODE, DEFINITIONS, expand, nearest
+from fusery.evaluation.task_suites import CODE, OF_THE_LIBRARY, expand, index, library, nearest, single_tasks
 
 _BATCH_LOGITS = 1 << 25
 _SEED = 1234
 """The library's own default."""
+METRICS = ("pass@1", "acc_norm", "acc", "exact_match", "prompt_level_strict_acc", "em")
+"""The first that a task has is taken; normalised accuracy is what the paper's figures are.
+
+Tables, differences and suites take each item's score as 0 to 1, more is better, and a task's as the mean over items.
+The library has metrics of other kinds too (a perplexity, a share of stereotypes, an F1 of all items together).
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSettings:
     """What decides a task's scores besides the model. `data`: a folder with task data; None: the library's hub.
 
-    `limit`: only the first so many items of each task. `code_samples`: 1 is greedy; more are drawn at temperature 0.2,
-    as in the paper. `runs_code`: programs that a model wrote may be run, in the sandbox.
+    `limit`: only the first so many items of each task. `runs_code`: programs that a model wrote may be run, in the
+    sandbox.
     """
 
     data: Path | None = None
     limit: int | None = None
     runs_code: bool = False
-    code_samples: int = 1
 
 
 def check_tasks(names: Sequence[str], settings: TaskSettings) -> tuple[str, ...]:
@@ -51,17 +55,22 @@ def check_tasks(names: Sequence[str], settings: TaskSettings) -> tuple[str, ...]
     """
     if settings.data is not None and not settings.data.is_dir():
         raise ConfigError(f"evaluation.task_data: there is no folder {settings.data}")
-    task_index.library()
-    tasks = tuple(dict.fromkeys(single for task in expand(names) for single in _single_tasks(task, settings)))
+    library()
+    tasks = tuple(dict.fromkeys(single for task in expand(names) for single in _meant(task, settings)))
     for task in tasks:
         rows = None if settings.data is None else rows_of(settings.data, task)
         if task in CODE:
-            _check_code(task, settings)
-        elif task in DEFINITIONS:
+            if not settings.runs_code:
+                raise ConfigError(
+                    f"evaluation.tasks: {task} runs programs that the model writes; allow it with "
+                    "evaluation.code_execution: true (they run shut in: docs/evaluation.md)"
+                )
+            code_sandbox.check_sandbox(task_definitions.language_of(task))
+        elif task in OF_THE_LIBRARY:
             continue
         elif rows is None:
-            check_definition(task, task_index.definition(task))
-        elif task in task_index.names_at_a_glance():
+            check_definition(task, index(is_whole=True).task_index[task].cfg or {})
+        elif task in index(is_whole=True).task_index:
             raise ConfigError(
                 f"evaluation.tasks: {task} is a task of lm-evaluation-harness, with a prompt and examples that "
                 f"{data_file(task)} in {settings.data} does not have; give the file, and the task, another name"
@@ -69,32 +78,24 @@ def check_tasks(names: Sequence[str], settings: TaskSettings) -> tuple[str, ...]
     return tasks
 
 
-def _single_tasks(task: str, settings: TaskSettings) -> Sequence[str]:
+def _meant(task: str, settings: TaskSettings) -> Sequence[str]:
+    """The single tasks that one name means, which may be a group of the library."""
     own = own_tasks(settings.data)
-    if task in (*DEFINITIONS, *CODE, *own):
+    if task in (*OF_THE_LIBRARY, *CODE, *own):
         return [task]
     if suite := task_of_file(task):
         raise ConfigError(f"evaluation.tasks: {task}.jsonl is the data of the task {suite}; ask for {suite}")
-    if task not in (known := task_index.names()):
+    if task not in (known := index(is_whole=True).task_index):
         raise ConfigError(f"evaluation.tasks: no task {task!r}; {nearest(task, [*own, *known])}")
-    return task_index.unfolded(task)
-
-
-def _check_code(task: str, settings: TaskSettings) -> None:
-    if not settings.runs_code:
-        raise ConfigError(
-            f"evaluation.tasks: {task} runs programs that the model writes; allow it with evaluation.code_execution: "
-            "true (they run shut in: docs/evaluation.md)"
-        )
-    code_sandbox.check_sandbox(task_definitions.language_of(task))
+    return single_tasks(task)
 
 
 def data_digest(task: str, settings: TaskSettings) -> str:
     """What decides the items of `task` and how they are scored: the folder's rows, or the hub; limit; versions."""
     rows = None if settings.data is None else rows_of(settings.data, task)
-    samples = settings.code_samples if task in CODE else 1
-    versions = [task_index.library().__version__, task_definitions.VERSION]
-    content = json.dumps([rows, settings.limit, samples, *versions], sort_keys=True)
+    # 1: the programs that are drawn for an item of code.
+    decides = [rows, settings.limit, 1, library().__version__, task_definitions.VERSION]
+    content = json.dumps(decides, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
 
@@ -102,7 +103,7 @@ class TaskRunner:
     """A checkpoint, ready to be given tasks."""
 
     def __init__(self, model: str, revision: str | None, settings: TaskSettings) -> None:
-        task_index.library()
+        library()
         from lm_eval.models.huggingface import HFLM
 
         from fusery.models.checkpoint import context_length, local_folder
@@ -167,26 +168,28 @@ def load_task(name: str, settings: TaskSettings) -> Any:
         Unavailable: its data can't be had from the hub.
         ConfigError: its data is broken, it is scored by what can't be compared, or it would run code in this process.
     """
-    task_index.library()
+    library()
     from lm_eval.api.task import ConfigurableTask
 
     rows = None if settings.data is None else rows_of(settings.data, name)
     try:
         if name in CODE:
-            task = ConfigurableTask(config=task_definitions.of_code(name, rows, settings.code_samples))
-        elif name in DEFINITIONS:
-            task = ConfigurableTask(config=task_definitions.of_suites(name, rows))
+            task = ConfigurableTask(config=task_definitions.of_code(name, rows))
+        elif name in OF_THE_LIBRARY:
+            # A group of one: this is how the library takes changes to a task of its own.
+            changed = {"task": name, **task_definitions.changes_to(name, rows)}
+            task = index(is_whole=False).load({"group": "fusery", "task": [changed]})["tasks"][name]
         elif rows is not None:
             task = ConfigurableTask(config=task_definitions.of_ones_own(name, rows))
         else:
-            task = task_index.manager().load([name])["tasks"][name]
+            task = index(is_whole=True).load(name)["tasks"][name]
     except FuseryError:
         raise
     except Exception as error:
         if rows is not None:
             raise ConfigError(f"task {name}: {settings.data}/{data_file(name)}: {error!r}") from error
         # A file for another task of the library would be a task of one's own, with another prompt.
-        own = f"; or put {data_file(name)} into evaluation.task_data" if name in (*DEFINITIONS, *CODE) else ""
+        own = f"; or put {data_file(name)} into evaluation.task_data" if name in (*OF_THE_LIBRARY, *CODE) else ""
         raise Unavailable(
             f"task {name}: its data can't be had from the hub: {error!r}{own} (docs/evaluation.md)"
         ) from error
@@ -209,3 +212,46 @@ def _scores(name: str, metric: str, few_shot: int, samples: Sequence[Mapping[str
 def _is_share(score: object) -> bool:
     # numpy's bool and numbers too.
     return hasattr(score, "__float__") and 0 <= float(score) <= 1
+
+
+def metric_of(name: str, task: Any) -> str:
+    """The metric of the library's task object.
+
+    Raises:
+        ConfigError: it has none that gives each item 0 to 1, more is better; or it would run code in this process.
+    """
+    from lm_eval.api.registry import get_aggregation
+
+    better, mean = task.higher_is_better(), get_aggregation("mean")
+    kinds = {metric: better.get(metric) and how is mean for metric, how in task.aggregation().items()}
+    return _chosen(name, kinds, getattr(task, "UNSAFE_CODE", False))
+
+
+def check_definition(name: str, definition: Mapping[str, Any]) -> None:
+    """As `metric_of`, by the library's YAML: without data. A task that is a program is left to `metric_of`."""
+    from lm_eval.api.registry import DEFAULT_METRIC_REGISTRY
+
+    if "class" in definition or "output_type" not in definition:
+        return
+    entries = definition.get("metric_list") or [
+        {"metric": metric} for metric in DEFAULT_METRIC_REGISTRY[definition["output_type"]]
+    ]
+    # The library's own defaults for the metrics that are taken.
+    kinds = {
+        str(entry["metric"]): entry.get("higher_is_better", True) and entry.get("aggregation", "mean") == "mean"
+        for entry in entries
+    }
+    _chosen(name, kinds, definition.get("unsafe_code", False))
+
+
+def _chosen(name: str, kinds: Mapping[str, bool], runs_code: bool) -> str:
+    """Of the metrics in `kinds`, the first that can be compared here: for each, whether it is such a mean."""
+    if runs_code:
+        raise ConfigError(f"evaluation.tasks: {name} would run code in this process; such tasks are not run")
+    metric = next((metric for metric in METRICS if kinds.get(metric)), None)
+    if metric is None:
+        raise ConfigError(
+            f"evaluation.tasks: {name} is scored by {', '.join(kinds) or 'nothing'}; expected one of "
+            f"{', '.join(METRICS)}, where more is better and the task's score is the mean over items; leave it out"
+        )
+    return metric

@@ -89,7 +89,7 @@ def cut_remarks(results: Results, tasks: Sequence[str]) -> dict[str, str]:
 def _settings(run: Run) -> TaskSettings:
     spec = run.config.evaluation
     data = None if spec.task_data is None else Path(run.file.resolve(spec.task_data))
-    return TaskSettings(data, spec.task_limit, spec.code_execution, spec.code_samples)
+    return TaskSettings(data, spec.task_limit, spec.code_execution)
 
 
 def _name(run: Run, model: str, place: TaskModel, task: str) -> str:
