@@ -52,9 +52,11 @@ def bare(engine: Any, documents: list[Any], top_k: int) -> int:
     from fusery.source.engines.transformers import _padded
 
     texts = engine.tokenizer.tokenize_batch([document.text for document in documents])
-    ids_BT, mask_BT, _ = (a.to(engine._device) for a in _padded(texts, [len(text.ids_T) for text in texts]))
+    ids_BT, mask_BT, _ = (
+        a.to(engine.network.model.device) for a in _padded(texts, [len(text.ids_T) for text in texts])
+    )
     with torch.inference_mode():
-        logits_BTV = engine._network.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits.float()
+        logits_BTV = engine.network.model(input_ids=ids_BT, attention_mask=mask_BT, use_cache=False).logits.float()
         lse_BT = logits_BTV.logsumexp(dim=2, keepdim=True)
         best = logits_BTV.topk(top_k, dim=2)
         _ = best.indices.cpu().numpy(), (best.values - lse_BT).cpu().numpy()

@@ -46,7 +46,7 @@ class PicoModel:
     def log_probs(self, ids: list[int]) -> np.ndarray[Any, np.dtype[np.float32]]:
         """The log-softmax at every position, float32 [T, V]."""
         with torch.no_grad():
-            logits = self.engine._network.model(input_ids=torch.tensor([ids])).logits[0]
+            logits = self.engine.network.model(input_ids=torch.tensor([ids])).logits[0]
         return np.asarray(logits.float().log_softmax(dim=1).numpy())
 
 

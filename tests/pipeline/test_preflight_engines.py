@@ -162,6 +162,6 @@ class _Late(TransformersEngine):
 
 def test_a_served_source_that_is_one_position_off_is_refused(tmp_path: Path) -> None:
     good = pico().engine
-    with running(_Late(good.model, good.tokenizer, good._network)) as server:
+    with running(_Late(good.model, good.tokenizer, good.network)) as server:
         file = write_run(tmp_path, sources=[{"name": "far", "model": "served", "address": server.address}])
         refused(file, ModelError, f"source far at {server.address}: it does not answer as a source must: .*position")

@@ -33,7 +33,7 @@ def engine_of(architecture: str, tokenizer: str | None = None) -> TransformersEn
 
 def with_limits(engine: TransformersEngine, **limits: int) -> TransformersEngine:
     model = dataclasses.replace(engine.model, limits=Limits(**limits))
-    return TransformersEngine(model, engine.tokenizer, engine._network)
+    return TransformersEngine(model, engine.tokenizer, engine.network)
 
 
 def same(ours: list[Distributions], others: list[Distributions]) -> bool:
@@ -54,7 +54,7 @@ def dense_log_probs(engine: TransformersEngine, documents: list[Document]) -> li
     ids = torch.tensor([text.ids_T.tolist() + [0] * (longest - len(text.ids_T)) for text in texts])
     mask = torch.tensor([[1] * len(text.ids_T) + [0] * (longest - len(text.ids_T)) for text in texts])
     with torch.no_grad():
-        logits = engine._network.model(input_ids=ids, attention_mask=mask).logits
+        logits = engine.network.model(input_ids=ids, attention_mask=mask).logits
     dense = logits.double().log_softmax(dim=2).numpy()
     return [rows[: len(text.ids_T)] for rows, text in zip(dense, texts, strict=True)]
 
@@ -118,7 +118,7 @@ def test_a_model_that_can_not_be_split_gives_the_same_answer(monkeypatch: pytest
     from fusery.models.head import SplitModel
 
     engine = engine_of("llama")
-    network = engine._network.model
+    network = engine.network.model
     whole = TransformersEngine(engine.model, engine.tokenizer, SplitModel(network, network, None))
     for a, b in zip(engine.compute(DOCUMENTS, 4), whole.compute(DOCUMENTS, 4), strict=True):
         np.testing.assert_allclose(a.top.log_probs_RK, b.top.log_probs_RK, atol=1e-5)
@@ -205,13 +205,13 @@ def test_a_token_past_the_embeddings_is_refused_by_name(tmp_path: Any) -> None:
     engine = engine_of("gpt2")
     narrow = dataclasses.replace(engine.model, vocabulary_size=300)
     with pytest.raises(InvalidInput, match=r"document 'd2': token .* past the 300 embeddings"):
-        TransformersEngine(narrow, engine.tokenizer, engine._network).compute(DOCUMENTS[2:3], 1)
+        TransformersEngine(narrow, engine.tokenizer, engine.network).compute(DOCUMENTS[2:3], 1)
 
 
 def test_logits_that_are_not_finite_are_an_error_of_the_model(tmp_path: Any) -> None:
     engine = load_engine(str(build_model(tmp_path / "m", "gpt2")), device="cpu")
     with torch.no_grad():
-        engine._network.model.get_output_embeddings().weight.fill_(torch.nan)
+        engine.network.model.get_output_embeddings().weight.fill_(torch.nan)
     with pytest.raises(ModelError, match="not finite in float32; serve it with another dtype"):
         engine.compute(DOCUMENTS[:1], 1)
 

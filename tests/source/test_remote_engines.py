@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +18,7 @@ from fusery.core.topk import TopK
 from fusery.errors import AddressError, ConfigError, FuseryError, InvalidInput, Mismatch, ModelError, Unavailable
 from fusery.source.api import Document
 from fusery.source.engines import http_calls, remote
-from fusery.source.engines.http_calls import error_of_status, excerpt, retried
+from fusery.source.engines.http_calls import HttpServer, error_of_status, excerpt, retried
 from picomodels import pico_byte_tokenizer, pico_tokenizer
 
 DOCUMENT = Document("d", "ab")
@@ -140,6 +144,46 @@ def test_a_call_is_tried_again_only_where_that_helps(monkeypatch: pytest.MonkeyP
     with pytest.raises(Unavailable):
         retried(call)
     assert all(pause < 5 for pause in pauses)
+
+
+@contextmanager
+def endless(sent: bytes) -> Iterator[str]:
+    """The address of a server whose every answer goes on with `sent` until its client has gone."""
+
+    def answer(reader: socket.socket) -> None:
+        with reader, suppress(OSError):
+            reader.recv(65_536)
+            reader.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+            while True:
+                reader.sendall(sent)
+
+    def accept() -> None:
+        with suppress(OSError):
+            while True:
+                answer(listener.accept()[0])
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join()
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "timeout_s", "kind", "says"),
+    [
+        (1 << 20, 300.0, AddressError, "its answer to /info has more than the 1,048,576 bytes that one can have"),
+        (1 << 62, 0.1, Unavailable, "no answer: the answer is not whole after 0.1 s"),
+    ],
+)
+def test_an_answer_without_an_end_is_ended_by_its_size_and_by_time(
+    max_bytes: int, timeout_s: float, kind: type[FuseryError], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(http_calls, "_ATTEMPTS", 1)
+    with endless(b"x" * 4096) as url, pytest.raises(kind, match=says):
+        HttpServer("tgi:here", url, timeout_s=timeout_s).post("/info", {}, max_bytes)
 
 
 def folder(tmp_path: Path, config: str | None = None) -> remote.TokenizerFolder:

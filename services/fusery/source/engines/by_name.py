@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from fusery.core.rules import Dtype
-from fusery.errors import ConfigError, InvalidInput, ModelError
+from fusery.errors import AddressError, ConfigError, InvalidInput, ModelError
 from fusery.models.checkpoint import check_checkpoint
 from fusery.run_config import EngineKind, split_engine
 from fusery.settings import settings
 from fusery.source.api import Engine, Limits
-from fusery.source.engines.http_calls import check_url
 from fusery.source.token import read_token
 
 _FINGERPRINT = re.compile("[0-9a-f]{64}")
@@ -47,6 +47,28 @@ def check_engine(
         raise InvalidInput(f"{model}: the server decides its model's revision; leave {revision!r} out")
     if tokenizer is not None and Path(tokenizer).is_dir() and not (Path(tokenizer) / "tokenizer.json").is_file():
         raise ModelError(f"tokenizer {tokenizer}: no tokenizer.json in it; give the served model's tokenizer")
+
+
+def check_url(name: str, url: str) -> str:
+    """`url` without a slash at its end.
+
+    Raises:
+        AddressError: not http(s)://host[:port][/path], or with a password or a query in it, which logs would show.
+    """
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
+        valid = valid and url.isascii() and url.isprintable() and " " not in url
+    except ValueError:
+        valid = False
+    if not valid:
+        raise AddressError(f"{name}: not the address of a server; expected http(s)://host:port")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise AddressError(
+            f"{name.partition(':')[0]}:{parts.scheme}://{parts.hostname}…: user names, passwords and queries stand in "
+            "no address; put a bearer token into the file that FUSERY_ENGINE_TOKEN_FILE names"
+        )
+    return url.rstrip("/")
 
 
 def load_engine(

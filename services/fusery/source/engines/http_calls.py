@@ -7,15 +7,13 @@ repeated here a few times; a worker that had to repeat the whole request would n
 from __future__ import annotations
 
 import json
+import logging
 import random
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from http.client import HTTPException
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+
+import httpx2
 
 from fusery.errors import AddressError, ConfigError, FuseryError, InvalidInput, Unavailable
 from fusery.json_text import parse_json
@@ -32,28 +30,6 @@ _MAX_ANSWER_BYTES = 16 << 20
 _REFUSED = frozenset({400, 413, 415, 422})
 _FORBIDDEN = frozenset({401, 403})
 _ABSENT = frozenset({301, 302, 303, 307, 308, 404, 405})
-
-
-def check_url(name: str, url: str) -> str:
-    """`url` without a slash at its end.
-
-    Raises:
-        AddressError: not http(s)://host[:port][/path], or with a password or a query in it, which logs would show.
-    """
-    try:
-        parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
-        valid = valid and url.isascii() and url.isprintable() and " " not in url
-    except ValueError:
-        valid = False
-    if not valid:
-        raise AddressError(f"{name}: not the address of a server; expected http(s)://host:port")
-    if parts.username is not None or parts.query or parts.fragment:
-        raise AddressError(
-            f"{name.partition(':')[0]}:{parts.scheme}://{parts.hostname}…: user names, passwords and queries stand in "
-            "no address; put a bearer token into the file that FUSERY_ENGINE_TOKEN_FILE names"
-        )
-    return url.rstrip("/")
 
 
 def error_of_status(server: str, status: int, body: str) -> FuseryError:
@@ -100,24 +76,24 @@ def retried(call: Callable[[], T], pause_s: float = _FIRST_PAUSE_S) -> T:
     raise AssertionError("the last attempt returns or raises")
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the bearer token to another host."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-@dataclass(frozen=True, slots=True)
 class HttpServer:
     """A server that speaks JSON; `name` is how messages call it. The token is in no message and no repr."""
 
-    name: str
-    url: str
-    token: str | None = field(default=None, repr=False)
-    timeout_s: float = 300.0
+    def __init__(self, name: str, url: str, token: str | None = None, timeout_s: float = 300.0) -> None:
+        self.name, self._url, self._timeout_s = name, url, timeout_s
+        # Unpacked, a small answer could become a large one.
+        headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        # A redirect would carry the token to another host; a connection that is kept may be of a server that is gone.
+        limits = httpx2.Limits(max_keepalive_connections=0)
+        self._client = httpx2.Client(headers=headers, timeout=timeout_s, limits=limits, follow_redirects=False)
+        # Else it logs every request, and there are thousands.
+        log = logging.getLogger("httpx2")
+        log.setLevel(max(log.level, logging.WARNING))
 
     def get(self, path: str) -> Any:
-        return retried(lambda: self._call(path, None, _MAX_ANSWER_BYTES))
+        return retried(lambda: self._call("GET", path, None, _MAX_ANSWER_BYTES))
 
     def post(self, path: str, body: dict[str, Any], max_bytes: int = _MAX_ANSWER_BYTES) -> Any:
         """The answer's JSON value; not more than `max_bytes` of it are ever read.
@@ -127,29 +103,34 @@ class HttpServer:
             Unavailable: it is overloaded, loading or not there, after a few attempts.
             ConfigError, AddressError: it wants another token, or is no such server.
         """
-        return retried(lambda: self._call(path, body, max_bytes))
+        return retried(lambda: self._call("POST", path, body, max_bytes))
 
-    def _call(self, path: str, body: dict[str, Any] | None, max_bytes: int) -> Any:
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
-        if self.token is not None:
-            headers["Authorization"] = f"Bearer {self.token}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.url + path, data, headers)
+    def _call(self, method: str, path: str, body: dict[str, Any] | None, max_bytes: int) -> Any:
         try:
-            with urllib.request.build_opener(_NoRedirect).open(request, timeout=self.timeout_s) as answer:
-                content = answer.read(max_bytes + 1)
-        except urllib.error.HTTPError as error:
-            with error:
-                said = error.read(_MAX_ERROR_BYTES).decode(errors="replace")
-            raise error_of_status(self.name, error.code, said) from None
-        except (OSError, HTTPException) as error:
+            with self._client.stream(method, self._url + path, json=body) as answer:
+                content = self._content(answer, max_bytes if answer.is_success else _MAX_ERROR_BYTES)
+        except httpx2.HTTPError as error:
             raise Unavailable(f"{self.name}: no answer{excerpt(str(error))}") from error
+        if not answer.is_success:
+            raise error_of_status(self.name, answer.status_code, content.decode(errors="replace"))
         if len(content) > max_bytes:
             raise AddressError(
-                f"{self.name}: its answer to {path} has more than the {max_bytes:,} bytes that one can have; is this a "
-                "server of that kind?"
+                f"{self.name}: its answer to {path or '/'} has more than the {max_bytes:,} bytes that one can have; "
+                "is this a server of that kind?"
             )
         try:
             return parse_json(content)
         except ValueError as error:
-            raise AddressError(f"{self.name}: {path} gives no JSON; is this a server of that kind?") from error
+            raise AddressError(f"{self.name}: {path or '/'} gives no JSON; is this a server of that kind?") from error
+
+    def _content(self, answer: httpx2.Response, max_bytes: int) -> bytes:
+        """The body, as it was sent; of a larger one a little more than `max_bytes`."""
+        content, end = bytearray(), time.monotonic() + self._timeout_s
+        for chunk in answer.iter_raw():
+            content += chunk
+            if len(content) > max_bytes:
+                break
+            if time.monotonic() > end:
+                # A byte now and then keeps the time limit of a single read from ever passing.
+                raise httpx2.ReadTimeout(f"the answer is not whole after {self._timeout_s:g} s")
+        return bytes(content)

@@ -1,4 +1,4 @@
-"""A text-generation-inference server as an engine (API of TGI 3.3, through huggingface_hub's InferenceClient).
+"""A text-generation-inference server as an engine (API of TGI 3.3).
 
 TGI gives the log-probabilities of a prompt's own tokens, and the n best tokens only where it generates. So a
 document of T tokens costs T requests of one token each: one over the whole text with `decoder_input_details`, and
@@ -10,24 +10,19 @@ Dimensions: T tokens of a document.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import nan
 from typing import Any
-from urllib.parse import urlsplit
 
-import httpx2
 import numpy as np
-from huggingface_hub import InferenceClient, constants, set_client_factory
-from huggingface_hub.errors import OfflineModeIsEnabled
 
 from fusery.core.tokens import ByteTokenizer, TokenizedText
-from fusery.errors import AddressError, InvalidInput, ModelError, Unavailable
+from fusery.errors import AddressError, InvalidInput, ModelError
 from fusery.source.api import Distributions, Document, Limits, ModelDescription
 from fusery.source.engines import remote
-from fusery.source.engines.http_calls import HttpServer, error_of_status, excerpt, retried
+from fusery.source.engines.http_calls import HttpServer
 from fusery.source.engines.remote import Entries
 
 _REQUESTS_AT_ONCE = 32
@@ -37,8 +32,6 @@ _PREFILL_HINT = "start text-generation-launcher with --enable-prefill-logprobs (
 
 _MAX_ANSWER_BYTES = 64 << 20
 """Of one answer: the text's own tokens, and the best ones behind it."""
-
-_own_places: set[tuple[str, str]] = set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +48,6 @@ class TgiServer:
     def __init__(self, server: HttpServer) -> None:
         self.name = server.name
         self._http = server
-        _let_through(server.url)
-        # None leaves the header out: without it the machine's Hub token would go to whoever runs the server.
-        authorization: Any = None if server.token is None else f"Bearer {server.token}"
-        self._client = InferenceClient(
-            provider="hf-inference", headers={"authorization": authorization}, timeout=server.timeout_s
-        )
 
     def info(self) -> dict[str, Any]:
         found = self._http.get("/info")
@@ -81,114 +68,36 @@ class TgiServer:
             InvalidInput: TGI refuses the text or the number.
             Unavailable: it is overloaded or gone, after a few attempts.
         """
-        return retried(lambda: self._generate(text, best, prefill))
-
-    def _generate(self, text: str, best: int, prefill: bool) -> Prompt:
+        parameters = {"details": True, "decoder_input_details": prefill, "max_new_tokens": 1, "top_n_tokens": best}
+        # At the root, also where `url` has a path; TGI's list of one answer.
+        answer = self._http.post("", {"inputs": text, "parameters": parameters, "stream": False}, _MAX_ANSWER_BYTES)
         try:
-            answer = self._client.text_generation(
-                text,
-                model=self._http.url,
-                details=True,
-                stream=False,
-                decoder_input_details=prefill,
-                max_new_tokens=1,
-                top_n_tokens=best,
-            )
-            details = answer.details
-            assert details is not None
-            best_tokens = (details.top_tokens or [[]])[0]
+            details = (answer[0] if isinstance(answer, list) else answer)["details"]
+            found = map(_token, (details.get("top_tokens") or [[]])[0])
             return Prompt(
-                [_token(token) for token in details.prefill],
-                [(index, nan if value is None else value) for index, value in map(_token, best_tokens)],
+                [_token(token) for token in details["prefill"]],
+                [(index, nan if value is None else value) for index, value in found],
             )
-        except httpx2.HTTPError as error:
-            response = getattr(error, "response", None) or getattr(error.__cause__, "response", None)
-            if response is None:
-                raise Unavailable(f"{self.name}: no answer{excerpt(str(error))}") from error
-            raise error_of_status(self.name, response.status_code, response.text) from None
-        except (AssertionError, AttributeError, ValueError, TypeError, KeyError, IndexError) as error:
+        except (AttributeError, ValueError, TypeError, LookupError) as error:
             raise AddressError(
                 f"{self.name}: its answer has no details; is this a text-generation-inference server?"
             ) from error
 
 
-def _token(token: Any) -> tuple[int, float | None]:
-    """Id and log-probability; huggingface_hub leaves tokens in nested lists as they are in the JSON."""
-    fields = token if isinstance(token, dict) else vars(token)
-    return int(fields["id"]), None if fields["logprob"] is None else float(fields["logprob"])
+def _token(token: dict[str, Any]) -> tuple[int, float | None]:
+    """Id and log-probability."""
+    return int(token["id"]), None if token["logprob"] is None else float(token["logprob"])
 
 
-def _let_through(url: str) -> None:
-    """Lets huggingface_hub's one HTTP client reach `url` when HF_HUB_OFFLINE is set.
-
-    That setting is about the Hub, but its client refuses every other server too.
-    """
-    httpx_log = logging.getLogger("httpx2")
-    httpx_log.setLevel(max(httpx_log.level, logging.WARNING))  # it logs every request, and there are thousands
-    if not _own_places:
-        set_client_factory(_client)
-    _own_places.add(urlsplit(url)[:2])
-
-
-def _client() -> httpx2.Client:
-    def ask(request: httpx2.Request) -> None:
-        if constants.is_offline_mode() and urlsplit(str(request.url))[:2] not in _own_places:
-            raise OfflineModeIsEnabled(f"HF_HUB_OFFLINE is set: {request.url.host} is not asked")
-
-    def bound(response: httpx2.Response) -> None:
-        if urlsplit(str(response.request.url))[:2] in _own_places:
-            response.stream = _Bounded(response)
-
-    # Unpacked, a small answer could become a large one.
-    plain = {"accept-encoding": "identity"}
-    hooks: Any = {"request": [ask], "response": [bound]}
-    return httpx2.Client(headers=plain, event_hooks=hooks, follow_redirects=False, timeout=None)
-
-
-class _Bounded(httpx2.SyncByteStream):
-    """The body of an answer, broken off where it is longer than one can be, or packed though that was not asked for."""
-
-    def __init__(self, response: httpx2.Response) -> None:
-        self._response, self._stream = response, response.stream
-
-    def __iter__(self) -> Iterator[bytes]:
-        packed = self._response.headers.get("content-encoding", "identity") != "identity"
-        read = 0
-        for chunk in self._stream:  # type: ignore[union-attr]
-            read += len(chunk)
-            if packed or read > _MAX_ANSWER_BYTES:
-                what = "is packed" if packed else f"has more than {_MAX_ANSWER_BYTES:,} bytes"
-                raise httpx2.ReadError(f"its answer {what}", request=self._response.request)
-            yield chunk
-
-    def close(self) -> None:
-        self._stream.close()  # type: ignore[union-attr]
-
-
+@dataclass(frozen=True, slots=True)
 class TgiEngine:
     """A model that a TGI server runs. `told`: what /info said of it when the model was described."""
 
-    def __init__(
-        self,
-        model: ModelDescription,
-        tokenizer: ByteTokenizer,
-        server: TgiServer,
-        at_once: int,
-        told: Mapping[str, object],
-    ) -> None:
-        self._told = told
-        self._model = model
-        self._tokenizer = tokenizer
-        self._server = server
-        self._at_once = at_once
-
-    @property
-    def model(self) -> ModelDescription:
-        return self._model
-
-    @property
-    def tokenizer(self) -> ByteTokenizer:
-        return self._tokenizer
+    model: ModelDescription
+    tokenizer: ByteTokenizer
+    server: TgiServer
+    at_once: int
+    told: Mapping[str, object]
 
     def compute(self, documents: Sequence[Document], top_k: int) -> list[Distributions]:
         """Log-probabilities as TGI computes them, in batches that it makes up itself.
@@ -199,23 +108,23 @@ class TgiEngine:
             ModelError: prompt log-probabilities are switched off, or are none.
             Unavailable: the server is overloaded or gone.
         """
-        texts = remote.prepared(documents, top_k, self._model, self._tokenizer)
-        pool = ThreadPoolExecutor(self._at_once)
+        texts = remote.prepared(documents, top_k, self.model, self.tokenizer)
+        pool = ThreadPoolExecutor(self.at_once)
         try:
             answers = [self._answer(pool, d, t, top_k) for d, t in zip(documents, texts, strict=True)]
         finally:
             # After a failure nobody waits for what has not begun.
             pool.shutdown(cancel_futures=True)
         # No answer of TGI says which server it comes from, so the server is asked once behind the answers.
-        remote.check_setup(self._server.name, self._told, self._server.info())
-        remote.check_width(answers, self._model)
+        remote.check_setup(self.server.name, self.told, self.server.info())
+        remote.check_width(answers, self.model)
         return answers
 
     def _answer(self, pool: ThreadPoolExecutor, document: Document, text: TokenizedText, top_k: int) -> Distributions:
-        whole = self._server.generate(document.text, top_k, prefill=True)
+        whole = self.server.generate(document.text, top_k, prefill=True)
         following = _following(whole, text, document.id)
-        prefixes = readable_prefixes(self._tokenizer, document.text, text)
-        found = pool.map(lambda prefix: self._server.generate(prefix, top_k).best, prefixes.values())
+        prefixes = readable_prefixes(self.tokenizer, document.text, text)
+        found = pool.map(lambda prefix: self.server.generate(prefix, top_k).best, prefixes.values())
         best = dict(zip(prefixes, found, strict=True))
         rows: list[Entries | None] = [*(best.get(i) for i in range(len(text.ids_T) - 1)), whole.best]
         return remote.distributions(document, text, rows, following, top_k)

@@ -9,6 +9,7 @@ Dimensions: B documents, T tokens, N real tokens of the batch, R rows of a chunk
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,22 +30,13 @@ _CHUNK_LOGITS = 1 << 24
 """Logits made at a time: 64 MiB in float32, and twice that for their order."""
 
 
+@dataclass(frozen=True, slots=True)
 class TransformersEngine:
     """A transformers causal LM on one device."""
 
-    def __init__(self, model: ModelDescription, tokenizer: ByteTokenizer, network: SplitModel) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
-        self._network = network
-        self._device = next(network.model.parameters()).device
-
-    @property
-    def model(self) -> ModelDescription:
-        return self._model
-
-    @property
-    def tokenizer(self) -> ByteTokenizer:
-        return self._tokenizer
+    model: ModelDescription
+    tokenizer: ByteTokenizer
+    network: SplitModel
 
     @torch.inference_mode()
     def compute(self, documents: Sequence[Document], top_k: int) -> list[Distributions]:
@@ -54,12 +46,12 @@ class TransformersEngine:
             InvalidInput, TooLarge: the request is not one that this model can answer.
             ModelError: the model gives NaN.
         """
-        check_request(documents, top_k, self._model)
-        texts = self._tokenizer.tokenize_batch(
+        check_request(documents, top_k, self.model)
+        texts = self.tokenizer.tokenize_batch(
             [document.text for document in documents], [document.id for document in documents]
         )
         lengths = [len(text.ids_T) for text in texts]
-        check_tokens(documents, lengths, top_k, self._model)
+        check_tokens(documents, lengths, top_k, self.model)
         self._check_ids(documents, texts)
         top, next_log_probs_N = self._rows(texts, lengths, top_k)
         answers, start = [], 0
@@ -72,22 +64,23 @@ class TransformersEngine:
 
     def _check_ids(self, documents: Sequence[Document], texts: Sequence[TokenizedText]) -> None:
         for document, text in zip(documents, texts, strict=True):
-            if (largest := int(text.ids_T.max())) >= self._model.vocabulary_size:
+            if (largest := int(text.ids_T.max())) >= self.model.vocabulary_size:
                 raise InvalidInput(
                     f"document {document.id!r}: token {largest} of the tokenizer is past the "
-                    f"{self._model.vocabulary_size} embeddings of {self._model.name}; leave this document out"
+                    f"{self.model.vocabulary_size} embeddings of {self.model.name}; leave this document out"
                 )
 
     def _rows(
         self, texts: Sequence[TokenizedText], lengths: Sequence[int], top_k: int
     ) -> tuple[TopK, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]:
         """Entries [N, K] and next-token log-probabilities float32 [N] of all documents' tokens, one after the other."""
-        ids_BT, mask_BT, next_ids_BT = (array.to(self._device) for array in _padded(texts, lengths))
-        hidden_BTD = self._network.hidden(ids_BT, mask_BT)
+        device = next(self.network.model.parameters()).device
+        ids_BT, mask_BT, next_ids_BT = (array.to(device) for array in _padded(texts, lengths))
+        hidden_BTD = self.network.hidden(ids_BT, mask_BT)
         real_BT = mask_BT.bool()
         # A model over several devices gives its hidden states on the last one.
         hidden_ND, next_ids_N = hidden_BTD[real_BT.to(hidden_BTD.device)], next_ids_BT[real_BT].to(hidden_BTD.device)
-        chunk_rows = max(1, _CHUNK_LOGITS // self._model.vocabulary_size)
+        chunk_rows = max(1, _CHUNK_LOGITS // self.model.vocabulary_size)
         chunks = [
             self._chunk(hidden_RD, next_ids_R, top_k)
             for hidden_RD, next_ids_R in zip(
@@ -99,11 +92,11 @@ class TransformersEngine:
         return TopK(ids_NK, log_probs_NK), next_N
 
     def _chunk(self, hidden_RD: Tensor, next_ids_R: Tensor, top_k: int) -> tuple[Tensor, Tensor, Tensor]:
-        logits_RV = self._network.logits(hidden_RD)
+        logits_RV = self.network.logits(hidden_RD)
         lse_R1 = logits_RV.logsumexp(dim=1, keepdim=True)
         if not bool(lse_R1.isfinite().all()):
             raise ModelError(
-                f"{self._model.name}: its logits are not finite in {self._model.dtype}; serve it with another dtype"
+                f"{self.model.name}: its logits are not finite in {self.model.dtype}; serve it with another dtype"
             )
         ids_RK = top_ids(logits_RV, top_k)
         # Rounding can put the log-probability of a certain token a hair over 0.

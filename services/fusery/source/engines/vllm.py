@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from fusery.core.tokens import ByteTokenizer, TokenizedText
@@ -82,22 +82,14 @@ class VllmServer:
         return answer[key]
 
 
+@dataclass(frozen=True, slots=True)
 class VllmEngine:
     """A model that a vLLM server runs. `setup`: the `system_fingerprint` of the server that was described."""
 
-    def __init__(self, model: ModelDescription, tokenizer: ByteTokenizer, server: VllmServer, setup: object) -> None:
-        self._model = model
-        self._tokenizer = tokenizer
-        self._server = server
-        self._setup = setup
-
-    @property
-    def model(self) -> ModelDescription:
-        return self._model
-
-    @property
-    def tokenizer(self) -> ByteTokenizer:
-        return self._tokenizer
+    model: ModelDescription
+    tokenizer: ByteTokenizer
+    server: VllmServer
+    setup: object
 
     def compute(self, documents: Sequence[Document], top_k: int) -> list[Distributions]:
         """Log-probabilities as vLLM computes them, in batches that it makes up itself.
@@ -108,31 +100,31 @@ class VllmEngine:
             ModelError: its answer holds no log-probabilities.
             Unavailable: the server is overloaded or gone.
         """
-        texts = remote.prepared(documents, top_k, self._model, self._tokenizer)
+        texts = remote.prepared(documents, top_k, self.model, self.tokenizer)
         pool = ThreadPoolExecutor(_REQUESTS_AT_ONCE)
         try:
             answers = list(pool.map(lambda d, t: self._answer(d, t, top_k), documents, texts))
         finally:
             # After a failure nobody waits for what has not begun.
             pool.shutdown(cancel_futures=True)
-        remote.check_width(answers, self._model)
+        remote.check_width(answers, self.model)
         return answers
 
     def _answer(self, document: Document, text: TokenizedText, top_k: int) -> Distributions:
         ids = text.ids_T.tolist()
-        choice = self._server.complete(ids, top_k)
+        choice = self.server.complete(ids, top_k)
         if choice.get("prompt_token_ids") not in (None, ids):
-            raise Mismatch(f"document {document.id!r}: {self._server.name} read other tokens than were sent")
+            raise Mismatch(f"document {document.id!r}: {self.server.name} read other tokens than were sent")
         try:
             positions = [_prompt_entries(position) for position in choice["prompt_logprobs"][1:]]
             last = _generated_entries(choice["logprobs"]["top_logprobs"][0])
             following = [position[index] for position, index in zip(positions, ids[1:], strict=True)]
         except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
             raise ModelError(
-                f"document {document.id!r}: {self._server.name} gives no log-probabilities of all prompt tokens "
+                f"document {document.id!r}: {self.server.name} gives no log-probabilities of all prompt tokens "
                 f"({error!r}); is it vLLM with `prompt_logprobs`?"
             ) from error
-        remote.check_setup(self._server.name, {"system_fingerprint": self._setup}, choice)
+        remote.check_setup(self.server.name, {"system_fingerprint": self.setup}, choice)
         rows = [*(position.items() for position in positions), last.items()]
         return remote.distributions(document, text, rows, following, top_k)
 
