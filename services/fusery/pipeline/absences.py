@@ -1,22 +1,25 @@
-"""Sources that are away: their tasks wait, and one of them is sent now and then to find out whether the source is back.
+"""What holds the tasks of a source back: it is away, or the first of them failed with errors that no retry helps.
 
-A large model takes many minutes to load again, so no number of failures gives a source up: a person does, who sees on
-the screen what is waited for. But a shard can be what ends its source's server, each time it is asked; so a task in
+The tasks of a source that is away wait, and one of them is sent now and then to find out whether it is back. A large
+model takes many minutes to load again, so no number of failures gives a source up: a person does, who sees on the
+screen what is waited for. But a shard can be what ends its source's server, each time it is asked; so a task in
 whose middle the source went away ten times counts its further attempts as failed.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 from fusery.errors import SourceAway, SourceLost
 from fusery.pipeline.attempts import Failure
-from fusery.worker.plan import ShardTask
+from fusery.worker.plan import Hop, ShardTask
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 2.0, 30.0
 _LOST_OFTEN = 10
+_STOPS_AFTER = 3
+"""A wrong token or another model fails every shard of a source alike; so many in a row say that it does."""
 
 
 @dataclass(slots=True)
@@ -63,3 +66,37 @@ class Absences:
         if source not in self._away:
             return usual
         return 1 if self.clock() >= self._away[source].ask_at else 0
+
+
+@dataclass(slots=True)
+class _Streak:
+    tasks: set[ShardTask] = field(default_factory=set)
+    at_work: set[ShardTask] = field(default_factory=set)
+    """Under way when the streak was long enough; a success among them ends it."""
+
+
+@dataclass(slots=True)
+class Streaks:
+    """By hop and source the shards that failed one after the other with an error that no retry helps."""
+
+    _streaks: dict[tuple[Hop, str], _Streak] = field(default_factory=dict)
+
+    def failed(self, task: ShardTask, running: Set[ShardTask]) -> None:
+        """Counts a task that was given up at once. `running`: the tasks under way."""
+        key = task.hop, task.source
+        streak = self._streaks.setdefault(key, _Streak())
+        streak.tasks.add(task)
+        if len(streak.tasks) == _STOPS_AFTER:
+            streak.at_work = {other for other in running if (other.hop, other.source) == key} - {task}
+
+    def succeeded(self, task: ShardTask) -> None:
+        self._streaks.pop((task.hop, task.source), None)
+
+    def holds(self, hop: Hop, source: str) -> bool:
+        """Whether no more tasks are published: the outcome of those under way is awaited, or all ended in vain."""
+        streak = self._streaks.get((hop, source))
+        return streak is not None and len(streak.tasks) >= _STOPS_AFTER
+
+    def stops(self, hop: Hop, source: str, running: Set[ShardTask]) -> bool:
+        """Whether the hop ends here for this source."""
+        return self.holds(hop, source) and not self._streaks[hop, source].at_work & running

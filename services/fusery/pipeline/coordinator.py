@@ -7,7 +7,8 @@ between it looks at the tasks that it published. What it finds out about them:
 - the artefact is there: done;
 - a started note beats: under way; the note stands still: an attempt that was killed;
 - a note of a failure: an attempt; three make a dead letter, and everything that does not need it is still done. No more
-  count than the task was published, for anybody at the broker can copy a message;
+  count than the task was published, for anybody at the broker can copy a message. Shards that fail in a row with an
+  error that no retry helps stop their hop for their source (`absences`);
 - a note that the source was away: no attempt; its tasks wait, and one of them now and then looks for it (`absences`);
 - none of these, while the broker's queue of its hop is empty: the message was lost, and is published again.
 """
@@ -23,10 +24,10 @@ from dataclasses import dataclass, field
 
 from fusery.errors import FuseryError, SourceAway, StoreFull
 from fusery.formats.store import Entry, Store
-from fusery.pipeline.absences import Absences
+from fusery.pipeline.absences import Absences, Streaks
 from fusery.pipeline.attempts import KILLED, Attempts, Failure, Reasons
 from fusery.pipeline.hop_progress import DeadLetter, HopProgress, Progress
-from fusery.pipeline.shard_table import ShardTable
+from fusery.pipeline.shard_table import ShardTable, ranges
 from fusery.worker.plan import Hop, ShardTask, tokenizer_name
 from fusery.worker.started import MAX_ATTEMPTS
 
@@ -92,6 +93,7 @@ class Coordinator:
     _waiting: dict[ShardTask, float] = field(default_factory=dict)
     _dead: dict[ShardTask, Failure] = field(default_factory=dict)
     _absences: Absences = field(init=False)
+    _streaks: Streaks = field(default_factory=Streaks)
     _reasons: Reasons = field(default_factory=Reasons)
     _failures: list[Failure] = field(default_factory=list)
     _next_listing_at: float | None = None
@@ -113,13 +115,14 @@ class Coordinator:
         self._failures += failures
         self._count_failures()
         self._settle({task for task in ended if task in self.table})
+        self._stop_in_vain()
         self._publish_again()
         self._publish_ready()
         return self.progress()
 
     @property
     def is_finished(self) -> bool:
-        """Every task is done, dead, or waits for a dead one."""
+        """As `ShardTable.is_finished`."""
         return self.table.is_finished()
 
     def progress(self) -> Progress:
@@ -143,6 +146,7 @@ class Coordinator:
                 int(row.size_S.sum()),
                 self._reasons.of(*key),
                 self._absences.why(key[1]) if key[0] is Hop.CAPTURE else "",
+                ranges(row.untried_S),
             )
             for key, row in self.table.rows.items()
         ]
@@ -212,6 +216,9 @@ class Coordinator:
         if not failure.retryable or self._failed[task] >= MAX_ATTEMPTS:
             self._dead[task] = failure
             self.table.set_dead(task)
+            # The cause may have been mended since an earlier launch.
+            if not failure.retryable and not failure.is_earlier:
+                self._streaks.failed(task, self.attempts.running)
         else:
             self._waiting[task] = self.clock() + self.pace.retry_s * 2 ** (self._failed[task] - 1)
             self.table.set_busy(task, True)
@@ -244,11 +251,16 @@ class Coordinator:
         for task, entry in self._found(asked):
             if entry is not None:
                 self.table.set_done(task, entry.size)
+                self._streaks.succeeded(task)
                 if task.hop is Hop.CAPTURE:
                     self._absences.answered(task.source)
                 self._published.pop(task, None)
                 self._waiting.pop(task, None)
                 self.table.set_busy(task, False)
+
+    def _stop_in_vain(self) -> None:
+        for (hop, source), row in self.table.rows.items():
+            row.is_stopped = self._streaks.stops(hop, source, self.attempts.running)
 
     def _found(self, tasks: set[ShardTask]) -> Iterable[tuple[ShardTask, Entry | None]]:
         """Many at a time: a bucket answers each in milliseconds that add up."""
@@ -261,7 +273,7 @@ class Coordinator:
         now, running = self.clock(), self.attempts.running
         empty: dict[Hop, bool | None] = {}
         for task, published in list(self._published.items()):
-            if task in running:
+            if task in running or self._streaks.holds(task.hop, task.source):
                 published.asked_at, published.found_empty = now, 0
             elif now - published.asked_at >= self.pace.lost_s:
                 if task.hop not in empty:
@@ -314,7 +326,8 @@ class Coordinator:
         each = -(-self.max_in_flight // max(len(sources), 1))
         taken = Counter(task.source for task in self._published if task.hop is hop)
         most = {source: each if hop is not Hop.CAPTURE else self._absences.most(source, each) for source in sources}
-        return {source: max(most[source] - taken[source], 0) for source in sources}
+        held = {source for source in sources if self._streaks.holds(hop, source)}
+        return {source: 0 if source in held else max(most[source] - taken[source], 0) for source in sources}
 
     def _drop(self, task: ShardTask) -> None:
         """It is neither at the broker nor under way; published again when its needs are there."""

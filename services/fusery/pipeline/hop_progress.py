@@ -17,6 +17,10 @@ class DeadLetter:
     reason: str
     documents: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        few = ", ".join(self.documents[:5]) + (f" and {len(self.documents) - 5} more" * (len(self.documents) > 5))
+        return f"{self.task.key}: {self.reason}" + (f" (at work on: {few})" if few else "")
+
 
 @dataclass(frozen=True, slots=True)
 class FailedAttempts:
@@ -31,7 +35,8 @@ class HopProgress:
     """Where one hop of one source stands, in shards. `failed`: attempts in vain. `bytes`: of the finished shards.
 
     `reasons`: of the failed attempts, the latest first, at most three. `waits_for`: why nothing is asked of the source
-    now; '': it is not waited for.
+    now; '': it is not waited for. `untried`: the shards that were not tried because the first ones failed with errors
+    that no retry helps, such as '3-63'; '': none.
     """
 
     hop: Hop
@@ -44,6 +49,7 @@ class HopProgress:
     bytes: int = 0
     reasons: tuple[FailedAttempts, ...] = ()
     waits_for: str = ""
+    untried: str = ""
 
     @property
     def title(self) -> str:
@@ -53,7 +59,8 @@ class HopProgress:
     def note(self) -> str:
         """What is worth seeing beside the numbers, for people."""
         failed = [f"{found.attempts} failed: {found.reason}" for found in self.reasons]
-        return "; ".join([f"waits: {self.waits_for}"] * bool(self.waits_for) + failed)
+        waits = [f"waits: {self.waits_for}"] * bool(self.waits_for)
+        return "; ".join(waits + [f"stopped, not tried: {self.untried}"] * bool(self.untried) + failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +72,20 @@ class Progress:
     def finished(self) -> bool:
         """Every task is done."""
         return all(hop.done == hop.total for hop in self.hops)
+
+    @property
+    def what_failed(self) -> str:
+        """What was given up and what was not even tried, for people, in lines."""
+        letters = self.dead_letters
+        more = [f"  and {len(letters) - 10} more"] * (len(letters) > 10)
+        stopped = [
+            f"{hop.title} stopped early: shard after shard failed with an error that no retry helps; not tried: shards "
+            f"{hop.untried}"
+            for hop in self.hops
+            if hop.untried
+        ]
+        head = f"{len(letters)} shards failed for good; everything that does not need them is done and kept:"
+        return "\n".join([head, *(f"  {letter}" for letter in letters[:10]), *more, *stopped])
 
     def to_json(self) -> dict[str, Any]:
         """JSON values: hops, dead_letters."""

@@ -26,7 +26,7 @@ from fusery.pipeline.corpus_reading import told
 from fusery.pipeline.coverage_warnings import warnings_of
 from fusery.pipeline.evaluation_tasks import check_tasks
 from fusery.pipeline.execution import coordinate, new_launch
-from fusery.pipeline.hop_progress import DeadLetter, Progress
+from fusery.pipeline.hop_progress import Progress
 from fusery.pipeline.lease import lease
 from fusery.pipeline.licences import check_licences
 from fusery.pipeline.planning import hops_job, measure_sources, plan_of, publish_tokenizer
@@ -164,25 +164,10 @@ def _hops(run: Run, target: ByteTokenizer, launch: str, until: Until | None, boa
 
 def _degraded(run: Run, progress: Progress) -> Degraded:
     """What was given up, and what to do."""
-    letters = progress.dead_letters
-    shown = [_letter(letter) for letter in letters[:10]]
-    more = [f"  and {len(letters) - len(shown)} more"] * (len(letters) > len(shown))
     return Degraded(
-        "\n".join(
-            [
-                f"{len(letters)} shards failed for good; everything that does not need them is done and kept:",
-                *shown,
-                *more,
-                f"all reasons: {run.file.command('status')}. Mend the cause, or take the documents out of the corpus "
-                f"(which makes another run), then: {run.file.command('run')}",
-            ]
-        )
+        f"{progress.what_failed}\nall reasons: {run.file.command('status')}. Mend the cause, or take the documents out "
+        f"of the corpus (which makes another run), then: {run.file.command('run')}"
     )
-
-
-def _letter(letter: DeadLetter) -> str:
-    few = ", ".join(letter.documents[:5]) + (f" and {len(letter.documents) - 5} more" * (len(letter.documents) > 5))
-    return f"  {letter.task.key}: {letter.reason}" + (f" (at work on: {few})" if few else "")
 
 
 def _hops_are_done(run: Run, plan: Plan) -> bool:

@@ -1,6 +1,6 @@
 """What is done of a plan, as one array per hop and source: a million tasks take a few megabytes and milliseconds.
 
-Arrays are indexed by shard (S). "Hopeless" is what can't be done for want of a dead task's artefact.
+Arrays are indexed by shard (S). "Hopeless" is what can't be done for want of an artefact of a dead or untried task.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ _HOPS = tuple(Hop)
 
 @dataclass(slots=True)
 class Row:
-    """One hop of one source. `busy`: under way, or not to be published now; `dead`: given up."""
+    """One hop of one source. `busy`: under way, or not to be published now; `dead`: given up.
+
+    `is_stopped`: no more of it is tried, for its first shards failed with errors that no retry helps.
+    """
 
     hop: Hop
     source: str
@@ -28,6 +31,12 @@ class Row:
     busy_S: BoolArray
     dead_S: BoolArray
     size_S: NDArray[np.int64]
+    is_stopped: bool = False
+
+    @property
+    def untried_S(self) -> BoolArray:
+        """What a hop that stopped early did not try."""
+        return ~(self.done_S | self.dead_S) & self.is_stopped
 
 
 class ShardTable:
@@ -88,7 +97,7 @@ class ShardTable:
             yield ShardTask(hop, source, shard)
 
     def is_finished(self) -> bool:
-        """Every task is done, dead, or waits for a dead one."""
+        """Every task is done, dead, not to be tried, or waits for such a one."""
         return all(bool((row.done_S | self._hopeless(row)).all()) for row in self.rows.values())
 
     def _needs_are_done(self, row: Row) -> BoolArray:
@@ -98,7 +107,7 @@ class ShardTable:
         return done_S
 
     def _hopeless(self, row: Row) -> BoolArray:
-        hopeless_S = row.dead_S.copy()
+        hopeless_S = row.dead_S | row.is_stopped
         for need in self._needed_rows(row):
             hopeless_S |= self._hopeless(need)
         return hopeless_S & ~row.done_S
@@ -116,3 +125,12 @@ def _shard(name: str) -> int:
     """The number in an artefact's name; -1 where there is none."""
     digits = name[name.rfind("-") + 1 : name.rfind(".")]
     return int(digits) if digits.isdecimal() else -1
+
+
+def ranges(chosen_S: BoolArray, most: int = 5) -> str:
+    """The chosen shards as text, such as '3-63, 70'; at most so many ranges."""
+    shards = np.flatnonzero(chosen_S)
+    parts = [part for part in np.split(shards, np.flatnonzero(np.diff(shards) > 1) + 1) if len(part)]
+    shown = [str(part[0]) if len(part) == 1 else f"{part[0]}-{part[-1]}" for part in parts[:most]]
+    more = sum(map(len, parts[most:]))
+    return ", ".join(shown) + (f" and {more} more" if more else "")
