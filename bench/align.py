@@ -136,7 +136,7 @@ def boundaries(tokens: int) -> Row:
 
 
 def vocabulary_map(rule: str, positions: str) -> Row:
-    """Seconds for the whole map; for the mined one also what the plain rule takes for each source token."""
+    """Seconds for the whole map; for `min_ed` also what the plain rule takes for each source token."""
     source, target = load(SOURCE), load(TARGET)
     _ = source.token_bytes, target.token_bytes, source.token_strings, target.token_strings
     _ = source.fingerprint, target.fingerprint
@@ -162,10 +162,10 @@ def fusing(rule: str, plain: bool) -> Row:
 
 def plain_fusion(rule: str, sources: list[AlignedSource]) -> list[dict[int, float]]:
     """As nested lists and dicts: the entries of every position, with their mass."""
-    weights = [float(np.exp(-source.quality)) for source in sources]
+    weights = [float(np.exp(-source.cost)) for source in sources]
     weights = [weight / sum(weights) for weight in weights]
     rows = [(s.top.ids_RK.tolist(), s.top.log_probs_RK.tolist()) for s in sources]
-    best = min(range(len(sources)), key=lambda i: sources[i].quality)
+    best = min(range(len(sources)), key=lambda i: sources[i].cost)
     fused = []
     for position in range(sources[0].top.rows):
         masses: dict[int, float] = {}
@@ -205,7 +205,7 @@ def main() -> None:
         print(f"{tokens:>11} tokens {found['ms']:>9.3f} {found['tokenising_ms']:>14.2f} {share:>6.1%}", flush=True)
     print(f"{'vocabulary map':>18} {'s':>9} {'plain s':>10} {'ratio':>7}   (plain: from 40 of the source's tokens)")
     maps = []
-    for rule, positions in (("partition", "boundary"), ("mined", "boundary"), ("mined", "reference")):
+    for rule, positions in (("partition", "boundary"), ("min_ed", "boundary"), ("min_ed", "reference")):
         built = apart(vocabulary_map, rule, positions)
         name = rule if positions == "boundary" else f"{rule} (strings)"
         plain_shown = (
@@ -231,7 +231,7 @@ def main() -> None:
         unit="CPU ms",
         baseline={"what": "the plain Python rule", "value": round(longest["plain_ms"], 1), "unit": "CPU ms"},
         ratio=round(longest["ratio"], 1),
-        goal="ratio at least 300; boundary at most 2 ms and 5 % of tokenising; mined map at most 10 s",
+        goal="ratio at least 300; boundary at most 2 ms and 5 % of tokenising; min_ed map at most 10 s",
         paths=[*paths[:-1], {name: beyond[name] for name in ("tokens", "ms", "mb")}],
         boundary=ends,
         vocabulary_maps=maps,

@@ -22,9 +22,9 @@ from result_file import write_result
 
 from fusery.formats.store import Entry, Store
 from fusery.pipeline.attempts import Attempts
-from fusery.pipeline.coordinator import PACE, Coordinator
+from fusery.pipeline.coordinator import MOST_IN_FLIGHT, PACE, Coordinator
 from fusery.pipeline.shard_table import ShardTable
-from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec, ServicesSpec
+from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
 
 SOURCES = 3
@@ -100,7 +100,7 @@ def simulate(tasks: int) -> dict[str, Any]:
     coordinator.close()
     return {
         "tasks": sum(hop.total for hop in progress.hops),
-        "published_a_look": ServicesSpec().max_in_flight * len(Hop),
+        "published_a_look": MOST_IN_FLIGHT * len(Hop),
         "first_look_s": round(first, 3),
         "later_look_median_s": round(statistics.median(later), 4),
         "later_look_worst_s": round(max(later), 4),
@@ -140,9 +140,7 @@ def fill(root: Path, planned: Plan) -> None:
 
 def coordinator_of(store: Any, planned: Plan, broker: Broker) -> Coordinator:
     attempts = Attempts(store, "r", ("launch",), time.monotonic, PACE.silent_s)
-    return Coordinator(
-        store, ShardTable(planned), attempts, broker.publish, lambda _: False, ServicesSpec().max_in_flight
-    )
+    return Coordinator(store, ShardTable(planned), attempts, broker.publish, lambda _: False, MOST_IN_FLIGHT)
 
 
 def seconds(work: Callable[[], object]) -> float:

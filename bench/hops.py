@@ -41,7 +41,7 @@ DOCUMENT_BYTES = 2000
 CORE = (
     (ByteTokenizer, "tokenize_batch"),
     *((hops, name) for name in ("align", "project", "with_fallback")),
-    *((fusion, name) for name in ("quality_of", "fuse", "merged")),
+    *((fusion, name) for name in ("cost_of", "fuse", "merged")),
 )
 
 

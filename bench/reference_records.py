@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     hard = reference.token_map(Vocabulary.EXACT, source, source_marker, target, target_marker)
     keys = [reference.key(token, source_marker, target_marker) for token in source]
     if given.mapping is None:
-        soft = reference.token_map(Vocabulary.MINED, source, source_marker, target, target_marker)
+        soft = reference.token_map(Vocabulary.MIN_ED, source, source_marker, target, target_marker)
     else:
         soft = TokenMap(given_mapping(read_json(given.mapping), keys, target), hard.id_of)
     if given.print_mapping:

@@ -87,12 +87,12 @@ def build_maps(source: ByteTokenizer, target: ByteTokenizer, used: set[int]) -> 
     started = time.perf_counter()
     partition = vocab.build(Vocabulary.PARTITION, source, target)
     seconds = round(time.perf_counter() - started, 2)
-    first_piece = vocab.build(Vocabulary.FIRST_PIECE, source, target)
+    first_piece = vocab.first_piece(source, target)
     return Maps(partition, first_piece, mined(source, target, used), mined_strings(source, target, used), seconds)
 
 
 def mined(source: ByteTokenizer, target: ByteTokenizer, used: set[int]) -> VocabularyMap:
-    """What `vocab.build(Vocabulary.MINED, …)` gives for the source ids in `used`."""
+    """What `vocab.build(Vocabulary.MIN_ED, …)` gives for the source ids in `used`."""
     ids = [i for i in sorted(used) if source.token_bytes[i] and not _is_shadowed(source, i)]
     choices = [i for i, token in enumerate(target.token_bytes) if token and not _is_shadowed(target, i)]
     index = nearest([source.token_bytes[i] or b"" for i in ids], [target.token_bytes[i] or b"" for i in choices])
@@ -116,7 +116,7 @@ def mined_strings(source: ByteTokenizer, target: ByteTokenizer, used: set[int]) 
     """The same over token strings, as the paper's public implementation has it."""
     strings = [string if i in used else None for i, string in enumerate(source.token_strings)]
     markers = source.space_marker, target.space_marker
-    mapped = reference.token_map(Vocabulary.MINED, strings, markers[0], target.token_strings, markers[1])
+    mapped = reference.token_map(Vocabulary.MIN_ED, strings, markers[0], target.token_strings, markers[1])
     return VocabularyMap(mapped.image_V, np.arange(target.size, dtype=np.int64), target.size)
 
 
@@ -132,7 +132,7 @@ def count(source: Side, target: Side, maps: Maps) -> Counts:
     return Counts(
         positions=len(target.text.ids_T) - 1,
         boundary=len(align(Positions.BOUNDARY, source, target, maps.partition).target_positions_R),
-        mined=len(align(Positions.MINED, source, target, maps.mined).target_positions_R),
+        mined=len(align(Positions.DTW, source, target, maps.mined).target_positions_R),
         reference=evidence_of_reference(source, target, maps),
         common=len(common.target_positions_R),
         agree=agree,

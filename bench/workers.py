@@ -37,10 +37,10 @@ from hops import prepared
 from result_file import write_result
 
 from fusery.formats.store import Store
+from fusery.pipeline.coordinator import MOST_IN_FLIGHT
 from fusery.pipeline.execution import HopsJob, coordinate, new_launch
 from fusery.pipeline.local import start_broker
 from fusery.pipeline.processes import Child, Supervisor, fusery_command
-from fusery.run_sections import ServicesSpec
 from fusery.settings import child_environment
 from fusery.worker import hops as worker_hops
 from fusery.worker.app import TASK_NAME, make_app
@@ -207,19 +207,18 @@ def by_hop(worker: Worker, store: Store, plan: Plan, tokens: int) -> Iterator[di
 
 def broker_memory(supervisor: Supervisor, folder: Path) -> dict[str, Any]:
     """Bytes that the messages of all hops take when as many are in flight as may be."""
-    in_flight = ServicesSpec().max_in_flight
     url = start_broker(supervisor, folder / "broker-memory")
     with redis.Redis.from_url(url) as asked:
         app = make_app(url)
         app.send_task(TASK_NAME[Hop.FUSE], args=["run", "launch", "", 0], queue="warm")
         before = int(asked.info("memory")["used_memory"])
         for hop in Hop:
-            for shard in range(in_flight):
+            for shard in range(MOST_IN_FLIGHT):
                 arguments = ["my-fusion-0123456789", "0123456789ab", "smollm2", shard]
                 app.send_task(TASK_NAME[hop], args=arguments, queue=hop.value)
         after = int(asked.info("memory")["used_memory"])
         app.close()
-    messages = in_flight * len(Hop)
+    messages = MOST_IN_FLIGHT * len(Hop)
     return {"messages": messages, "bytes": after - before, "bytes_per_message": (after - before) / messages}
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from fusery import __version__
-from fusery.run_sections import Section
+from fusery.section import Section
 
 
 def _as_text(value: Any) -> Any:

@@ -16,9 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from fusery.cluster_section import KubernetesSpec
-from fusery.core.rules import (
-    Dtype,
-)
+from fusery.core.rules import Dtype, FusionRule, Positions
 from fusery.run_sections import (
     AlignmentSpec,
     CaptureSpec,
@@ -27,11 +25,11 @@ from fusery.run_sections import (
     FusionSpec,
     GateSpec,
     RegistrySpec,
-    Section,
     ServicesSpec,
     TrainingSpec,
     baseline_names,
 )
+from fusery.section import Section
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")]
 
@@ -198,6 +196,12 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _paper_s_weights_go_with_its_alignment(self) -> RunConfig:
+        if self.fusion.rule is FusionRule.AVG_CE_EXP and self.alignment.positions is not Positions.REFERENCE:
+            raise ValueError("fusion.rule: avg_ce_exp goes with alignment: {positions: reference} only; take avg_ce")
+        return self
+
+    @model_validator(mode="after")
     def _names_are_distinct(self) -> RunConfig:
         names = [source.name for source in self.sources]
         kept = [name for name in names if name in _KEPT_NAMES]
@@ -224,6 +228,7 @@ class RunConfig(Section):
         # A server's tokenizer and what it is the same as decide bytes, but stand in every shard's name by themselves.
         places = {"address", "tokenizer", "same_as"}
         content = self.model_dump(mode="json", exclude={**apart, "sources": {"__all__": places}})
+        content |= {"alignment": self.alignment.stored(), "fusion": self.fusion.stored()}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from fusery.errors import ConfigError
 from fusery.run_config import EngineKind, RunConfig, split_engine
+from fusery.section import Place, Section, old_words, section_of
 from fusery.yaml_text import NotYaml, parse_yaml
 
 MOUNTED = Path("/etc/fusery/run")
 """Where the pods of a run have its YAML, a file of a ConfigMap; people have theirs elsewhere."""
 
-Place = tuple[str | int, ...]
+log = logging.getLogger(__name__)
 _HUB_ID = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
 
 
@@ -85,6 +87,8 @@ def read_run_file(path: Path, folder: Path | None = None) -> RunFile:
         ConfigError: one line per mistake, each with file, line and key.
     """
     file = read_yaml(path, "a run's YAML file", "name, target, sources, corpus, …")
+    for place, warning in old_words(file.content, RunConfig):
+        log.warning("%s: %s", file.at(place), warning)
     try:
         relative_to = None if folder is None else folder.resolve()
         # The file's own name stays: a ConfigMap's is a link to a folder that goes with its next change.
@@ -106,7 +110,7 @@ class YamlFile:
         line = next((self.lines[place[:n]] for n in range(len(place), 0, -1) if place[:n] in self.lines), 1)
         return f"{self.path}:{line}"
 
-    def refused(self, error: ValidationError, model: type[BaseModel]) -> ConfigError:
+    def refused(self, error: ValidationError, model: type[Section]) -> ConfigError:
         """One line per mistake that `model` found in the content."""
         details = error.errors(include_url=False)
         return ConfigError("\n".join(f"{self.at(tuple(d['loc']))}: {explained(d, model)}" for d in details))
@@ -145,18 +149,24 @@ def _lines(node: yaml.Node | None, place: Place) -> Iterator[tuple[Place, int]]:
             yield from _lines(value, inner)
 
 
-def explained(detail: ErrorDetails, model: type[BaseModel]) -> str:
+def explained(detail: ErrorDetails, model: type[Section]) -> str:
     """'training.clm_weight: Input should be …, got 1.5': a mistake that `model` found, with its key."""
     place: Place = tuple(detail["loc"])
     key = ".".join(str(part) for part in place) or "run"
+    got = detail["input"]
+    section = _section_at(model, place[:-1])
+    last = str(place[-1]) if place else ""
+    if (advice := section.REMOVED.get(last) or section.REMOVED.get(f"{last}: {got}")) is not None:
+        return f"{key}: {'the key' if last in section.REMOVED else got} was removed; {advice}"
     if detail["type"] == "extra_forbidden":
-        known = list(_keys_at(model, place[:-1]))
-        nearest = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+        if (new := section.new_word(last, got)) is not None:
+            return f"{key}: it is called {new[0]} now, which is given too; leave {last} out"
+        known = list(section.model_fields)
+        nearest = difflib.get_close_matches(last, known, n=1, cutoff=0.5)
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys here: {', '.join(known)}"
         return f"{key}: unknown key; {hint}"
     if detail["type"] == "missing":
         return f"{key}: missing; this key is required"
-    got = detail["input"]
     shown = f", got {got!r}" if isinstance(got, str | int | float | bool | None) or got in ([], {}, ()) else ""
     near = _nearest_choice(detail, got)
     return f"{key}: {detail['msg'].removeprefix('Value error, ')}{shown}{near}"
@@ -168,17 +178,9 @@ def _nearest_choice(detail: ErrorDetails, got: object) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def _keys_at(model: type[BaseModel], place: Sequence[str | int]) -> Iterator[str]:
-    """The known keys of the section at `place`."""
-    current: Any = model
+def _section_at(model: type[Section], place: Place) -> type[Section]:
+    """The section at `place`, or the nearest one around it."""
     for part in place:
-        if isinstance(part, str):
-            current = _section_of(current.model_fields[part].annotation)
-    yield from current.model_fields
-
-
-def _section_of(annotation: Any) -> Any:
-    """The section class inside an annotation such as tuple[SourceSpec, ...]."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next(_section_of(inner) for inner in getattr(annotation, "__args__", ()) if inner is not Ellipsis)
+        field = model.model_fields.get(str(part))
+        model = (None if field is None else section_of(field.annotation)) or model
+    return model

@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from fusery.core.rules import (
-    Disagreement,
-    Fallback,
-    FusionRule,
-    Positions,
-    Quality,
-    Scope,
-    Tail,
-    TieOrder,
-    Vocabulary,
-)
-
-
-class Section(BaseModel):
-    """A part of a run's YAML: frozen, and without unknown keys."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+from fusery.core.rules import Cost, Fallback, FusionRule, Positions, Tail, TieOrder, Vocabulary
+from fusery.section import Section
 
 
 class CaptureSpec(Section):
@@ -40,43 +25,61 @@ class CaptureSpec(Section):
 class AlignmentSpec(Section):
     """How a source's positions and vocabulary are mapped to the target's."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {
+        "positions: mined": "positions: dtw",
+        "vocabulary: mined": "vocabulary: min_ed",
+    }
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "disagreement": "leave it out: all rows are kept, which made no difference",
+        "fallback: next_token": "leave it out: such positions train on the text with weight 1, which is the same",
+        "vocabulary: first_piece": "take partition, which keeps the same mass and moves none of it",
+    }
+    FIXED: ClassVar[Mapping[str, Any]] = {"disagreement": "keep"}
+
     positions: Positions = Positions.BOUNDARY
-    """`reference` is the paper's implementation bit for bit, and sets the next two to `mined` and `current_token`."""
+    """`reference` is the paper's implementation bit for bit, and sets the next two to `min_ed` and `current_token`."""
     vocabulary: Vocabulary = Vocabulary.PARTITION
-    disagreement: Disagreement = Disagreement.KEEP
-    """Rows after which both sides go on with tokens of different cells, because a tokenizer looked further ahead."""
     fallback: Fallback = Fallback.NONE
     ties: TieOrder = TieOrder.DIAGONAL_SOURCE_TARGET
-    """Which of equally cheap steps the warping path of `mined` and `reference` takes."""
+    """With `reference`: which of equally cheap steps its warping path takes."""
 
     @model_validator(mode="before")
     @classmethod
     def _reference_is_whole(cls, values: Any) -> Any:
         """`reference` with the vocabulary map and the fallback that belong to it, where they are not given."""
         if isinstance(values, dict) and values.get("positions") == Positions.REFERENCE:
-            return {"vocabulary": Vocabulary.MINED, "fallback": Fallback.CURRENT_TOKEN} | values
+            return {"vocabulary": Vocabulary.MIN_ED, "fallback": Fallback.CURRENT_TOKEN} | values
         return values
 
     @model_validator(mode="after")
     def _reference_maps_tokens(self) -> AlignmentSpec:
-        if self.positions is Positions.REFERENCE and self.vocabulary not in (Vocabulary.MINED, Vocabulary.EXACT):
+        if self.positions is not Positions.REFERENCE:
+            if self.ties is not TieOrder.DIAGONAL_SOURCE_TARGET:
+                raise ValueError("ties: goes with positions: reference only; leave it out")
+            return self
+        if self.vocabulary not in (Vocabulary.MIN_ED, Vocabulary.EXACT):
             raise ValueError(
-                f"positions: reference needs vocabulary: mined or exact (the paper's soft and hard), "
+                f"positions: reference needs vocabulary: min_ed or exact (the paper's soft and hard), "
                 f"got {self.vocabulary.value}"
             )
-        is_whole = self.fallback is Fallback.CURRENT_TOKEN and self.disagreement is Disagreement.KEEP
-        if self.positions is Positions.REFERENCE and not is_whole:
-            raise ValueError("positions: reference is the paper's implementation; leave fallback and disagreement out")
+        if self.fallback is not Fallback.CURRENT_TOKEN:
+            raise ValueError("positions: reference is the paper's implementation; leave fallback out")
         return self
 
 
 class FusionSpec(Section):
     """How aligned distributions are fused."""
 
+    RENAMED: ClassVar[Mapping[str, str]] = {"quality": "cost"}
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "scope": "leave it out: sources are compared over whole documents; spans showed no gain",
+    }
+    FIXED: ClassVar[Mapping[str, Any]] = {"scope": "document"}
+
     rule: FusionRule = FusionRule.MIN_CE
-    quality: Quality = Quality.BITS_PER_BYTE
-    scope: Scope = Scope.DOCUMENT
-    """Compare the sources over whole documents, or over each span between byte boundaries that all of them share."""
+    """`avg_ce_exp` goes with alignment: {positions: reference} only."""
+    cost: Cost = Cost.BITS_PER_BYTE
+    """What a source's error on a document is measured in; low is good."""
     temperature: float = Field(default=1.0, gt=0)
     """τ of AvgCE's weights softmax(−c/τ)."""
 
@@ -95,6 +98,8 @@ USUAL_SEQUENCE_LENGTH = 2048
 
 class TrainingSpec(Section):
     """Continual training of the target: λ·CLM + (1−λ)·fusion. Defaults: the paper's values, but for λ and tail."""
+
+    REMOVED: ClassVar[Mapping[str, str]] = {"tail: drop": "take tail, which learns from that mass, or renormalise"}
 
     clm_weight: float = Field(default=0.3, ge=0, le=1)
     """λ, the weight of the causal-LM loss at positions with evidence; without evidence it is 1. The paper's is 0.9.
@@ -247,6 +252,8 @@ class RegistrySpec(Section):
 class ServicesSpec(Section):
     """The place: left out of the run's digest; the environment (FUSERY_…) overrides it."""
 
+    REMOVED: ClassVar[Mapping[str, str]] = {"max_in_flight": "leave it out: 512 shards of a hop are handed out at once"}
+
     store: str = "fusery-store"
     """Folder (relative to the YAML file) or fsspec URL of captures, shards and runs."""
     work: str | None = None
@@ -258,8 +265,5 @@ class ServicesSpec(Section):
     """Processes of the embedded worker."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of each embedded source server and trainer; None: half of the cores."""
-    max_in_flight: int = Field(default=128, ge=1, le=100_000)
-    """Shards of one hop that are handed to the broker and not done. 128 keep four dozen worker processes busy whose
-    tasks take half a second, with 0.4 MB of messages at the broker; more for more processes."""
     parallel_trainers: bool = True
     """Train the fused model and the CLM baseline at the same time."""

@@ -187,7 +187,7 @@ def test_the_yaml_is_copied_before_any_evidence_is_made(folder: Path, monkeypatc
 
 
 def test_a_baseline_reads_the_text_of_the_first_case_that_has_one(folder: Path) -> None:
-    ablation = open_of(folder, axes={"fusion.rule": ["min_ce", "avg_ce", "avg_ce_exp"]})
+    ablation = open_of(folder, axes={"fusion.temperature": [1.0, 2.0, 3.0]})
     plans = plans_of(ablation, asked(ablation))
     runs = [plan.run_id for plan in plans.of_cases.values()]
 

@@ -45,9 +45,9 @@ EVIDENCE = st.fixed_dictionaries(
     {},
     optional={
         "clm_weight": st.sampled_from([0.0, 0.3, 1.0]),
-        "tail": st.sampled_from(["tail", "drop", "renormalise"]),
+        "tail": st.sampled_from(["tail", "renormalise"]),
         "temperature": st.sampled_from([0.5, 2.0]),
-        "alignment": st.sampled_from([{"positions": "reference"}, {"vocabulary": "mined"}]),
+        "alignment": st.sampled_from([{"positions": "reference"}, {"vocabulary": "min_ed"}]),
     },
 )
 

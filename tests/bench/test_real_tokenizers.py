@@ -196,7 +196,7 @@ def test_mined_for_the_tokens_that_occur_is_mined_for_all_at_those() -> None:
     target = ByteTokenizer(
         real_tokenizers.byte_level_bpe(byte_level_like(), pre_tokenizers.ByteLevel(add_prefix_space=False))
     )
-    whole = vocab.build(Vocabulary.MINED, source, target).cell_of_source_V
+    whole = vocab.build(Vocabulary.MIN_ED, source, target).cell_of_source_V
     used = set(range(2, source.size, 3))
     some = tokenizer_table.mined(source, target, used).cell_of_source_V
     assert some[sorted(used)].tolist() == whole[sorted(used)].tolist()

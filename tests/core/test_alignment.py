@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from fusery.core import vocab
-from fusery.core.alignment import Alignment, Side, agreeing, align, boundary
+from fusery.core.alignment import Alignment, Side, align, boundary
 from fusery.core.rules import Positions, TieOrder, Vocabulary
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
@@ -87,7 +87,7 @@ def test_mined_keeps_positions_that_meet_one_row_of_the_same_cell() -> None:
         exact = vocab.build(Vocabulary.EXACT, source, target)
         for text in TEXTS:
             s, t = source.tokenize(text), target.tokenize(text)
-            pairs = align(Positions.MINED, Side(source, s), Side(target, t), exact)
+            pairs = align(Positions.DTW, Side(source, s), Side(target, t), exact)
             assert len(pairs.target_positions_R) > 0
             assert (np.diff(pairs.target_positions_R) > 0).all()
             for position, row in zip(pairs.target_positions_R.tolist(), pairs.source_rows_R.tolist(), strict=True):
@@ -162,13 +162,13 @@ def _greedy(longer_pieces: list[str], words: str | None = None) -> ByteTokenizer
     return ByteTokenizer(backend)
 
 
-def test_the_ties_of_the_path_are_a_parameter_of_mined() -> None:
+def test_dtw_breaks_ties_as_the_paper_and_reference_as_asked() -> None:
     source, target = _letters("aba"), _letters("bab")
     exact = vocab.build(Vocabulary.EXACT, source.tokenizer, target.tokenizer)
-    by_source = align(Positions.MINED, source, target, exact, TieOrder.DIAGONAL_SOURCE_TARGET)
-    by_target = align(Positions.MINED, source, target, exact, TieOrder.DIAGONAL_TARGET_SOURCE)
-    assert _pairs(by_source) == [(1, 0)]
-    assert _pairs(by_target) == [(1, 2)]
+    by_source, by_target = TieOrder.DIAGONAL_SOURCE_TARGET, TieOrder.DIAGONAL_TARGET_SOURCE
+    assert _pairs(align(Positions.DTW, source, target, exact)) == [(1, 0)]
+    assert _pairs(align(Positions.REFERENCE, source, target, exact, by_source)) == [(1, 0)]
+    assert _pairs(align(Positions.REFERENCE, source, target, exact, by_target)) == [(1, 2)]
 
 
 def _letters(text: str) -> Side:
@@ -176,30 +176,3 @@ def _letters(text: str) -> Side:
     backend.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer = ByteTokenizer(backend)
     return Side(tokenizer, tokenizer.tokenize(text))
-
-
-def test_rows_after_which_the_two_sides_go_on_in_different_cells_are_found() -> None:
-    # Both read "a"; then the source takes both spaces, the target leaves the second one to the word.
-    source, target = _greedy(["  "]), _greedy(["  ", " b"], words=r" ?[^ ]+| +(?![^ ])")
-    partition = vocab.build(Vocabulary.PARTITION, source, target)
-    s, t = source.tokenize("a  ba"), target.tokenize("a  ba")
-    assert (s.byte_ends_T.tolist(), t.byte_ends_T.tolist()) == ([1, 3, 4, 5], [1, 2, 4, 5])
-    pairs = align(Positions.BOUNDARY, Side(source, s), Side(target, t), partition)
-    assert _pairs(pairs) == [(0, 0), (2, 2)]
-    assert _pairs(agreeing(pairs, s, t, partition)) == [(2, 2)]
-
-
-def test_a_source_that_has_read_the_whole_text_is_no_evidence_for_what_follows() -> None:
-    side = _letters("ab")
-    partition = vocab.build(Vocabulary.PARTITION, side.tokenizer, side.tokenizer)
-    pairs = Alignment(np.array([0, 0]), np.array([0, 1]))
-    assert _pairs(agreeing(pairs, side.text, side.text, partition)) == [(0, 0)]
-
-
-@given(text=texts.filter(bool))
-def test_a_tokenizer_agrees_with_itself_everywhere(text: str) -> None:
-    tokenizer = pico_byte_tokenizer("byte_level")
-    side = Side(tokenizer, tokenizer.tokenize(text))
-    partition = vocab.build(Vocabulary.PARTITION, tokenizer, tokenizer)
-    pairs = align(Positions.BOUNDARY, side, side, partition)
-    assert _pairs(agreeing(pairs, side.text, side.text, partition)) == _pairs(pairs)

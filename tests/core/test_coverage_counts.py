@@ -78,7 +78,9 @@ def test_each_rule_has_the_images_that_it_can_have(rule: Vocabulary, target: str
     sides = pico_byte_tokenizer(source), pico_byte_tokenizer(target)
     found = set(images_of(vocab.build(rule, *sides), sides[0].token_bytes, sides[1].token_bytes).image_V[:-1].tolist())
     if source == target or rule is Vocabulary.EXACT:
-        assert found <= {Image.SAME_BYTES, Image.NO_CELL} | ({Image.OTHER_BYTES} if rule is Vocabulary.MINED else set())
+        assert found <= {Image.SAME_BYTES, Image.NO_CELL} | (
+            {Image.OTHER_BYTES} if rule is Vocabulary.MIN_ED else set()
+        )
     elif rule is not Vocabulary.PARTITION:
         assert Image.LARGER_CELL not in found
     else:

@@ -5,23 +5,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.core.fusion import AlignedSource, Predictions, fuse, merged, quality_of, span_qualities
-from fusery.core.rules import FusionRule, Quality
+from fusery.core.fusion import AlignedSource, Predictions, cost_of, fuse, merged
+from fusery.core.rules import Cost, FusionRule
 from fusery.core.topk import TopK, empty
 from strategies import top_ks
 
 
-def aligned(positions: list[int], quality: float, first_id: int = 0) -> AlignedSource:
+def aligned(positions: list[int], cost: float, first_id: int = 0) -> AlignedSource:
     ids = np.arange(first_id, first_id + len(positions), dtype=np.int64)[:, None]
-    return AlignedSource(np.asarray(positions, np.int64), TopK(ids, np.full(ids.shape, -1, np.float32)), quality)
+    return AlignedSource(np.asarray(positions, np.int64), TopK(ids, np.full(ids.shape, -1, np.float32)), cost)
 
 
 @st.composite
 def aligned_sources(draw: st.DrawFn) -> AlignedSource:
     top = draw(top_ks())
     positions = draw(st.lists(st.integers(0, 9), min_size=top.rows, max_size=top.rows, unique=True))
-    quality = draw(st.floats(0.1, 20) | st.just(np.inf))
-    return AlignedSource(np.asarray(sorted(positions), np.int64), top, quality)
+    cost = draw(st.floats(0.1, 20) | st.just(np.inf))
+    return AlignedSource(np.asarray(sorted(positions), np.int64), top, cost)
 
 
 several = st.lists(aligned_sources(), min_size=1, max_size=4)
@@ -46,7 +46,7 @@ def test_min_ce_takes_the_best_source_that_has_evidence(sources: list[AlignedSou
         zip(evidence.positions_R.tolist(), evidence.sources_R.tolist(), strict=True)
     ):
         having = [i for i, source in enumerate(sources) if position in source.positions_R]
-        assert chosen == min(having, key=lambda i: sources[i].quality)
+        assert chosen == min(having, key=lambda i: sources[i].cost)
         source = sources[chosen]
         at = source.positions_R.tolist().index(position)
         assert evidence.top.ids_RK[row, : source.top.k].tolist() == source.top.ids_RK[at].tolist()
@@ -81,7 +81,7 @@ def test_ties_go_to_the_source_named_first() -> None:
     assert fuse(FusionRule.MIN_CE, [aligned([0], 1.0), aligned([0], 1.0)]).sources_R.tolist() == [0]
 
 
-def test_avg_ce_weights_are_a_softmax_of_minus_quality_over_temperature() -> None:
+def test_avg_ce_weights_are_a_softmax_of_minus_cost_over_temperature() -> None:
     evidence = fuse(FusionRule.AVG_CE, [aligned([0, 1], 1.0), aligned([1], 2.0)], temperature=0.5)
     assert evidence.positions_R.tolist() == [0, 1, 1]
     assert evidence.weights_R == pytest.approx([1, 1 / (1 + np.exp(-2)), np.exp(-2) / (1 + np.exp(-2))])
@@ -95,85 +95,19 @@ def test_a_hopeless_source_still_counts_where_it_is_alone() -> None:
 def test_bits_per_byte_and_token_cross_entropy_of_a_document() -> None:
     log_probs = np.log(np.array([0.5, 0.25, 1.0], np.float32))
     ends = np.array([0, 2, 6])
-    assert quality_of(Quality.BITS_PER_BYTE, Predictions(log_probs, ends)) == pytest.approx(3 / 6)
-    assert quality_of(Quality.TOKEN_CE, Predictions(log_probs, ends)) == pytest.approx(1.5 * np.log(2))
+    assert cost_of(Cost.BITS_PER_BYTE, Predictions(log_probs, ends)) == pytest.approx(3 / 6)
+    assert cost_of(Cost.TOKEN_CE, Predictions(log_probs, ends)) == pytest.approx(1.5 * np.log(2))
 
 
-@pytest.mark.parametrize("rule", list(Quality))
-def test_a_document_without_a_predicted_token_has_the_worst_quality(rule: Quality) -> None:
-    assert quality_of(rule, Predictions(np.zeros(1, np.float32), np.array([4]))) == np.inf
+@pytest.mark.parametrize("rule", list(Cost))
+def test_a_document_without_a_predicted_token_has_the_worst_cost(rule: Cost) -> None:
+    assert cost_of(rule, Predictions(np.zeros(1, np.float32), np.array([4]))) == np.inf
 
 
-def test_avg_ce_exp_weights_are_a_softmax_of_exp_of_minus_quality() -> None:
+def test_avg_ce_exp_weights_are_a_softmax_of_exp_of_minus_cost() -> None:
     evidence = fuse(FusionRule.AVG_CE_EXP, [aligned([0], 1.0), aligned([0], 2.0)])
     scores = np.exp(np.exp([-1.0, -2.0]))
     assert evidence.weights_R == pytest.approx(scores / scores.sum())
-
-
-def spoken(positions: list[int], ends: list[int], probabilities: list[float]) -> AlignedSource:
-    log_probs = np.log(np.asarray([*probabilities, 1.0], np.float32))
-    source = aligned(positions, 1.0)
-    return AlignedSource(source.positions_R, source.top, 1.0, Predictions(log_probs, np.asarray(ends, np.int64)))
-
-
-def test_spans_lie_between_the_boundaries_that_all_sources_share() -> None:
-    # Common ends 0, 4, 8: the first source has one token in the first span, the second has two.
-    one = spoken([0, 1, 2], [0, 4, 6, 8], [0.5, 0.25, 0.25])
-    other = spoken([0, 2], [0, 1, 4, 8], [0.25, 0.25, 0.5])
-    target_ends = np.array([0, 4, 6, 8])
-    first, second = span_qualities(Quality.BITS_PER_BYTE, [one, other], target_ends)
-    assert first == pytest.approx([1 / 4, 4 / 4, 4 / 4])
-    assert second == pytest.approx([4 / 4, 1 / 4])
-    first, second = span_qualities(Quality.TOKEN_CE, [one, other], target_ends)
-    assert first == pytest.approx([np.log(2), np.log(4), np.log(4)])
-    assert second == pytest.approx([np.log(4), np.log(2)])
-
-
-def test_all_pieces_of_a_character_count_in_the_span_that_it_ends() -> None:
-    # Pieces that end where their character does: the second one is not the next span's.
-    pieces = spoken([0, 1], [1, 3, 3, 4], [0.5, 0.5, 0.25])
-    whole = spoken([0, 1], [1, 3, 4], [0.25, 0.25])
-    first, second = span_qualities(Quality.BITS_PER_BYTE, [pieces, whole], np.array([1, 3, 4]))
-    assert first == pytest.approx([1, 2])
-    assert second == pytest.approx([1, 2])
-
-
-def test_by_spans_each_source_wins_where_it_predicts_better() -> None:
-    one = spoken([0, 1], [0, 4, 8], [0.9, 0.1])
-    other = spoken([0, 1], [0, 4, 8], [0.1, 0.9])
-    qualities = span_qualities(Quality.BITS_PER_BYTE, [one, other], np.array([0, 4, 8]))
-    assert fuse(FusionRule.MIN_CE, [one, other], qualities=qualities).sources_R.tolist() == [0, 1]
-
-
-def test_a_source_is_hopeless_before_the_first_byte_that_it_predicts() -> None:
-    without_bos = spoken([0], [4, 8], [0.5])
-    with_bos = spoken([0], [0, 4, 8], [0.5, 0.5])
-    first, second = span_qualities(Quality.BITS_PER_BYTE, [without_bos, with_bos], np.array([0, 8]))
-    assert first.tolist() == [np.inf]
-    assert second == pytest.approx([1 / 4])
-
-
-cuts = st.lists(st.integers(1, 29), unique=True, max_size=8).map(lambda inner: [0, *sorted(inner), 30])
-
-
-@given(segmentations=st.lists(cuts, min_size=1, max_size=3), data=st.data())
-def test_the_whole_document_is_the_byte_weighted_mean_of_its_spans(
-    segmentations: list[list[int]], data: st.DataObject
-) -> None:
-    chances = st.floats(0.01, 1)
-    sources = [spoken([], ends, [data.draw(chances) for _ in ends[1:]]) for ends in segmentations]
-    common = sorted(set.intersection(*map(set, segmentations)))
-    at_spans = [AlignedSource(np.arange(len(common) - 1), empty(0, 1), 1.0, s.predictions) for s in sources]
-    by_span = span_qualities(Quality.BITS_PER_BYTE, at_spans, np.asarray(common))
-    for source, qualities in zip(sources, by_span, strict=True):
-        assert source.predictions is not None
-        whole = quality_of(Quality.BITS_PER_BYTE, source.predictions)
-        assert (qualities * np.diff(common)).sum() / 30 == pytest.approx(whole)
-
-
-def test_spans_without_predictions_are_refused() -> None:
-    with pytest.raises(ValueError, match="align again with scope: span"):
-        span_qualities(Quality.BITS_PER_BYTE, [aligned([0], 1.0)], np.array([0]))
 
 
 @given(sources=several, rule=st.sampled_from(list(FusionRule)), data=st.data())

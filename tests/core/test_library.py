@@ -13,7 +13,6 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 from frontservers import fronted
 from fusery.core import vocab
 from fusery.core.library import built, calls, encoded, panics
-from fusery.core.rules import Vocabulary
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import FuseryError, ModelError
 from fusery.pipeline.align_open import named, opened, tokens_of
@@ -71,7 +70,7 @@ def test_a_token_that_breaks_the_other_sides_library_is_an_error() -> None:
     source = Tokenizer(models.WordLevel(words, unk_token="a"))
     source.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     with pytest.raises(ModelError, match="tokenizers library fails at the text 'xxx"):
-        vocab.build(Vocabulary.FIRST_PIECE, ByteTokenizer(source), ByteTokenizer(BREAKING["a split"]()))
+        vocab.first_piece(ByteTokenizer(source), ByteTokenizer(BREAKING["a split"]()))
 
 
 def test_a_server_answers_with_the_error_and_goes_on() -> None:

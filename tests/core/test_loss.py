@@ -373,7 +373,9 @@ def test_a_target_sure_of_anything_has_a_finite_bounded_gradient(tail: Tail, log
 def test_the_mass_of_an_unlikely_cell_never_underflows() -> None:
     logits = torch.tensor([[200.0, 0.0, 0.0, 0.0]], requires_grad=True)
     cells = Partitions.of([np.asarray([0, 1, 1, 1])])
-    loss, _ = loss_of_logits(logits, torch.zeros(1, dtype=INDEX), one_row([1], [1.0]), cells, Objective(0.0, Tail.DROP))
+    loss, _ = loss_of_logits(
+        logits, torch.zeros(1, dtype=INDEX), one_row([1], [1.0]), cells, Objective(0.0, Tail.RENORMALISE)
+    )
     assert loss.item() == pytest.approx(200 - np.log(3), rel=1e-6)
     (gradient,) = torch.autograd.grad(loss, logits)
     torch.testing.assert_close(gradient[0], torch.tensor([1.0, -1 / 3, -1 / 3, -1 / 3]))
@@ -403,10 +405,10 @@ def test_a_row_that_keeps_no_mass_counts_as_no_evidence() -> None:
 def test_statistics_are_what_the_words_say() -> None:
     logits = torch.log(torch.tensor([[0.5, 0.25, 0.125, 0.125], [0.25, 0.25, 0.25, 0.25]]))
     evidence = one_row([0, 1], [0.5, 0.25])
-    cells, objective = Partitions.of([np.asarray([0, 1, 1, 2])]), Objective(0.5, Tail.DROP)
+    cells, objective = Partitions.of([np.asarray([0, 1, 1, 2])]), Objective(0.5, Tail.RENORMALISE)
     loss, sums = loss_of_logits(logits, torch.tensor([1, 3]), evidence, cells, objective)
     clm = 2 * np.log(4)
-    fusion = 0.5 * np.log(2) - 0.25 * np.log(0.375)
+    fusion = 2 / 3 * np.log(2) - 1 / 3 * np.log(0.375)
     means = sums.means()
     assert means.clm_nats == pytest.approx(clm / 2)
     assert means.fusion_nats == pytest.approx(fusion, rel=1e-6)

@@ -31,7 +31,7 @@ def vocabularies(draw: st.DrawFn) -> tuple[list[str], list[str], tuple[str, str]
 
 @given(
     pair=vocabularies(),
-    rule=st.sampled_from([Vocabulary.MINED, Vocabulary.EXACT]),
+    rule=st.sampled_from([Vocabulary.MIN_ED, Vocabulary.EXACT]),
     ties=st.sampled_from(TieOrder),
     data=st.data(),
 )
@@ -49,7 +49,7 @@ def test_rows_taken_equal_the_plain_statement(
     mapping = dict(zip(keys, (target_vocabulary[i] for i in plain_nearest(keys, target_vocabulary)), strict=True))
     sides = TokenStrings(source, np.asarray(ids[0]), markers[0]), TokenStrings(target, np.asarray(ids[1]), markers[1])
     found = matches(path_of(*sides, ties), *sides, mapped)
-    expected = plain_reference(source, target, markers, mapping if rule is Vocabulary.MINED else None, ties.value)
+    expected = plain_reference(source, target, markers, mapping if rule is Vocabulary.MIN_ED else None, ties.value)
     assert [None if row == PAD else row for row in found.tolist()] == expected
 
 
@@ -57,7 +57,7 @@ def test_rows_taken_equal_the_plain_statement(
 def test_maps_are_exact_or_the_nearest_string(pair: tuple[list[str], list[str], tuple[str, str]]) -> None:
     source, target, markers = pair
     keys = [key(token, *markers) for token in source]
-    assert token_map(Vocabulary.MINED, source, markers[0], target, markers[1]).image_V.tolist() == plain_nearest(
+    assert token_map(Vocabulary.MIN_ED, source, markers[0], target, markers[1]).image_V.tolist() == plain_nearest(
         keys, target
     )
     exact = token_map(Vocabulary.EXACT, source, markers[0], target, markers[1]).image_V.tolist()
@@ -65,7 +65,7 @@ def test_maps_are_exact_or_the_nearest_string(pair: tuple[list[str], list[str], 
 
 
 def test_unused_ids_are_mapped_nowhere_and_to_nothing() -> None:
-    mapped = token_map(Vocabulary.MINED, ["a", None, "b"], "▁", [None, "b", "ab"], "▁")
+    mapped = token_map(Vocabulary.MIN_ED, ["a", None, "b"], "▁", [None, "b", "ab"], "▁")
     assert mapped.image_V.tolist() == [1, PAD, 1]
 
 
@@ -89,7 +89,7 @@ def test_a_first_token_that_lacks_no_marker_is_matched_as_any_other() -> None:
     source = TokenStrings(["Ġ"], np.array([0]), "▁")
     target = TokenStrings(["b", "a", "b", "cĠ", "b", "cĠ"], np.array([0, 1, 0, 2, 0, 2]), "Ġ")
     for ties in TieOrder:
-        mapped = token_map(Vocabulary.MINED, ["Ġ"], "▁", ["b", "a", "cĠ"], "Ġ")
+        mapped = token_map(Vocabulary.MIN_ED, ["Ġ"], "▁", ["b", "a", "cĠ"], "Ġ")
         found = matches(path_of(source, target, ties), source, target, mapped)
         expected = plain_reference(source.tokens, target.tokens, ("▁", "Ġ"), {"Ġ": "b"}, ties.value)
         assert [None if row == PAD else row for row in found.tolist()] == expected
@@ -118,7 +118,7 @@ def test_what_is_kept_of_a_row_is_a_softmax_of_its_own(top: TopK, data: st.DataO
 
 
 @pytest.mark.parametrize("target_kind", TOKENIZERS)
-@pytest.mark.parametrize("rule", [Vocabulary.MINED, Vocabulary.EXACT])
+@pytest.mark.parametrize("rule", [Vocabulary.MIN_ED, Vocabulary.EXACT])
 def test_whole_tokenizers_give_what_the_plain_rule_gives_without_their_prefix_tokens(
     rule: Vocabulary, target_kind: str
 ) -> None:
@@ -137,7 +137,7 @@ def test_whole_tokenizers_give_what_the_plain_rule_gives_without_their_prefix_to
             [str(side.token_strings[i]) for i in ids]
             for side, ids in ((source, s.ids_T.tolist()), (target, t.ids_T[first:].tolist()))
         ]
-        expected = plain_reference(*strings, markers, mapping if rule is Vocabulary.MINED else None)[:-1]
+        expected = plain_reference(*strings, markers, mapping if rule is Vocabulary.MIN_ED else None)[:-1]
         pairs = align(Positions.REFERENCE, Side(source, s), Side(target, t), vocabulary)
         taken = {i + first: row for i, row in enumerate(expected) if row is not None}
         assert dict(zip(pairs.target_positions_R.tolist(), pairs.source_rows_R.tolist(), strict=True)) == taken

@@ -8,11 +8,11 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from fusery.core import vocab
 from fusery.core.alignment import Alignment, Side, align
-from fusery.core.fallback import with_fallback
 from fusery.core.projection import project, project_as_reference
+from fusery.core.reference import with_fallback
 from fusery.core.rules import Fallback, Positions, Vocabulary
 from fusery.core.tokens import ByteTokenizer
-from fusery.core.topk import TopK, empty
+from fusery.core.topk import PAD, TopK, empty
 from picomodels import pico_byte_tokenizer
 
 
@@ -27,16 +27,28 @@ def _aligned(
     positions: Positions, source: ByteTokenizer, target: ByteTokenizer, text: str
 ) -> tuple[Alignment, Side, Side]:
     sides = Side(source, source.tokenize(text)), Side(target, target.tokenize(text))
-    rule = Vocabulary.MINED if positions is Positions.REFERENCE else Vocabulary.PARTITION
+    rule = Vocabulary.MIN_ED if positions is Positions.REFERENCE else Vocabulary.PARTITION
     return align(positions, *sides, vocab.build(rule, source, target, positions)), *sides
 
 
 def test_its_one_hot_names_the_token_at_the_position_though_the_row_predicts_the_next() -> None:
     target_ids, cells = np.array([5, 6, 7]), np.arange(10)
     nothing = np.zeros(0, np.int64)
-    _, current = with_fallback(Fallback.CURRENT_TOKEN, nothing, empty(0, 1), target_ids, cells)
-    assert current.ids_RK[:, 0].tolist() == [5, 6]
+    positions, current = with_fallback(Fallback.CURRENT_TOKEN, nothing, empty(0, 1), target_ids, cells)
+    assert (positions.tolist(), current.ids_RK[:, 0].tolist()) == ([0, 1], [5, 6])
+    assert current.log_probs_RK[:, 0].tolist() == [0, 0]
     assert with_fallback(Fallback.NONE, nothing, empty(0, 1), target_ids, cells)[0].tolist() == []
+
+
+def test_positions_with_evidence_keep_it_beside_the_one_hots() -> None:
+    top = TopK(np.array([[7, 8], [5, PAD]]), np.log(np.array([[0.5, 0.25], [0.5, 0]], np.float32) + 1e-30))
+    cells = np.arange(20) + 100
+    cells[12] = PAD  # a token in no cell gets no certainty
+    positions, found = with_fallback(Fallback.CURRENT_TOKEN, np.array([1, 3]), top, np.arange(10, 16), cells, first=0)
+    assert positions.tolist() == [0, 1, 3, 4]
+    assert found.ids_RK.tolist() == [[110, PAD], [7, 8], [5, PAD], [114, PAD]]
+    after_bos, _ = with_fallback(Fallback.CURRENT_TOKEN, np.zeros(0, np.int64), empty(0, 2), np.arange(5), cells, 2)
+    assert after_bos.tolist() == [2, 3]
 
 
 def test_it_drops_the_mass_of_a_second_token_with_the_same_image_and_stretches_the_rest() -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -67,7 +69,7 @@ def test_special_tokens_are_in_no_cell_of_a_partition(source: str, target: str) 
 @pytest.mark.parametrize(("source", "target"), PAIRS)
 def test_a_source_token_shares_the_cell_of_the_targets_first_token_of_its_bytes(source: str, target: str) -> None:
     partition = build(Vocabulary.PARTITION, source, target)
-    first_piece = build(Vocabulary.FIRST_PIECE, source, target)
+    first_piece = vocab.first_piece(pico_byte_tokenizer(source), pico_byte_tokenizer(target))
     mapped = np.flatnonzero(first_piece.cell_of_source_V != PAD)
     images = first_piece.cell_of_source_V[mapped]
     assert (partition.cell_of_source_V[mapped] == partition.cell_of_target_V[images]).all()
@@ -103,33 +105,32 @@ def test_exact_maps_equal_bytes_and_nothing_else() -> None:
             assert source.token_bytes[token] == target.token_bytes[image]
 
 
-def test_mined_takes_the_least_distance_and_the_smallest_id_on_ties() -> None:
-    mined = build(Vocabulary.MINED, "unigram", "byte_level")
+def test_min_ed_takes_the_least_distance_and_the_smallest_id_on_ties() -> None:
+    nearest = build(Vocabulary.MIN_ED, "unigram", "byte_level")
     source, target = pico_byte_tokenizer("unigram"), pico_byte_tokenizer("byte_level")
     candidates = [(i, spelled) for i, spelled in enumerate(target.token_bytes) if spelled]
     for token in range(0, source.size, 17):
         spelled = source.token_bytes[token]
         if spelled:
             best = min(candidates, key=lambda item: (Levenshtein.distance(spelled, item[1]), item[0]))
-            assert mined.cell_of_source_V[token] == best[0]
+            assert nearest.cell_of_source_V[token] == best[0]
 
 
 def test_a_byte_token_stands_for_its_byte_only_if_no_ordinary_token_does() -> None:
-    target = pico_byte_tokenizer("sentencepiece")
-    first_piece = build(Vocabulary.FIRST_PIECE, "byte_level", "sentencepiece")
-    source = pico_byte_tokenizer("byte_level")
+    source, target = pico_byte_tokenizer("byte_level"), pico_byte_tokenizer("sentencepiece")
+    first_piece = vocab.first_piece(source, target)
     letter, newline = source.token_bytes.index(b"a"), source.token_bytes.index(b"\n")
     assert first_piece.cell_of_source_V[letter] not in target.byte_fallback_ids
     assert first_piece.cell_of_source_V[newline] in target.byte_fallback_ids
 
 
-@pytest.mark.parametrize("rule", [Vocabulary.PARTITION, Vocabulary.FIRST_PIECE])
+@pytest.mark.parametrize("build_map", [partial(vocab.build, Vocabulary.PARTITION), vocab.first_piece])
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_a_tokenizer_mapped_to_itself_has_a_cell_of_its_own_for_every_token_that_spells_something(
-    rule: Vocabulary, kind: str
+    build_map: Callable[[ByteTokenizer, ByteTokenizer], VocabularyMap], kind: str
 ) -> None:
     tokenizer = pico_byte_tokenizer(kind)
-    identity = build(rule, kind, kind)
+    identity = build_map(tokenizer, tokenizer)
     spelling = np.asarray([i for i, spelled in enumerate(tokenizer.token_bytes) if spelled])
     assert (identity.cell_of_source_V[spelling] == identity.cell_of_target_V[spelling]).all()
     assert len(set(identity.cell_of_source_V[spelling].tolist())) == len(spelling)

@@ -209,7 +209,9 @@ def test_an_unknown_source_or_task_is_refused_with_what_there_is(finished: tuple
 
 def test_the_held_out_plan_never_looks_at_the_text(finished: tuple[Run, Plan, Report]) -> None:
     run, plan, _ = finished
-    changed = plan.model_copy(update={"alignment": plan.alignment.model_copy(update={"fallback": Fallback.NEXT_TOKEN})})
+    changed = plan.model_copy(
+        update={"alignment": plan.alignment.model_copy(update={"fallback": Fallback.CURRENT_TOKEN})}
+    )
     held_out = baselines.held_out_plan(run, changed)
     assert held_out.alignment.fallback is Fallback.NONE
     assert held_out.corpus_digest == run.corpora.held_out.digest

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.core.fusion import AlignedSource, Predictions, quality_of
-from fusery.core.rules import Quality
+from fusery.core.fusion import Predictions, cost_of
+from fusery.core.rules import Cost
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import empty
 from fusery.errors import Mismatch, ModelError
@@ -22,7 +22,7 @@ from fusery.evaluation.report import Report, read, write
 from fusery.evaluation.scores import Scores
 from fusery.evaluation.tables import bits_per_byte_cells, gain_lines, to_markdown
 from fusery.evaluation.windows import Reading
-from fusery.formats.shards import AlignedDocument, CorpusDocument, read_aligned, write_aligned
+from fusery.formats.shards import CorpusDocument
 from fusery.pipeline.corpus import check_documents
 from fusery.run_sections import GateSpec
 from fusery.source.api import Distributions, Document
@@ -56,10 +56,10 @@ def measured(tokenizer: ByteTokenizer, text: str, window_tokens: int = 10_000) -
     return measure(Uniform(tokenizer), documents, reading=Reading(tokenizer, window_tokens))
 
 
-def mince_quality(tokenizer: ByteTokenizer, text: str) -> float:
+def mince_cost(tokenizer: ByteTokenizer, text: str) -> float:
     read = tokenizer.tokenize(text)
     log_probs = np.full(len(read.ids_T), -math.log(100), np.float32)
-    return quality_of(Quality.BITS_PER_BYTE, Predictions(log_probs, read.byte_ends_T, read.unspelled_T))
+    return cost_of(Cost.BITS_PER_BYTE, Predictions(log_probs, read.byte_ends_T, read.unspelled_T))
 
 
 @kinds
@@ -74,7 +74,7 @@ def test_what_a_tokenizer_loses_makes_no_model_better(kind: Kind) -> None:
 def test_the_evaluation_and_mince_count_the_same_bytes(kind: Kind) -> None:
     tokenizer = tokenizer_of(kind)
     for text in (kind.exact, kind.lossy):
-        assert mince_quality(tokenizer, text) == pytest.approx(measured(tokenizer, text).mean_bits_per_byte, rel=1e-6)
+        assert mince_cost(tokenizer, text) == pytest.approx(measured(tokenizer, text).mean_bits_per_byte, rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -169,17 +169,6 @@ def test_the_report_keeps_the_bytes_that_are_not_spelled(tmp_path) -> None:  # t
 def test_pieces_add_up_with_what_is_not_spelled() -> None:
     pieces = Scores(("a#0", "a#1"), ("x", "x"), (1.0, 2.0), (3, 5), (4, 0))
     assert pieces.of_whole_documents() == Scores(("a#0",), ("x",), (3.0,), (8,), (4,))
-
-
-def test_an_aligned_shard_keeps_what_is_not_spelled_for_fusion_by_spans() -> None:
-    documents = []
-    for name, unspelled in (("a", np.array([0, 4, 0])), ("b", None)):
-        predictions = Predictions(np.zeros(3, np.float32), np.array([2, 9, 11]), unspelled)
-        documents.append(
-            AlignedDocument(name, "x", 3, AlignedSource(np.zeros(0, np.int64), empty(0, 1), 1.0, predictions))
-        )
-    back = read_aligned(write_aligned(documents, {}))
-    assert [d.source.predictions.predicted_bytes_T.tolist() for d in back if d.source.predictions] == [[3, 2], [7, 2]]
 
 
 @pytest.mark.parametrize("kind", [kind for name, kind in KINDS.items() if "indentation" in name or "words" in name])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from fusery.core.rules import FusionRule, Positions, Quality, Tail, Vocabulary
+from fusery.core.rules import Cost, FusionRule, Positions, Tail, Vocabulary
 from fusery.run_file import read_run_file
 from fusery.run_sections import TrainingSpec
 
@@ -26,12 +26,12 @@ def test_the_papers_run_has_the_papers_settings() -> None:
         "openlm-research/open_llama_7b_v2",
         "mosaicml/mpt-7b",
     ]
-    assert (config.capture.top_k, config.fusion.rule, config.fusion.quality) == (
+    assert (config.capture.top_k, config.fusion.rule, config.fusion.cost) == (
         10,
         FusionRule.MIN_CE,
-        Quality.TOKEN_CE,
+        Cost.TOKEN_CE,
     )
-    assert (config.alignment.positions, config.alignment.vocabulary) == (Positions.MINED, Vocabulary.MINED)
+    assert (config.alignment.positions, config.alignment.vocabulary) == (Positions.DTW, Vocabulary.MIN_ED)
     training = config.training
     assert (training.clm_weight, training.tail, training.epochs) == (0.9, Tail.RENORMALISE, 1)
     assert (training.learning_rate, training.warmup_ratio, training.batch_sequences) == (1e-5, 0.008, 128)

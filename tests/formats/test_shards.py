@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -65,7 +66,7 @@ def test_ragged_rows_are_read_back_as_they_were(tops: list[TopK]) -> None:
     ]
     for one, other in zip(aligned, shards.read_aligned(shards.write_aligned(aligned, {})), strict=True):
         assert (one.doc_id, one.domain, one.target_tokens) == (other.doc_id, other.domain, other.target_tokens)
-        assert one.source.quality == other.source.quality
+        assert one.source.cost == other.source.cost
         np.testing.assert_array_equal(one.source.positions_R, other.source.positions_R)
         assert_same_top(one.source.top, other.source.top)
 
@@ -164,3 +165,28 @@ def test_float16_adds_less_noise_than_a_source_in_bfloat16_has() -> None:
     noise = np.abs(np.take_along_axis(in_bfloat16 - exact, top, axis=1)).mean()
     kept = np.take_along_axis(exact, top, axis=1)
     assert np.abs(kept.astype(np.float16) - kept).mean() < noise / 10
+
+
+def with_entries(content: bytes, entries: list[int]) -> bytes:
+    """An aligned shard of one document whose rows claim other numbers of entries."""
+    table = pq.read_table(io.BytesIO(content))
+    lists = pa.array([entries], pa.large_list(pa.uint16()))
+    sink = io.BytesIO()
+    pq.write_table(table.set_column(table.column_names.index("entries"), "entries", lists), sink)
+    return sink.getvalue()
+
+
+def test_one_wide_row_among_many_does_not_grow_the_memory() -> None:
+    rows = 40_000
+    top = TopK(np.zeros((rows, 1), np.int64), np.full((rows, 1), -1, np.float32))
+    content = shards.write_aligned([AlignedDocument("d", "x", rows, AlignedSource(np.arange(rows), top, 1.0))], {})
+    with pytest.raises(Corrupt, match=r"rows of up to 60000 entries unpack to 28800000000 bytes, at most 1073741824"):
+        shards.read_aligned(with_entries(content, [60_000] + [1] * (rows - 1)))
+
+
+@pytest.mark.parametrize("entries", [[1, 2], [1], [1, 1, 0, 1]])
+def test_rows_with_other_numbers_of_entries_than_there_are_make_a_shard_corrupt(entries: list[int]) -> None:
+    top = TopK(np.zeros((2, 1), np.int64), np.full((2, 1), -1, np.float32))
+    content = shards.write_aligned([AlignedDocument("d", "x", 9, AlignedSource(np.arange(2), top, 1.0))], {})
+    with pytest.raises(Corrupt, match="other numbers of entries"):
+        shards.read_aligned(with_entries(content, entries))

@@ -132,7 +132,7 @@ def test_a_definition_that_fusery_wrote_is_a_tokenizers_file(
     assert content["target"]["tokenizer_fingerprint"] == shown["tokenizer_fingerprint"]
 
 
-@pytest.mark.parametrize("positions", ["boundary", "mined"])
+@pytest.mark.parametrize("positions", ["boundary", "dtw"])
 def test_the_rules_are_those_that_are_asked_for(
     positions: str, tokenizer_file: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -278,8 +278,8 @@ def test_a_folder_without_weights_says_how_to_see_its_tokens(
 @pytest.mark.parametrize(
     ("option", "given", "says"),
     [
-        ("--positions", "bondary", "no such mode: 'bondary'; did you mean 'boundary'? known: boundary, mined"),
-        ("--vocabulary", "Partition", "did you mean 'partition'? known: partition, first_piece, mined, exact"),
+        ("--positions", "bondary", "no such mode: 'bondary'; did you mean 'boundary'? known: boundary, dtw"),
+        ("--vocabulary", "Partition", "did you mean 'partition'? known: partition, min_ed, exact"),
         ("--top", "0", "expected a whole number of at least 1, got '0'"),
     ],
 )
@@ -292,3 +292,14 @@ def test_an_unknown_mode_is_answered_with_the_nearest_known_one(
     shown = capsys.readouterr().err
     assert f"argument {option}: " in shown
     assert says in shown
+
+
+def test_an_old_name_of_a_mode_is_taken_with_a_warning(
+    tokenizer_file: str, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    models = ["--target", tokenizer_file, "--source", tokenizer_file, "--json"]
+    assert cli.main(["align", TEXT, *models, "--positions", "mined", "--vocabulary", "mined"]) == 0
+    assert "mined is called dtw now; change it, the next version knows dtw only" in caplog.text
+    old = capsys.readouterr().out
+    assert cli.main(["align", TEXT, *models, "--positions", "dtw", "--vocabulary", "min_ed"]) == 0
+    assert capsys.readouterr().out == old

@@ -124,7 +124,7 @@ def test_cells_are_shown_by_their_tokens() -> None:
 
 def test_mined_positions_show_the_pairs_and_those_that_slipped() -> None:
     text = "In 1974 the naïve café"
-    view = seen(text, "byte_level", "unigram", rules=modes("mined", "exact"))
+    view = seen(text, "byte_level", "unigram", rules=modes("dtw", "exact"))
     shown = printed(view, width=200)
     assert "matched pairs, target ↔ source:" in shown
     [source] = view.sources

@@ -20,8 +20,8 @@ from picomodels import TEXTS, TOKENIZERS
 TEXT = TEXTS[4].strip()
 
 
-@pytest.mark.parametrize("positions", ["boundary", "mined"])
-@pytest.mark.parametrize("vocabulary", ["partition", "first_piece", "mined", "exact"])
+@pytest.mark.parametrize("positions", ["boundary", "dtw"])
+@pytest.mark.parametrize("vocabulary", ["partition", "min_ed", "exact"])
 def test_matches_cells_and_masses_are_those_of_the_align_hop(positions: str, vocabulary: str) -> None:
     rules = modes(positions, vocabulary)
     target, source = reading("sentencepiece", TEXT), reading("byte_level", TEXT, skill=0.5)
@@ -59,9 +59,9 @@ def test_a_source_with_the_targets_tokenizer_has_evidence_everywhere_and_its_bes
         assert match.cells[0].tokens == ((shown.target[match.position + 1].id, shown.target[match.position + 1].shown),)
 
 
-@given(st.text(alphabet="The naïve 東京 fox\n\t😀", min_size=1, max_size=24), st.sampled_from(["boundary", "mined"]))
+@given(st.text(alphabet="The naïve 東京 fox\n\t😀", min_size=1, max_size=24), st.sampled_from(["boundary", "dtw"]))
 def test_tokens_cover_the_text_and_matches_point_into_both(text: str, positions: str) -> None:
-    rules = modes(positions, "first_piece")
+    rules = modes(positions, "min_ed")
     shown = seen(text, "byte_level", "sentencepiece", skill=0.4, rules=rules)
     [source] = shown.sources
     for row in (shown.target, source.tokens):
@@ -98,7 +98,7 @@ def test_only_as_many_next_tokens_and_cells_are_kept_as_are_shown() -> None:
     [
         ("T", "byte_level", "sentencepiece", "boundary", "the target reads the text as one token"),
         ("fox", "sentencepiece", "unigram", "boundary", "ends where one of the target's does"),
-        ("東", "byte_level", "unigram", "mined", "compare with --positions boundary"),
+        ("東", "byte_level", "unigram", "dtw", "compare with --positions boundary"),
     ],
 )
 def test_a_text_without_evidence_says_why(text: str, target: str, source: str, positions: str, says: str) -> None:

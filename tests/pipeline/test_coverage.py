@@ -66,8 +66,8 @@ def test_nothing_is_divided_by_zero(store: Store) -> None:
     ("alignment", "falls_back"),
     [
         ({}, None),
-        ({"fallback": "next_token"}, 0.75),
-        ({"positions": "mined"}, 0.75),
+        ({"fallback": "current_token"}, 0.75),
+        ({"positions": "dtw"}, 0.75),
         ({"positions": "reference"}, 0.75),
     ],
 )

@@ -69,8 +69,7 @@ def test_a_table_fits_the_terminal_and_cuts_no_word(
     [
         ({}, ["other", "larger"], ["falls", "nearest", "first"]),
         ({"vocabulary": "exact"}, ["same"], ["other", "larger", "nearest"]),
-        ({"vocabulary": "first_piece"}, ["first", "piece"], ["other", "larger"]),
-        ({"positions": "mined", "vocabulary": "mined"}, ["falls", "nearest"], ["other", "larger"]),
+        ({"positions": "dtw", "vocabulary": "min_ed"}, ["falls", "nearest"], ["other", "larger"]),
         ({"positions": "reference"}, ["falls", "nearest"], ["other", "larger"]),
     ],
 )

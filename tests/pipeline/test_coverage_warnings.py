@@ -131,7 +131,7 @@ def test_longer_tokens_than_the_targets_are_the_cause() -> None:
     assert "the source cuts the text into longer tokens, 30 for 100 positions" in cause
 
 
-@pytest.mark.parametrize("rule", [Positions.MINED, Positions.REFERENCE])
+@pytest.mark.parametrize("rule", [Positions.DTW, Positions.REFERENCE])
 def test_a_rule_that_takes_fewer_positions_is_the_cause(rule: Positions) -> None:
     cause = why_few_positions(counts(), rule, 0.5, BYTE_LEVEL, BYTE_LEVEL)
     assert f"alignment.positions is {rule.value}" in cause
@@ -153,7 +153,7 @@ def test_little_mass_is_for_k_or_for_the_map_whichever_lost_more() -> None:
 @pytest.mark.parametrize("rule", list(Vocabulary))
 def test_a_map_that_drops_mass_is_told_how_to_mend(rule: Vocabulary) -> None:
     cause = why_little_mass(counts(mass_I=masses(no_cell=10.0)), rule, 10)
-    assert ("alignment.vocabulary: partition" in cause) == (rule in (Vocabulary.EXACT, Vocabulary.MINED))
+    assert ("alignment.vocabulary: partition" in cause) == (rule in (Vocabulary.EXACT, Vocabulary.MIN_ED))
 
 
 def test_k_is_never_said_to_be_over_the_vocabulary(store: Store) -> None:

@@ -26,7 +26,7 @@ from trainingdata import pico_job
 RULES = [
     *((rule, Positions.BOUNDARY) for rule in Vocabulary),
     (Vocabulary.EXACT, Positions.REFERENCE),
-    (Vocabulary.MINED, Positions.REFERENCE),
+    (Vocabulary.MIN_ED, Positions.REFERENCE),
 ]
 
 

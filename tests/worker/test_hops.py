@@ -119,14 +119,14 @@ def test_coverage_counts_positions_and_mass_by_domain(store: Store) -> None:
         assert sum(counts["kept_histogram"][74:76]) >= 0.95 * counts["with_evidence"]
 
 
-def test_the_fallback_puts_all_mass_on_the_next_token(store: Store) -> None:
-    sections = {"alignment": {"positions": "mined", "vocabulary": "exact", "fallback": "next_token"}}
+def test_the_fallback_puts_all_mass_on_the_current_token(store: Store) -> None:
+    sections = {"alignment": {"positions": "dtw", "vocabulary": "exact", "fallback": "current_token"}}
     plan = make_plan(store, "byte_level", ["sentencepiece"], **sections)
     for document in carry_out(store, plan, [FakeSource("sentencepiece")]):
         assert document.evidence.positions_R.tolist() == list(range(len(document.token_ids_N) - 1))
         sure = document.evidence.top.log_probs_RK[:, 0] == 0
         assert sure.any()
-        expected = document.token_ids_N[1:][sure]
+        expected = document.token_ids_N[:-1][sure]
         np.testing.assert_array_equal(document.evidence.top.ids_RK[sure, 0], expected)
         assert (document.evidence.top.ids_RK[sure, 1:] == PAD).all()
 

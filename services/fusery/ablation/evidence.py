@@ -59,7 +59,10 @@ def evidence_run(base: Run, config: RunConfig) -> Run:
     changed = base.config.model_copy(update=fields)
     if changed == base.config:
         return base
-    dumped = config.model_dump(mode="json", include=set(_SECTIONS))
+    dumped = config.model_dump(mode="json", include=set(_SECTIONS)) | {
+        "alignment": config.alignment.stored(),
+        "fusion": config.fusion.stored(),
+    }
     run_id = f"{base.config.name}-{digest([base.run_id, dumped])[:10]}"
     return replace(base, file=replace(base.file, config=changed), run_id=run_id)
 
@@ -180,8 +183,7 @@ def fuse(base: Run, plans: Sequence[Plan], lost: Mapping[str, str], launch: str,
 
 def _fuse(base: Run, plan: Plan, broker_url: str, watch: _Watch, launch: str) -> str | None:
     """The reason, where shards of one plan could not be made."""
-    in_flight = base.config.services.max_in_flight
-    job = HopsJob(base.store, plan, broker_url, {}, Hop.FUSE, in_flight, lambda: publish_input(base), watch.check)
+    job = HopsJob(base.store, plan, broker_url, {}, Hop.FUSE, lambda: publish_input(base), watch.check)
     try:
         progress = coordinate(job, launch, watch.see)
     except _CaptureGone as error:

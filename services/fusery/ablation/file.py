@@ -13,6 +13,7 @@ repeat: [0, 1, 2]                       # seeds of the training
 from __future__ import annotations
 
 import difflib
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,11 +24,13 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from fusery.ablation.settings import Settings, apply, check_key, overlapping
+from fusery.ablation.settings import SOURCES, Settings, apply, check_key, overlapping
 from fusery.errors import ConfigError
 from fusery.run_config import Name, RunConfig
-from fusery.run_file import Place, RunFile, YamlFile, explained, read_run_file, read_yaml
-from fusery.run_sections import Section
+from fusery.run_file import RunFile, YamlFile, explained, read_run_file, read_yaml
+from fusery.section import Place, Section, old_words
+
+log = logging.getLogger(__name__)
 
 _MOST_CASES = 1000
 _MOST_SEEDS = 100
@@ -134,6 +137,7 @@ def read_ablation(path: Path) -> AblationFile:
     content = read_yaml(place, "a run's YAML file", "name, target, sources, corpus, …").content
     _check_keys(file, spec)
     drafts = list(_product(file, spec) if spec.axes else _named(spec))
+    _warn_of_old_words(file, drafts)
     cases = _checked(file, content, drafts)
     _check_distinct(file, cases, [draft.place for draft in drafts])
     return AblationFile(spec, path.resolve(), base, tuple(cases), spec.seeds(base.config.seed))
@@ -250,6 +254,13 @@ def _exclusions(file: YamlFile, spec: AblationSpec, axes: Mapping[str, Values]) 
             where[axis] = label
         found.append(where)
     return found
+
+
+def _warn_of_old_words(file: YamlFile, drafts: Sequence[_Draft]) -> None:
+    given = {(key, draft.places[key]): value for draft in drafts for key, value in draft.settings.items()}
+    for (key, place), value in given.items():
+        for _, warning in () if key == SOURCES else old_words(apply({}, {key: value}), RunConfig):
+            log.warning("%s: %s", file.at(place), warning)
 
 
 def _checked(file: YamlFile, content: Mapping[str, Any], drafts: Sequence[_Draft]) -> list[Case]:

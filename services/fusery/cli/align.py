@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from fusery.cli import options
@@ -23,9 +24,10 @@ def set_up(parser: Parser) -> None:
         ("--vocabulary", Vocabulary, None),
     ):
         shown = "|".join(choice.value for choice in choices)
-        usual = "partition, mined with reference" if default is None else default.value
+        usual = "partition, min_ed with reference" if default is None else default.value
         says = f"{shown} (default: {usual})"
-        parser.add_argument(option, type=options.one_of(choices), default=default, metavar="MODE", help=says)
+        kind = options.one_of(choices, partial(_new_word, option[2:]))
+        parser.add_argument(option, type=kind, default=default, metavar="MODE", help=says)
     parser.add_argument("--top", type=options.count, default=3, help="next tokens and cells shown (default: 3)")
     entries = "entries asked of a source (default: 64, as a run)"
     parser.add_argument("--top-k", type=options.count, default=64, help=entries)
@@ -34,6 +36,12 @@ def set_up(parser: Parser) -> None:
     parser.add_argument("--dtype", type=options.one_of(Dtype), default=Dtype.FLOAT32, help=dtype)
     parser.add_argument("--json", action="store_true", help="for programs; docs/align.md lists the keys")
     parser.add_argument("--html", type=Path, metavar="FILE", help="write a page with all of it, and print a summary")
+
+
+def _new_word(key: str, value: str) -> tuple[str, str] | None:
+    from fusery.run_sections import AlignmentSpec
+
+    return AlignmentSpec.new_word(key, value)
 
 
 def call(given: Arguments) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import logging
 import math
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
+
+log = logging.getLogger(__name__)
 
 Parser = argparse.ArgumentParser
 Arguments = argparse.Namespace
@@ -31,11 +34,19 @@ def seconds(text: str) -> float:
     return value
 
 
-def one_of(choices: type[Choice]) -> Callable[[str], Choice]:
-    """Reads a choice by its name; the nearest known name is in the message of a wrong one."""
+def one_of(
+    choices: type[Choice], new_word: Callable[[str], tuple[str, str] | None] | None = None
+) -> Callable[[str], Choice]:
+    """Reads a choice by its name; the nearest known name is in the message of a wrong one.
+
+    `new_word`: key and value as they are called now, of a value that has an old name (`Section.new_word`).
+    """
 
     def parse(text: str) -> Choice:
         known = [choice.value for choice in choices]
+        if new_word is not None and (new := new_word(text)) is not None:
+            log.warning("%s is called %s now; change it, the next version knows %s only", text, new[1], new[1])
+            text = new[1]
         if text in known:
             return choices(text)
         near = difflib.get_close_matches(text, known, n=1, cutoff=0.0)

@@ -1,7 +1,7 @@
 """Sequence alignment: which source row is evidence for which target position.
 
 `boundary` (default): a source row says what comes after the byte at which its token ends, so it is valid
-evidence exactly for the target position whose token ends at the same byte. `mined`: the paper's dynamic time
+evidence exactly for the target position whose token ends at the same byte. `dtw`: the paper's dynamic time
 warping over the two token sequences, on canonical bytes. `reference`: the same on token strings, as the paper's
 implementation does it (see `reference`).
 """
@@ -51,7 +51,7 @@ def align(
     vocabulary: VocabularyMap,
     ties: TieOrder = TieOrder.DIAGONAL_SOURCE_TARGET,
 ) -> Alignment:
-    """Valid evidence for the target's positions under `rule`; `ties` is for the rules that take a warping path."""
+    """Valid evidence for the target's positions under `rule`; `ties` is for `reference`."""
     return _RULES[rule](source, target, vocabulary, ties)
 
 
@@ -80,19 +80,6 @@ def boundary(source: TokenizedText, target: TokenizedText) -> Alignment:
     return Alignment(positions[common], rows[at[common]])
 
 
-def agreeing(pairs: Alignment, source: TokenizedText, target: TokenizedText, vocabulary: VocabularyMap) -> Alignment:
-    """The pairs after which both sides go on with tokens of one cell.
-
-    Where they do not, a tokenizer looked further than its next token (a run of spaces that leaves its last one to the
-    word): the source is right about the text and wrong about the cell, and would teach against the label.
-    """
-    # A source that has read the whole text predicts nothing of it.
-    pairs = pairs.take(np.flatnonzero(pairs.source_rows_R < len(source.ids_T) - 1))
-    source_cells = vocabulary.cell_of_source_V[source.ids_T[pairs.source_rows_R + 1]]
-    target_cells = vocabulary.cell_of_target_V[target.ids_T[pairs.target_positions_R + 1]]
-    return pairs.take(np.flatnonzero(source_cells == target_cells))
-
-
 def _ends(text: TokenizedText) -> IntArray:
     """Byte ends, −1 before a space that is not in the text."""
     if not text.has_prefix_space:
@@ -106,9 +93,9 @@ def _standing(text: TokenizedText, ends_T: IntArray) -> IntArray:
     return np.flatnonzero(last if text.stands_T is None else last & text.stands_T)
 
 
-def _mined(source: Side, target: Side, vocabulary: VocabularyMap, ties: TieOrder) -> Alignment:
+def _dtw(source: Side, target: Side, vocabulary: VocabularyMap, _: TieOrder) -> Alignment:
     """Positions that meet exactly one source row whose token is in the same cell as theirs."""
-    path = warping_path(_bytes_of(source), _bytes_of(target), ties)
+    path = warping_path(_bytes_of(source), _bytes_of(target))
     rows, positions = one_to_one(path.pairs_P2, len(target.text.ids_T))
     source_cells = vocabulary.cell_of_source_V[source.text.ids_T[rows]]
     target_cells = vocabulary.cell_of_target_V[target.text.ids_T[positions]]
@@ -139,6 +126,6 @@ def _bytes_of(side: Side) -> list[bytes]:
 
 _RULES: dict[Positions, Callable[[Side, Side, VocabularyMap, TieOrder], Alignment]] = {
     Positions.BOUNDARY: _boundary,
-    Positions.MINED: _mined,
+    Positions.DTW: _dtw,
     Positions.REFERENCE: _reference,
 }

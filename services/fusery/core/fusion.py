@@ -3,18 +3,23 @@
 MinCE takes, at each position, the source that predicts this document best among those that have evidence
 there; AvgCE keeps all of them, weighted. Their partitions of the target's vocabulary differ, so AvgCE is a
 weighted set of rows and not one row: the losses add. Rows that speak of the same cells become one (`merged`).
+
+To add a rule: its name in `rules.FusionRule`, and here a function with a line in `_RULES`. The function gets all rows
+of a document, ordered by position, then by source: target positions, source numbers, costs of the sources, τ. It gives
+the indices of the rows to keep, ascending, and a weight for every row; kept weights add up to 1 at each position. YAML,
+schema, digests and property tests follow from the name (docs/how-to-add.md).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import reduce
 
 import numpy as np
 
 from fusery.core.projection import sum_duplicates
-from fusery.core.rules import FusionRule, Quality
+from fusery.core.rules import Cost, FusionRule
 from fusery.core.topk import PAD, DoubleArray, FloatArray, IntArray, TopK, empty
 
 
@@ -38,15 +43,11 @@ class Predictions:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AlignedSource:
-    """One source's evidence for a document: target positions int64 [R], cells, quality (low is good).
-
-    `predictions`: kept where the scope of fusion asks for the quality of parts of the document.
-    """
+    """One source's evidence for a document: target positions int64 [R], cells, and its cost (low is good)."""
 
     positions_R: IntArray
     top: TopK
-    quality: float
-    predictions: Predictions | None = None
+    cost: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,65 +64,39 @@ class Evidence:
     top: TopK
 
 
-def quality_of(rule: Quality, predictions: Predictions) -> float:
+def cost_of(rule: Cost, predictions: Predictions) -> float:
     """How badly a source predicts a document; infinite if it predicts nothing of it.
 
     Bits per byte compare across tokenizers; token cross-entropy (nats) is the paper's and does not. Bits of all tokens
     count, bytes only where a token spells them, so that a source gains nothing by text that its tokenizer drops.
+
+    >>> said = Predictions(np.log(np.float32([0.5, 0.25, 1])), np.array([0, 2, 6]))  # ½, then ¼; 6 bytes
+    >>> cost_of(Cost.BITS_PER_BYTE, said), cost_of(Cost.TOKEN_CE, said)  # 3 bits / 6 bytes; 3 ln 2 / 2 tokens
+    (0.5, 1.0397207708399179)
     """
-    everything = np.zeros(max(len(predictions.next_log_probs_T) - 1, 0), np.int64)
-    return float(_quality_by_span(rule, predictions, everything, 1)[0])
+    nats = -predictions.next_log_probs_T[:-1].astype(np.float64)
+    sizes = np.ones(len(nats)) if rule is Cost.TOKEN_CE else predictions.predicted_bytes_T * np.log(2)
+    # Added one after the other; sum() adds in pairs, which gives other last bits.
+    total, size = (0.0 + float(values.cumsum()[-1]) if len(values) else 0.0 for values in (nats, sizes))
+    return total / size if size > 0 else math.inf
 
 
-def span_qualities(rule: Quality, sources: Sequence[AlignedSource], target_ends_N: IntArray) -> list[DoubleArray]:
-    """For each source the quality at each of its rows: of the span that begins or goes on after the row's position.
-
-    Spans lie between the byte boundaries that all sources have in common, so each source predicted the same bytes.
-
-    Raises:
-        ValueError: a source has no predictions.
-    """
-    predictions = [source.predictions for source in sources if source.predictions is not None]
-    if len(predictions) < len(sources):
-        raise ValueError("fusion by spans needs every source's predictions; align again with scope: span")
-    common = reduce(np.intersect1d, [p.byte_ends_T for p in predictions])
-    qualities = []
-    for source, predicted in zip(sources, predictions, strict=True):
-        # The spans' ends are ends of every source's tokens, so a token lies in the span in which it ends; by its end,
-        # because the pieces of a character may all end where it does.
-        spans = np.searchsorted(common, predicted.byte_ends_T[1:], side="left")
-        by_span = _quality_by_span(rule, predicted, spans, len(common) + 1)
-        qualities.append(by_span[np.searchsorted(common, target_ends_N[source.positions_R], side="right")])
-    return qualities
-
-
-def _quality_by_span(rule: Quality, predictions: Predictions, spans: IntArray, count: int) -> DoubleArray:
-    """Quality of each span; `spans` says to which each predicted token belongs."""
-    nats = np.bincount(spans, weights=-predictions.next_log_probs_T[:-1].astype(np.float64), minlength=count)
-    by_token = rule is Quality.TOKEN_CE
-    sizes = np.ones(len(spans)) if by_token else predictions.predicted_bytes_T * np.log(2)
-    size = np.bincount(spans, weights=sizes, minlength=count)
-    quality = np.full(count, np.inf)
-    np.divide(nats, size, out=quality, where=size > 0)
-    return quality
-
-
-def fuse(
-    rule: FusionRule,
-    sources: Sequence[AlignedSource],
-    temperature: float = 1.0,
-    qualities: Sequence[DoubleArray] | None = None,
-) -> Evidence:
+def fuse(rule: FusionRule, sources: Sequence[AlignedSource], temperature: float = 1.0) -> Evidence:
     """The evidence of all `sources` for one document under `rule`.
 
-    Positions where only some sources have evidence use those; where none has, there is no row. `qualities`: of every
-    source at each of its rows; without it a source's quality is that of the document.
+    Positions where only some sources have evidence use those; where none has, there is no row.
+
+    >>> at_0 = AlignedSource(np.array([0]), TopK(np.array([[7]]), np.float32([[-0.1]])), cost=1.0)
+    >>> at_0_and_1 = AlignedSource(np.array([0, 1]), TopK(np.array([[8], [9]]), np.float32([[-0.1], [-0.2]])), cost=2.0)
+    >>> fused = fuse(FusionRule.MIN_CE, [at_0, at_0_and_1])
+    >>> fused.positions_R.tolist(), fused.sources_R.tolist(), fused.top.ids_RK.tolist()
+    ([0, 1], [0, 1], [[7], [9]])
+    >>> fuse(FusionRule.AVG_CE, [at_0, at_0_and_1]).weights_R.round(2).tolist()  # 0 by source 0, 0 by 1, 1 by 1
+    [0.73, 0.27, 1.0]
     """
-    if qualities is None:
-        qualities = [np.full(len(source.positions_R), source.quality) for source in sources]
-    stacked, order = _stack(sources)
-    quality_R = np.concatenate(qualities)[order]
-    keep, weights = _RULES[rule](stacked.positions_R, stacked.sources_R, quality_R, temperature)
+    stacked = _stack(sources)
+    cost_R = np.asarray([source.cost for source in sources])[stacked.sources_R]
+    keep, weights = _RULES[rule](stacked.positions_R, stacked.sources_R, cost_R, temperature)
     return Evidence(
         stacked.positions_R[keep], stacked.sources_R[keep], weights[keep].astype(np.float32), stacked.top.take(keep)
     )
@@ -156,15 +131,15 @@ def merged(evidence: Evidence, spaces: Sequence[int]) -> Evidence:
     )
 
 
-def _stack(sources: Sequence[AlignedSource]) -> tuple[Evidence, IntArray]:
-    """All rows of all sources, ordered by position, then by source, padded to one K; and where each row was."""
+def _stack(sources: Sequence[AlignedSource]) -> Evidence:
+    """All rows of all sources, ordered by position, then by source, padded to one K."""
     k = max(source.top.k for source in sources)
     tops = [_widened(source.top, k) for source in sources]
     positions = np.concatenate([source.positions_R for source in sources])
     owners = np.concatenate([np.full(len(s.positions_R), i, np.int64) for i, s in enumerate(sources)])
     order = np.lexsort((owners, positions))
     top = TopK(np.concatenate([t.ids_RK for t in tops]), np.concatenate([t.log_probs_RK for t in tops])).take(order)
-    return Evidence(positions[order], owners[order], np.ones(len(order), np.float32), top), order
+    return Evidence(positions[order], owners[order], np.ones(len(order), np.float32), top)
 
 
 def _widened(top: TopK, k: int) -> TopK:
@@ -178,21 +153,21 @@ def _widened(top: TopK, k: int) -> TopK:
 Weights = tuple[IntArray, DoubleArray]
 
 
-def _min_ce(positions: IntArray, owners: IntArray, quality: DoubleArray, _: float) -> Weights:
+def _min_ce(positions: IntArray, owners: IntArray, cost: DoubleArray, _: float) -> Weights:
     """Per position the row of the best source; ties go to the source that the run names first."""
-    order = np.lexsort((owners, quality, positions))
+    order = np.lexsort((owners, cost, positions))
     is_best = np.diff(positions[order], prepend=PAD) != 0
     return np.sort(order[is_best]), np.ones(len(positions))
 
 
-def _avg_ce(positions: IntArray, _: IntArray, quality: DoubleArray, temperature: float) -> Weights:
+def _avg_ce(positions: IntArray, _: IntArray, cost: DoubleArray, temperature: float) -> Weights:
     """All rows, weighted softmax(−c/τ) over the sources that have evidence at the position."""
-    return np.arange(len(positions)), _softmax(positions, quality / temperature)
+    return np.arange(len(positions)), _softmax(positions, cost / temperature)
 
 
-def _avg_ce_exp(positions: IntArray, _: IntArray, quality: DoubleArray, temperature: float) -> Weights:
+def _avg_ce_exp(positions: IntArray, _: IntArray, cost: DoubleArray, temperature: float) -> Weights:
     """All rows, weighted softmax(exp(−c)/τ)."""
-    return np.arange(len(positions)), _softmax(positions, -np.exp(-quality) / temperature)
+    return np.arange(len(positions)), _softmax(positions, -np.exp(-cost) / temperature)
 
 
 def _softmax(positions: IntArray, cost: DoubleArray) -> DoubleArray:

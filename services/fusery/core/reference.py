@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusery.core.nearest import nearest
-from fusery.core.rules import TieOrder, Vocabulary
-from fusery.core.topk import PAD, IntArray
+from fusery.core.rules import Fallback, TieOrder, Vocabulary
+from fusery.core.topk import PAD, FloatArray, IntArray, TopK, empty
 from fusery.core.warping import WarpingPath, one_to_one, warping_path
 
 _BYTE_LEVEL_MARKER = "Ġ"
@@ -58,13 +58,13 @@ def token_map(
 ) -> TokenMap:
     """Source ids to target ids by their strings; index = id, None = unused.
 
-    `exact`: the target token with the key's string. `mined`: that, else the first in id order at the least
+    `exact`: the target token with the key's string. `min_ed`: that, else the first in id order at the least
     Levenshtein distance, over all tokens, special ones too, markers counted as characters.
     """
     ids, choices = _used(target)
     source_ids, strings = _used(source)
     keys = [key(string, source_marker, target_marker) for string in strings]
-    if rule is Vocabulary.MINED:
+    if rule is Vocabulary.MIN_ED:
         index = nearest(keys, choices)
     else:
         index_of = {token: i for i, token in reversed(list(enumerate(choices)))}
@@ -90,7 +90,7 @@ def path_of(
 def matches(path: WarpingPath, source: TokenStrings, target: TokenStrings, mapped: TokenMap) -> IntArray:
     """For each target position the source row that it takes, PAD where it falls back, int64 [N].
 
-    Under an exact `mapped` a match is equal strings (`hard`), under a mined one the image (`soft`).
+    Under an exact `mapped` a match is equal strings (`hard`), under a `min_ed` one the image (`soft`).
     """
     row_of_position = np.full(len(target.tokens), PAD, np.int64)
     rows, positions = one_to_one(path.pairs_P2, len(target.tokens))
@@ -111,3 +111,24 @@ def _lacks_marker(string: str, source: TokenStrings, target: TokenStrings) -> bo
     """The one special case: a byte-level source's first token gets the marker that it lacks and the target's has."""
     lacks = target.tokens[0].startswith(target.marker) and not string.startswith(target.marker)
     return source.marker == _BYTE_LEVEL_MARKER and lacks
+
+
+def with_fallback(
+    rule: Fallback, positions_R: IntArray, top: TopK, target_ids_N: IntArray, cell_of_target_V: IntArray, first: int = 0
+) -> tuple[IntArray, TopK]:
+    """Positions and distributions with those of `rule` where `positions_R` has none, positions ascending.
+
+    The last token predicts nothing; positions before `first` (prefix tokens) get nothing.
+    """
+    if rule is Fallback.NONE:
+        return positions_R, top
+    missing = np.setdiff1d(np.arange(first, len(target_ids_N) - 1), positions_R)
+    cells = cell_of_target_V[target_ids_N[missing]]
+    missing, cells = missing[cells != PAD], cells[cells != PAD]
+    sure = empty(len(missing), max(top.k, 1))
+    sure.ids_RK[:, 0], sure.log_probs_RK[:, 0] = cells, 0.0
+    positions = np.concatenate([positions_R, missing])
+    order = np.argsort(positions, kind="stable")
+    ids_RK: IntArray = np.concatenate([top.ids_RK, sure.ids_RK])[order]
+    log_probs_RK: FloatArray = np.concatenate([top.log_probs_RK, sure.log_probs_RK])[order]
+    return positions[order], TopK(ids_RK, log_probs_RK)

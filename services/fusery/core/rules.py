@@ -12,7 +12,7 @@ class Positions(StrEnum):
     """Which source row speaks about which target position (method: sequence dimension)."""
 
     BOUNDARY = "boundary"
-    MINED = "mined"
+    DTW = "dtw"
     REFERENCE = "reference"
 
 
@@ -31,26 +31,17 @@ class Vocabulary(StrEnum):
     """How source tokens become target tokens, or cells of both (method: vocabulary dimension)."""
 
     PARTITION = "partition"
-    FIRST_PIECE = "first_piece"
-    MINED = "mined"
+    MIN_ED = "min_ed"
     EXACT = "exact"
 
 
-class Disagreement(StrEnum):
-    """What becomes of a row after which source and target go on with tokens of different cells."""
-
-    KEEP = "keep"
-    DROP = "drop"
-
-
 class Fallback(StrEnum):
-    """What a target position without evidence gets: nothing, or all mass on the token that does follow.
+    """What a target position without evidence gets: nothing, or all mass on the token at the position itself.
 
-    `current_token` belongs to `reference`: all mass on the token at the position itself.
+    The latter belongs to `reference`; it is what the paper's implementation does.
     """
 
     NONE = "none"
-    NEXT_TOKEN = "next_token"
     CURRENT_TOKEN = "current_token"
 
 
@@ -66,29 +57,18 @@ class FusionRule(StrEnum):
     AVG_CE_EXP = "avg_ce_exp"
 
 
-class Quality(StrEnum):
-    """What a source's quality on a document is measured in; lower is better."""
+class Cost(StrEnum):
+    """What a source's error on a document is measured in; lower is better."""
 
     BITS_PER_BYTE = "bits_per_byte"
     TOKEN_CE = "token_ce"
 
 
-class Scope(StrEnum):
-    """Over which piece of the text a source's quality is taken.
-
-    A span lies between two byte boundaries that all sources share.
-    """
-
-    DOCUMENT = "document"
-    SPAN = "span"
-
-
 class Tail(StrEnum):
-    """What becomes of the probability mass outside the kept k entries."""
+    """What becomes of the probability mass outside the kept k entries: one outcome more, or part of the kept ones."""
 
     TAIL = "tail"
     RENORMALISE = "renormalise"
-    DROP = "drop"
 
 
 class Dtype(StrEnum):

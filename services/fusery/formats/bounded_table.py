@@ -30,11 +30,16 @@ def read_table(content: bytes) -> pa.Table:
     # (apache/arrow#34314), and workers are one process a core.
     with pq.ParquetFile(source, pre_buffer=False) as parquet:
         texts = [field.name for field in parquet.schema_arrow if pa.types.is_string(field.type)]
-        claimed, most = _claimed_bytes(parquet.metadata), max(MOST_BYTES, _MOST_RATIO * len(content))
+        claimed, most = _claimed_bytes(parquet.metadata), most_bytes(content)
     if claimed > most:
         raise Corrupt(f"a shard of {len(content)} bytes that unpacks to {claimed}, at most {most} are read")
     with pq.ParquetFile(source, pre_buffer=False, read_dictionary=texts) as parquet:
         return parquet.read(use_threads=False)
+
+
+def most_bytes(content: bytes) -> int:
+    """What a file may unpack to."""
+    return max(MOST_BYTES, _MOST_RATIO * len(content))
 
 
 def texts_of(table: pa.Table, column: str) -> list[str]:

@@ -21,11 +21,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fusery.core.fusion import AlignedSource, Evidence, Predictions
+from fusery.core.fusion import AlignedSource, Evidence
 from fusery.core.topk import PAD, FloatArray, IntArray, TopK
 from fusery.core.vocabulary_map import VocabularyMap
 from fusery.errors import Corrupt, Mismatch
-from fusery.formats.bounded_table import read_table, texts_of
+from fusery.formats.bounded_table import most_bytes, read_table, texts_of
 from fusery.json_text import parse_json
 
 FORMAT_VERSION = 2
@@ -138,42 +138,27 @@ def _from_steps(steps_RK: npt.NDArray[Any], log_probs: str) -> FloatArray:
 
 
 def write_aligned(documents: Sequence[AlignedDocument], meta: Meta) -> bytes:
+    """A source's cost on each document stands in the column `quality`, as the first version called it."""
     sources = [d.source for d in documents]
     columns = {
         "doc_id": pa.array([d.doc_id for d in documents], pa.string()),
         "domain": pa.array([d.domain for d in documents], pa.string()),
         "target_tokens": pa.array([d.target_tokens for d in documents], pa.uint32()),
-        "quality": pa.array([s.quality for s in sources], pa.float64()),
+        "quality": pa.array([s.cost for s in sources], pa.float64()),
         "positions": _lists([s.positions_R for s in sources], np.uint32),
         **_top_columns([s.top for s in sources]),
     }
-    predictions = [s.predictions for s in sources if s.predictions is not None]
-    if predictions and len(predictions) == len(sources):
-        columns["byte_ends"] = _lists([p.byte_ends_T for p in predictions], np.uint32)
-        columns["next_log_probs"] = _lists([p.next_log_probs_T for p in predictions], np.float32)
-        if any(p.unspelled_T is not None for p in predictions):
-            nothing = [np.zeros(len(p.byte_ends_T), np.int64) for p in predictions]
-            unspelled = [
-                n if p.unspelled_T is None else p.unspelled_T for p, n in zip(predictions, nothing, strict=True)
-            ]
-            columns["unspelled"] = _lists(unspelled, np.uint32)
     return _write("aligned", columns, meta)
 
 
 def read_aligned(content: bytes, expect: Meta | None = None) -> list[AlignedDocument]:
     table, _ = _read("aligned", content, expect)
-    positions, tops = _arrays(table, "positions", np.int64), _tops(table)
+    positions, tops = _arrays(table, "positions", np.int64), _tops(table, most_bytes(content))
     named = (texts_of(table, name) for name in ("doc_id", "domain"))
     plain = zip(*named, *(table[name].to_pylist() for name in ("target_tokens", "quality")), strict=True)
-    predictions: list[Predictions | None] = [None] * table.num_rows
-    if "next_log_probs" in table.column_names:
-        ends = _arrays(table, "byte_ends", np.int64)
-        has_unspelled = "unspelled" in table.column_names
-        unspelled = _arrays(table, "unspelled", np.int64) if has_unspelled else [None] * table.num_rows
-        predictions = [*map(Predictions, _arrays(table, "next_log_probs", np.float32), ends, unspelled)]
     return [
-        AlignedDocument(doc_id, domain, tokens, AlignedSource(positions[i], tops[i], quality, predictions[i]))
-        for i, (doc_id, domain, tokens, quality) in enumerate(plain)
+        AlignedDocument(doc_id, domain, tokens, AlignedSource(positions[i], tops[i], cost))
+        for i, (doc_id, domain, tokens, cost) in enumerate(plain)
     ]
 
 
@@ -211,7 +196,7 @@ def read_fused(content: bytes, expect: Meta | None = None) -> list[FusedDocument
     table, _ = _read("fused", content, expect)
     token_ids, positions = _arrays(table, "token_ids", np.int64), _arrays(table, "positions", np.int64)
     sources, weights = _arrays(table, "sources", np.int64), _arrays(table, "weights", np.float32)
-    tops = _tops(table)
+    tops = _tops(table, most_bytes(content))
     plain = zip(texts_of(table, "doc_id"), texts_of(table, "domain"), strict=True)
     return [
         FusedDocument(doc_id, domain, token_ids[i], Evidence(positions[i], sources[i], weights[i], tops[i]))
@@ -244,10 +229,20 @@ def _top_columns(tops: Sequence[TopK]) -> dict[str, pa.Array]:
     }
 
 
-def _tops(table: pa.Table) -> list[TopK]:
+def _tops(table: pa.Table, most: int) -> list[TopK]:
+    """The rows, padded to the widest one.
+
+    Raises:
+        Corrupt: padded they take over `most` bytes (one wide row among many), or there are not as many as it says.
+    """
     entries = _arrays(table, "entries", np.int64)
     k = max((int(counts.max()) for counts in entries if len(counts)), default=0)
-    flat = zip(entries, _arrays(table, "ids", np.int64), _arrays(table, "log_probs", np.float32), strict=True)
+    padded = sum(map(len, entries)) * k * (np.dtype(np.int64).itemsize + np.dtype(np.float32).itemsize)
+    if padded > most:
+        raise Corrupt(f"a shard whose rows of up to {k} entries unpack to {padded} bytes, at most {most} are read")
+    flat = list(zip(entries, _arrays(table, "ids", np.int64), _arrays(table, "log_probs", np.float32), strict=True))
+    if any(not int(counts.sum()) == len(ids) == len(log_probs) for counts, ids, log_probs in flat):
+        raise Corrupt("a shard whose rows have other numbers of entries than it says")
     return [_padded(counts, ids, log_probs, k) for counts, ids, log_probs in flat]
 
 

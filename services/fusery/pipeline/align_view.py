@@ -41,9 +41,9 @@ class Modes:
             InvalidInput: `reference` with a map that the paper's implementation does not have.
         """
         as_reference = positions is Positions.REFERENCE
-        if as_reference and vocabulary not in (None, Vocabulary.MINED, Vocabulary.EXACT):
-            raise InvalidInput("positions reference goes with vocabulary mined or exact (the paper's soft and hard)")
-        return cls(positions, vocabulary or (Vocabulary.MINED if as_reference else Vocabulary.PARTITION), top)
+        if as_reference and vocabulary not in (None, Vocabulary.MIN_ED, Vocabulary.EXACT):
+            raise InvalidInput("positions reference goes with vocabulary min_ed or exact (the paper's soft and hard)")
+        return cls(positions, vocabulary or (Vocabulary.MIN_ED if as_reference else Vocabulary.PARTITION), top)
 
 
 @dataclass(frozen=True, slots=True)

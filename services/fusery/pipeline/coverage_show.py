@@ -140,7 +140,7 @@ def _table(view: CoverageView, source: str, is_wide: bool) -> Table:
 def _columns(plan: Plan, is_wide: bool) -> list[tuple[str, str, Callable[[Any], str]]]:
     """Heading, key of the row, and how its value is shown; columns that the rules leave empty are left out."""
     rule = plan.alignment.vocabulary
-    other = {Vocabulary.FIRST_PIECE: "first\npiece", Vocabulary.MINED: "nearest"}.get(rule, "other\nbytes")
+    other = "nearest" if rule is Vocabulary.MIN_ED else "other\nbytes"
     columns: list[tuple[str, str, Callable[[Any], str]]] = [("with\nevidence", "positions", _percent)]
     columns += [("falls\nback", "falls_back", _percent)] * has_fallback(plan)
     columns += [("kept\nmass", "kept_mass", _percent)]

@@ -133,7 +133,6 @@ _OTHER_MAP = "alignment.vocabulary: partition has one for everything that both t
 _NO_TOKEN = "it is on special tokens, or on what the target can't spell; fusery query shows the source's tokens"
 _MENDS_MAP = {
     Vocabulary.EXACT: _OTHER_MAP,
-    Vocabulary.MINED: _OTHER_MAP,
-    Vocabulary.FIRST_PIECE: _NO_TOKEN,
+    Vocabulary.MIN_ED: _OTHER_MAP,
     Vocabulary.PARTITION: _NO_TOKEN,
 }

@@ -15,11 +15,10 @@ from dataclasses import dataclass
 from fusery.errors import FuseryError, StoreFull
 from fusery.formats.store import Store
 from fusery.pipeline.attempts import Attempts
-from fusery.pipeline.coordinator import PACE, Coordinator, Pace
+from fusery.pipeline.coordinator import MOST_IN_FLIGHT, PACE, Coordinator, Pace
 from fusery.pipeline.hop_progress import Progress
 from fusery.pipeline.publisher import Publisher
 from fusery.pipeline.shard_table import ShardTable
-from fusery.run_sections import ServicesSpec
 from fusery.worker.launches import Launch, launch_ids, read_launch
 from fusery.worker.plan import Hop, Plan, plan_name, progress_name
 
@@ -47,7 +46,6 @@ class HopsJob:
     broker_url: str
     addresses: Mapping[str, str]
     until: Hop = Hop.FUSE
-    max_in_flight: int = ServicesSpec().max_in_flight
     make_inputs: Callable[[], None] = _nothing
     check: Callable[[], None] = _nothing
     pace: Pace = PACE
@@ -93,7 +91,7 @@ def _coordinator(job: HopsJob, publisher: Publisher, launches: tuple[str, ...]) 
         Attempts(job.store, job.plan.run_id, launches, time.monotonic, job.pace.silent_s),
         publisher.publish,
         publisher.queue_is_empty,
-        job.max_in_flight,
+        MOST_IN_FLIGHT,
         job.pace,
         job.make_inputs,
     )

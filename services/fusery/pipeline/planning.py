@@ -96,7 +96,6 @@ def hops_job(run: Run, plan: Plan, target: ByteTokenizer, services: local.Servic
         services.broker_url,
         services.addresses,
         until,
-        run.config.services.max_in_flight,
         make_inputs,
         services.supervisor.check,
     )

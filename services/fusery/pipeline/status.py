@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
@@ -71,7 +72,12 @@ def _store(url: str | None) -> Store:
 
 def _content(store: Store, run_id: str, run: Run | None) -> dict[str, Any]:
     note = store.read_note(plan_name(run_id))
-    plan = None if note is None else Plan.model_validate(note)
+    try:
+        plan = None if note is None else Plan.model_validate(note)
+    except ValidationError as error:
+        raise ConfigError(
+            f"run {run_id}: its plan is of another version of fusery, or has options that were removed; start it again"
+        ) from error
     if run is not None:
         return state(run, plan)
     if plan is None:

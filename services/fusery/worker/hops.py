@@ -15,12 +15,12 @@ from typing import Protocol
 import numpy as np
 
 from fusery.core import fusion, vocab
-from fusery.core.alignment import Side, agreeing, align
+from fusery.core.alignment import Side, align
 from fusery.core.batches import by_length
-from fusery.core.fallback import with_fallback
-from fusery.core.fusion import AlignedSource, Evidence, Predictions
+from fusery.core.fusion import AlignedSource, Predictions
 from fusery.core.projection import project, project_as_reference
-from fusery.core.rules import Disagreement, Positions, Scope
+from fusery.core.reference import with_fallback
+from fusery.core.rules import Positions
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import IntArray, TopK
 from fusery.core.vocabulary_map import VocabularyMap
@@ -107,8 +107,6 @@ def align_shard(store: Store, plan: Plan, task: ShardTask, at: At = _nowhere) ->
         target_tokenizer.check_ids(target_text)
         sides = Side(source_tokenizer, source_text), Side(target_tokenizer, target_text)
         pairs = align(plan.alignment.positions, *sides, vocabulary, plan.alignment.ties)
-        if plan.alignment.disagreement is Disagreement.DROP:
-            pairs = agreeing(pairs, source_text, target_text, vocabulary)
         # An inference server may have nothing to say at a row: that is no evidence.
         pairs = pairs.take(np.flatnonzero(answer.top.mass_R[pairs.source_rows_R] > 0))
         used = answer.top.take(pairs.source_rows_R)
@@ -157,8 +155,7 @@ def _evidence(
     first = len(target.tokenizer.prefix_ids) if as_reference else 0
     cells = vocabulary.cell_of_target_V
     positions_R, top = with_fallback(plan.alignment.fallback, positions_R, top, target.text.ids_T, cells, first)
-    quality = fusion.quality_of(plan.fusion.quality, predictions)
-    return AlignedSource(positions_R, top, quality, predictions if plan.fusion.scope is Scope.SPAN else None)
+    return AlignedSource(positions_R, top, fusion.cost_of(plan.fusion.cost, predictions))
 
 
 def fuse_shard(store: Store, plan: Plan, task: ShardTask, at: At = _nowhere) -> Entry:
@@ -172,7 +169,12 @@ def fuse_shard(store: Store, plan: Plan, task: ShardTask, at: At = _nowhere) -> 
     targets = tokenizer.tokenize_batch(texts, names)
     of_documents = [[rows[i].source for rows in per_source] for i in range(len(documents))]
     fused = [
-        FusedDocument(document.doc_id, document.domain, target.ids_T, _fused(plan, sources, target))
+        FusedDocument(
+            document.doc_id,
+            document.domain,
+            target.ids_T,
+            fusion.fuse(plan.fusion.rule, sources, plan.fusion.temperature),
+        )
         for document, target, sources in zip(documents, targets, of_documents, strict=True)
     ]
     shares = facts.of_fused(fused, plan)
@@ -184,13 +186,6 @@ def fuse_shard(store: Store, plan: Plan, task: ShardTask, at: At = _nowhere) -> 
     }
     known = {**shares, **meta, "rule": plan.fusion.rule.value, **shards.fused_facts(fused)}
     return store.publish(plan.artefact(task), shards.write_fused(fused, meta), known)
-
-
-def _fused(plan: Plan, sources: list[AlignedSource], target: TokenizedText) -> Evidence:
-    qualities = None
-    if plan.fusion.scope is Scope.SPAN:
-        qualities = fusion.span_qualities(plan.fusion.quality, sources, target.byte_ends_T)
-    return fusion.fuse(plan.fusion.rule, sources, plan.fusion.temperature, qualities)
 
 
 def load_tokenizer(store: Store, fingerprint: str) -> ByteTokenizer:

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_serializer, field_validator
 
-from fusery.core.rules import Fallback, Positions, Scope, Vocabulary
+from fusery.core.rules import Fallback, Positions, Vocabulary
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.section import Section
 
 CAPTURE_VERSION = 2
 _ALIGN_VERSION = 4
@@ -82,6 +84,16 @@ class Plan(BaseModel):
     alignment: AlignmentSpec
     fusion: FusionSpec
 
+    @field_validator("alignment", "fusion", mode="before")
+    @classmethod
+    def _as_stored(cls, value: Any, field: ValidationInfo) -> Any:
+        kind = AlignmentSpec if field.field_name == "alignment" else FusionSpec
+        return kind.from_stored(value) if isinstance(value, dict) else value
+
+    @field_serializer("alignment", "fusion")
+    def _to_store(self, section: Section) -> dict[str, Any]:
+        return section.stored()
+
     def source(self, name: str) -> PlannedSource:
         return next(source for source in self.sources if source.name == name)
 
@@ -100,12 +112,15 @@ class Plan(BaseModel):
     def over_held_out(self, corpus_digest: str, corpus_shards: int) -> Plan:
         """The plan whose documents are the held-out ones.
 
-        Without fallbacks: they put the text itself where a source has no evidence, which a measure must not see.
+        Without fallbacks: they put the text itself where a source has no evidence, which a measure must not see. What
+        is aligned as `reference` has one, so no ensemble of it is measured.
         """
+        alignment = self.alignment
         sources = [source.model_copy(update={"captured_top_k": None}).model_dump() for source in self.sources]
-        alignment = self.alignment.model_copy(update={"fallback": Fallback.NONE}).model_dump(mode="json")
+        if self.alignment.positions is not Positions.REFERENCE:
+            alignment = alignment.model_copy(update={"fallback": Fallback.NONE})
         return self._changed(
-            corpus_digest=corpus_digest, corpus_shards=corpus_shards, sources=sources, alignment=alignment
+            corpus_digest=corpus_digest, corpus_shards=corpus_shards, sources=sources, alignment=alignment.stored()
         )
 
     def _changed(self, **fields: object) -> Plan:
@@ -145,7 +160,7 @@ class Plan(BaseModel):
             return self._capture_folder(planned, self.captured_top_k(planned))
         if hop is Hop.ALIGN:
             return self._aligned_folder(self.source(source))
-        parts = [*(self._aligned_folder(s) for s in self.sources), self.fusion.model_dump(mode="json"), _FUSE_VERSION]
+        parts = [*(self._aligned_folder(s) for s in self.sources), self.fusion.stored(), _FUSE_VERSION]
         return f"fused/{digest(parts)}"
 
     def corpus_shard(self, shard: int) -> str:
@@ -157,7 +172,8 @@ class Plan(BaseModel):
     def vocabulary_map(self, source: str) -> str:
         parts = [self.source(source).tokenizer_fingerprint, self.target_tokenizer_fingerprint]
         over_strings = self.alignment.positions is Positions.REFERENCE
-        return f"maps/{digest([*parts, self.alignment.vocabulary.value, over_strings, _ALIGN_VERSION])}.parquet"
+        rule = self.alignment.stored()["vocabulary"]
+        return f"maps/{digest([*parts, rule, over_strings, _ALIGN_VERSION])}.parquet"
 
     @property
     def cell_spaces(self) -> tuple[int, ...]:
@@ -174,10 +190,7 @@ class Plan(BaseModel):
         return f"{captures_folder(source.model_fingerprint, self.corpus_digest)}/{capture_name(self.capture, top_k)}"
 
     def _aligned_folder(self, source: PlannedSource) -> str:
-        rules = self.alignment.model_dump(mode="json") | {
-            "quality": self.fusion.quality.value,
-            "keeps_predictions": self.fusion.scope is Scope.SPAN,
-        }
+        rules = self.alignment.stored() | {"quality": self.fusion.cost.value, "keeps_predictions": False}
         # Of the entries used, not of those captured: a larger capture gives the same bytes.
         capture = self._capture_folder(source, self.used_top_k(source))
         parts = [capture, source.tokenizer_fingerprint, self.target_tokenizer_fingerprint, rules]
