@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from fusery.cluster.render import RenderedJob, render
+from fusery.cluster.manifests.render import RenderedJob, render
 
 ROOT = Path(__file__).resolve().parents[1]
 RENDERED = {

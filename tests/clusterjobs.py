@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from fusery.cluster.feeds import Pace
-from fusery.cluster.follow import Follower, Kind, Outcome
+from fusery.cluster.api.follow import Follower, Kind, Outcome
+from fusery.cluster.api.watches import Pace
 
 QUICK = Pace(pause_s=0.01, longest_pause_s=0.05, watch_s=2, events_s=0.05)
 

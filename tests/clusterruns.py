@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from charts import ROOT, Manifest
-from fusery.cluster.manifests import Step, run_objects, step_objects
+from fusery.cluster.manifests.manifests import Step, run_objects, step_objects
 from fusery.run_config import RunConfig
 
 TINY = ROOT / "examples" / "tiny.yaml"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from certificates import Authority
-from fusery.cluster import api
+from fusery.cluster.api import api
 from kubeserver import TOKEN, kube_server
 from kubestate import Kube
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fusery.cluster.api import Cluster, from_kubeconfig
+from fusery.cluster.api.api import Cluster, from_kubeconfig
 from kubeserver import kube_server
 from kubestate import Kube
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from certificates import Authority
-from fusery.cluster import api
-from fusery.cluster.api import Cluster, from_kubeconfig
-from fusery.cluster.places import JOB, POD, Asked, Place
-from fusery.cluster.refusals import AlreadyThere, Expired, NotAllowed, refusal
+from fusery.cluster.api import api
+from fusery.cluster.api.api import Cluster, from_kubeconfig
+from fusery.cluster.api.errors import JOB, POD, AlreadyThere, Asked, Expired, NotAllowed, Place, refusal
 from fusery.errors import ConfigError, InvalidInput, Overloaded, Unavailable
 from kubeserver import TOKEN, kube_server, write_kubeconfig
 from kubestate import Kube

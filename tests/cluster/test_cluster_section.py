@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from clusterruns import configured, content
-from fusery.cluster.manifests import Step, config_map, run_objects, step_objects
+from fusery.cluster.manifests.manifests import Step, config_map, run_objects, step_objects
 from fusery.errors import ConfigError, TooLarge
 from fusery.run_file import read_run_file
 

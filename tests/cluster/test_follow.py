@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from clusterjobs import QUICK, Ear, job, look_to_the_end, look_until
-from fusery.cluster.api import Cluster, from_kubeconfig
-from fusery.cluster.follow import Deleted, Follower, Kind
-from fusery.cluster.places import JOB, Place
-from fusery.cluster.refusals import NotAllowed
+from fusery.cluster.api.api import Cluster, from_kubeconfig
+from fusery.cluster.api.errors import JOB, NotAllowed, Place
+from fusery.cluster.api.follow import Deleted, Follower, Kind
 from kubeserver import kube_server
 from kubestate import Kube
 

@@ -7,11 +7,10 @@ import threading
 import pytest
 
 from clusterjobs import Ear, config_map, job
-from fusery.cluster.api import Cluster
-from fusery.cluster.follow import Kind
-from fusery.cluster.launch import deletion, launch, patiently, rehearse
-from fusery.cluster.places import JOB
-from fusery.cluster.refusals import NotAllowed
+from fusery.cluster.api.api import Cluster
+from fusery.cluster.api.errors import JOB, NotAllowed
+from fusery.cluster.api.follow import Kind
+from fusery.cluster.api.launch import deletion, launch, patiently, rehearse
 from fusery.errors import Mismatch, Overloaded, Unavailable
 from kubestate import Kube
 

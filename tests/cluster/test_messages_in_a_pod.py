@@ -9,7 +9,7 @@ import pytest
 
 from clusterruns import configured
 from fusery import run_file
-from fusery.cluster.pods import RUN_FILE
+from fusery.cluster.manifests.pods import RUN_FILE
 from fusery.errors import AddressError
 from fusery.pipeline import run as run_command
 from fusery.registry.tracking import check_tracking

@@ -12,7 +12,7 @@ import yaml
 from charts import ROOT, Manifest
 from clusterruns import TINY, content
 from fusery.cli import main
-from fusery.cluster.names import base_name
+from fusery.cluster.manifests.names import base_name
 from fusery.run_config import RunConfig
 
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from charts import CHART, ROOT, Helm, Manifest, variables
-from fusery.cluster.manifests import run_objects
+from fusery.cluster.manifests.manifests import run_objects
 from fusery.cluster_section import Resources
 from fusery.run_config import RunConfig
 from fusery.run_file import read_run_file

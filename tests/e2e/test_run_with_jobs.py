@@ -15,8 +15,8 @@ import pytest
 
 from clusterrules import BY_KIND
 from fusery import cli
-from fusery.cluster.manifests import Step, step_name
-from fusery.cluster.pods import RUN_FILE
+from fusery.cluster.manifests.manifests import Step, step_name
+from fusery.cluster.manifests.pods import RUN_FILE
 from fusery.pipeline import steps
 from fusery.pipeline.preflight import open_run
 from fusery.settings import child_environment

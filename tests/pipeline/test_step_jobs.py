@@ -15,8 +15,8 @@ from rich.console import Console
 
 from clusterjobs import QUICK
 from clusterrules import BY_KIND
-from fusery.cluster.manifests import Step, step_name
-from fusery.cluster.refusals import NotAllowed
+from fusery.cluster.api.errors import NotAllowed
+from fusery.cluster.manifests.manifests import Step, step_name
 from fusery.errors import ConfigError, FuseryError, InvalidInput
 from fusery.formats.store import Store
 from fusery.pipeline import step_jobs

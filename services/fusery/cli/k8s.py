@@ -22,7 +22,7 @@ def set_up(parser: Parser) -> None:
 
 
 def call(given: Arguments) -> None:
-    from fusery.cluster.render import RenderedJob, render
+    from fusery.cluster.manifests.render import RenderedJob, render
     from fusery.errors import ConfigError
     from fusery.output import write_utf8
 

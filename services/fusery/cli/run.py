@@ -31,7 +31,7 @@ def call(given: Arguments) -> int | None:
 
 
 def _on_kubernetes(given: Arguments) -> int:
-    from fusery.cluster.command import run_on_kubernetes
+    from fusery.cluster.run_there import run_on_kubernetes
     from fusery.errors import ConfigError
 
     if given.relative_to is not None:

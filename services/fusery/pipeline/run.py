@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fusery import output
-from fusery.cluster.names import run_name
+from fusery.cluster.manifests.names import run_name
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import Corrupt, Degraded, Interrupted
 from fusery.evaluation import report as reports

@@ -14,12 +14,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
-from fusery.cluster.api import Cluster, from_service_account
-from fusery.cluster.feeds import PACE, Pace
-from fusery.cluster.follow import Deleted, Follower, Kind, Outcome
-from fusery.cluster.launch import launch, patiently, rehearse
-from fusery.cluster.manifests import Owner, Step, step_objects
-from fusery.cluster.places import POD
+from fusery.cluster.api.api import Cluster, from_service_account
+from fusery.cluster.api.errors import POD
+from fusery.cluster.api.follow import Deleted, Follower, Kind, Outcome
+from fusery.cluster.api.launch import launch, patiently, rehearse
+from fusery.cluster.api.watches import PACE, Pace
+from fusery.cluster.manifests.manifests import Owner, Step, step_objects
 from fusery.cluster_section import StepKind, TrainerKind
 from fusery.errors import ConfigError, FuseryError, InvalidInput
 from fusery.pipeline.preflight import Run

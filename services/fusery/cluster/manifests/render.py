@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from fusery.cluster.manifests import Manifest, config_map, run_objects, step_objects
-from fusery.cluster.names import Step
+from fusery.cluster.manifests.manifests import Manifest, config_map, run_objects, step_objects
+from fusery.cluster.manifests.names import Step
 from fusery.errors import ConfigError, InvalidInput, TooLarge
 from fusery.run_config import RunConfig
 from fusery.run_file import RunFile, read_run_file

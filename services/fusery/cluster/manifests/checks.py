@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 from typing import Any
 
-from fusery.cluster.names import Step
+from fusery.cluster.manifests.names import Step
 from fusery.cluster_section import Addressing, KubernetesSpec, StepKind, TrainerKind
 from fusery.errors import ConfigError, TooLarge
 from fusery.registry.redaction import has_secret

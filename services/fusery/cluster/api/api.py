@@ -14,8 +14,7 @@ from typing import Any
 
 import yaml
 
-from fusery.cluster.places import POD, Asked, Object, Place
-from fusery.cluster.refusals import connecting, refusal
+from fusery.cluster.api.errors import POD, Asked, Object, Place, connecting, refusal
 from fusery.errors import ConfigError, how_to_install
 from fusery.json_text import parse_json
 from fusery.settings import cluster_settings

@@ -14,12 +14,12 @@ from pathlib import Path
 from rich.text import Text
 
 from fusery import output
-from fusery.cluster import words
-from fusery.cluster.api import Cluster, from_kubeconfig
-from fusery.cluster.feeds import PACE, Pace
-from fusery.cluster.follow import Deleted, Follower, Kind, Outcome
-from fusery.cluster.launch import Launched, deletion, launch
-from fusery.cluster.render import cluster_objects, read_cluster_file
+from fusery.cluster.api import states
+from fusery.cluster.api.api import Cluster, from_kubeconfig
+from fusery.cluster.api.follow import Deleted, Follower, Kind, Outcome
+from fusery.cluster.api.launch import Launched, deletion, launch
+from fusery.cluster.api.watches import PACE, Pace
+from fusery.cluster.manifests.render import cluster_objects, read_cluster_file
 from fusery.errors import FuseryError, Interrupted
 
 _LOOK_S = 0.5
@@ -91,7 +91,7 @@ def _end(shown: str, outcome: Outcome, again: str) -> int:
     if outcome.succeeded:
         return 0
     code = 1 if outcome.exit_code is None else outcome.exit_code
-    why = outcome.why or words.exit_words(code) if outcome.exit_code is not None else "no pod is left that says why"
+    why = outcome.why or states.exit_words(code) if outcome.exit_code is not None else "no pod is left that says why"
     print(f"fusery run: {shown} failed: {why}; {outcome.reason or 'no reason given'}", file=sys.stderr)
     if code != 4:
         print(f"fusery run: mend the cause, then take it up with: {again}", file=sys.stderr)

@@ -12,12 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TypeVar
 
-from fusery.cluster import words
-from fusery.cluster.api import Cluster
-from fusery.cluster.follow import Kind, Outcome, Say, name_of, outcome_of, pods_of
-from fusery.cluster.places import POD, Object, Place
-from fusery.cluster.refusals import AlreadyThere
-from fusery.cluster.words import State
+from fusery.cluster.api import states
+from fusery.cluster.api.api import Cluster
+from fusery.cluster.api.errors import POD, AlreadyThere, Object, Place
+from fusery.cluster.api.follow import Kind, Outcome, Say, name_of, outcome_of, pods_of
+from fusery.cluster.api.states import State
 from fusery.errors import GateFailed, Mismatch, Overloaded, Unavailable
 
 Result = TypeVar("Result")
@@ -77,7 +76,7 @@ def _taken_up(cluster: Cluster, objects: Sequence[Object], found: Object, keeps_
     job = objects[-1]
     place, name = Place.of(job), name_of(job)
     is_same = _command(found) == _command(job) and all(_is_same(cluster, part) for part in objects[:-1])
-    state, reason = words.state_of(found)
+    state, reason = states.state_of(found)
     if state in (State.ACTIVE, State.SUSPENDED):
         if not is_same:
             raise Mismatch(
@@ -93,7 +92,7 @@ def _taken_up(cluster: Cluster, objects: Sequence[Object], found: Object, keeps_
 
 
 def _say_again(say: Say, found: Object) -> None:
-    state, reason = words.state_of(found)
+    state, reason = states.state_of(found)
     ended = "has ended" if state is State.DONE else f"failed ({reason or 'its pods say no more'})"
     say(Kind.STATE, f"{_shown(found)} {ended}; it is deleted and started again")
 
@@ -106,7 +105,7 @@ def _standing(cluster: Cluster, manifest: Object) -> Object | None:
     """
     deadline = time.monotonic() + _GONE_S
     while (found := cluster.get(Place.of(manifest), name_of(manifest))) is not None:
-        if not words.is_being_deleted(found):
+        if not states.is_being_deleted(found):
             return found
         if time.monotonic() > deadline:
             raise Unavailable(

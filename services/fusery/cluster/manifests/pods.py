@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fusery.cluster.names import Component, base_name, labels
+from fusery.cluster.manifests.names import Component, base_name, labels
 from fusery.cluster_section import Addressing, KubernetesSpec, PodsSpec
 from fusery.run_config import RunConfig
 from fusery.run_file import MOUNTED

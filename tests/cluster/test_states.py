@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.cluster import words
-from fusery.cluster.feeds import Reader
-from fusery.cluster.words import State
+from fusery.cluster.api import states
+from fusery.cluster.api.states import State
+from fusery.cluster.api.watches import Reader
 
 
 def pod(name: str = "p", created: str = "", index: int = 0, **status: Any) -> dict[str, Any]:
@@ -35,43 +35,43 @@ def ended(code: int, **given_: Any) -> dict[str, Any]:
     ],
 )
 def test_a_pods_phase_is_told(status: dict[str, Any], text: str, is_trouble: bool) -> None:
-    said = words.of_pod(pod(**status))
+    said = states.of_pod(pod(**status))
     assert (said.text, said.is_trouble) == (text, is_trouble)
 
 
 @pytest.mark.parametrize("reason", ["ContainerCreating", "PodInitializing", ""])
 def test_what_comes_before_a_start_is_no_trouble(reason: str) -> None:
     state = {"name": "main", "state": {"waiting": {"reason": reason}}}
-    assert not words.of_pod(pod(phase="Pending", containerStatuses=[state])).is_trouble
+    assert not states.of_pod(pod(phase="Pending", containerStatuses=[state])).is_trouble
 
 
 def test_a_pod_on_its_way_out_is_told() -> None:
     leaving = pod(phase="Running")
     leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-    assert words.of_pod(leaving).text == "is being stopped"
+    assert states.of_pod(leaving).text == "is being stopped"
 
 
 def test_an_init_container_that_failed_gives_the_exit_code() -> None:
     failed = ended(7)
     failed["status"]["initContainerStatuses"] = failed["status"].pop("containerStatuses")
-    assert words.exit_code(failed) == 7
+    assert states.exit_code(failed) == 7
     failed["status"]["initContainerStatuses"][0]["state"]["terminated"]["exitCode"] = 0
-    assert words.exit_code(failed) is None
+    assert states.exit_code(failed) is None
 
 
 @pytest.mark.parametrize(("codes", "code"), [([1, 137], 137), ([2, 1], 2), ([0, 3, 143], 3), ([0], None), ([], None)])
 def test_of_many_pods_the_one_that_decides_gives_the_exit_code(codes: list[int], code: int | None) -> None:
     pods = [ended(value, created=f"2026-01-01T00:00:0{number}Z") for number, value in enumerate(codes)]
-    assert words.exit_code_of(pods[::-1]) == code
+    assert states.exit_code_of(pods[::-1]) == code
 
 
 def test_of_pods_of_one_moment_the_first_of_the_job_is_read() -> None:
     pods = [pod(f"node-{index}", "2026-01-01T00:00:00Z", index) for index in (1, 0, 2)]
-    shown = words.newest(pods)
+    shown = states.newest(pods)
     assert shown is not None
     assert shown["metadata"]["name"] == "node-0"
-    assert words.newest([*pods, pod("again-1", "2026-01-01T00:00:09Z", 1)])["metadata"]["name"] == "again-1"  # type: ignore[index]
-    assert words.newest([]) is None
+    assert states.newest([*pods, pod("again-1", "2026-01-01T00:00:09Z", 1)])["metadata"]["name"] == "again-1"  # type: ignore[index]
+    assert states.newest([]) is None
 
 
 @pytest.mark.parametrize(
@@ -82,9 +82,9 @@ def test_a_condition_that_is_true_ends_a_job(kind: str, state: State) -> None:
         conditions = [{"type": "Other", "status": "True"}, {"type": kind, "status": status, "reason": "because"}]
         return {"spec": {}, "status": {"conditions": conditions}}
 
-    assert words.state_of(job("True")) == (state, "because")
-    assert words.state_of(job("False")) == (State.ACTIVE, "")
-    assert words.state_of({"spec": {"suspend": True}}) == (State.SUSPENDED, "")
+    assert states.state_of(job("True")) == (state, "because")
+    assert states.state_of(job("False")) == (State.ACTIVE, "")
+    assert states.state_of({"spec": {"suspend": True}}) == (State.SUSPENDED, "")
 
 
 @given(
@@ -112,16 +112,16 @@ _LOG = "step 3\nfusery train: /store/x: node-0 trains here; wait for it\nW1201 t
 def test_a_pod_that_failed_says_what_its_command_said() -> None:
     failed = ended(1)
     failed["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = _LOG
-    text = words.of_pod(failed).text
+    text = states.of_pod(failed).text
     assert text == "ended with exit code 1: it failed: fusery train: /store/x: node-0 trains here; wait for it"
-    assert words.of_pod(failed).is_end
+    assert states.of_pod(failed).is_end
 
 
 @pytest.mark.parametrize("code", [130, 143])
 def test_a_pod_that_was_stopped_says_so_and_no_line_of_its_log(code: int) -> None:
     stopped = ended(code)
     stopped["status"]["containerStatuses"][0]["state"]["terminated"]["message"] = _LOG
-    assert "trains here" not in words.of_pod(stopped).text
+    assert "trains here" not in states.of_pod(stopped).text
 
 
 @pytest.mark.parametrize(
@@ -135,13 +135,13 @@ def test_a_pod_out_of_memory_names_its_limit_and_the_key(component: str, key: st
     killed["metadata"]["labels"]["app.kubernetes.io/component"] = component
     killed["spec"] = {"containers": [{"name": "main", "resources": {"limits": {"memory": "8Gi"}}}]}
     said = f"it needed more memory than its limit of 8Gi (OOMKilled); raise {key}"
-    assert words.of_pod(killed).text == f"ended with exit code 137: {said}"
+    assert states.of_pod(killed).text == f"ended with exit code 137: {said}"
 
 
 def test_a_pod_that_its_node_evicted_says_why() -> None:
     evicted = ended(137)
     evicted["status"] |= {"reason": "Evicted", "message": "The node was low on resource: memory"}
-    assert "Evicted: The node was low on resource: memory" in words.of_pod(evicted).text
+    assert "Evicted: The node was low on resource: memory" in states.of_pod(evicted).text
 
 
 @pytest.mark.parametrize(
@@ -154,5 +154,5 @@ def test_a_pod_that_its_node_evicted_says_why() -> None:
     ],
 )
 def test_the_nodes_of_every_kind_of_job_are_counted(spec: dict[str, Any], nodes: int) -> None:
-    said = words.of_nodes({"spec": spec}, [pod(phase="Running"), pod(phase="Pending")])
+    said = states.of_nodes({"spec": spec}, [pod(phase="Running"), pod(phase="Pending")])
     assert said == ("" if nodes == 1 else "1 of 3 nodes run, and wait for the others")

@@ -10,8 +10,8 @@ import signal
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fusery.cluster.names import Component
-from fusery.cluster.pods import Manifest, Part, pod_template, service_host
+from fusery.cluster.manifests.names import Component
+from fusery.cluster.manifests.pods import Manifest, Part, pod_template, service_host
 from fusery.cluster_section import Addressing, TrainerKind
 from fusery.errors import Degraded, GateFailed, Interrupted, InvalidInput
 from fusery.run_config import RunConfig

@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from fusery.cluster.api import Cluster
-from fusery.cluster.places import Object, Place
-from fusery.cluster.refusals import Expired
+from fusery.cluster.api.api import Cluster
+from fusery.cluster.api.errors import Expired, Object, Place
 from fusery.errors import FuseryError, InvalidInput, Unavailable
 
 

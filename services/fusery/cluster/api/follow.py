@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from fusery.cluster import words
-from fusery.cluster.api import Cluster
-from fusery.cluster.feeds import PACE, Broken, Changed, Feeds, Listed, LogLine, News, Pace, Reader, Silent
-from fusery.cluster.places import EVENT, JOB, POD, Object, Place
-from fusery.cluster.words import State
+from fusery.cluster.api import states
+from fusery.cluster.api.api import Cluster
+from fusery.cluster.api.errors import EVENT, JOB, POD, Object, Place
+from fusery.cluster.api.states import State
+from fusery.cluster.api.watches import PACE, Broken, Changed, Feeds, Listed, LogLine, News, Pace, Reader, Silent
 from fusery.errors import FuseryError, Unavailable
 
 _ENDS = (State.DONE, State.FAILED)
@@ -95,7 +95,7 @@ class Follower:
         if self._job is None:
             return None
         self._speak(self._job)
-        state, reason = words.state_of(self._job)
+        state, reason = states.state_of(self._job)
         if state in _ENDS:
             return self._end(state, reason)
         self._ask_events()
@@ -138,30 +138,30 @@ class Follower:
 
     @property
     def _has_ended(self) -> bool:
-        return self._job is not None and words.state_of(self._job)[0] in _ENDS
+        return self._job is not None and states.state_of(self._job)[0] in _ENDS
 
     @property
     def _shown(self) -> str:
         return f"{self.place}/{self.name}"
 
     def _speak(self, job: Object) -> None:
-        if words.state_of(job)[0] is State.SUSPENDED:
+        if states.state_of(job)[0] is State.SUSPENDED:
             queue = job["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name")
             why = f"waits in queue {queue} until Kueue admits it" if queue else "is suspended (spec.suspend)"
             self._state(self._shown, why)
         else:
             self._states.pop(self._shown, None)
         for name, pod in sorted(self._pods.items()):
-            said = words.of_pod(pod)
+            said = states.of_pod(pod)
             if said.is_trouble:
                 self._trouble(f"pod {name}", said.text, said.about, is_end=said.is_end)
             else:
                 self._state(f"pod {name}", said.text)
-        self._state(f"{self._shown}:", words.of_nodes(job, list(self._pods.values())))
+        self._state(f"{self._shown}:", states.of_nodes(job, list(self._pods.values())))
         for reader in self._readers.values():
-            if reader.pod not in self._pods or words.exit_code(self._pods[reader.pod]) is not None:
+            if reader.pod not in self._pods or states.exit_code(self._pods[reader.pod]) is not None:
                 reader.has_ended.set()
-        shown = words.newest(list(self._pods.values()))
+        shown = states.newest(list(self._pods.values()))
         if self.tail is not None and shown is not None:
             self._read(shown)
 
@@ -182,7 +182,7 @@ class Follower:
     def _trouble(self, subject: str, text: str, about: str = "", *, is_end: bool = False) -> None:
         """Says what is wrong. What keeps one pod waits for the next one too; only the end of each is news."""
         said = f"{subject} {about or text}"
-        key = said if is_end else words.likeness(said, self.name)
+        key = said if is_end else states.likeness(said, self.name)
         now = time.monotonic()
         if now - self._troubles.get(key, float("-inf")) >= self.pace.again_s:
             self._troubles[key] = now
@@ -198,7 +198,7 @@ class Follower:
         self._asked_at = now
         try:
             for subject, found in self._waiting():
-                known = words.of_pod(found).events if subject.startswith("pod ") else ()
+                known = states.of_pod(found).events if subject.startswith("pod ") else ()
                 for event in events_of(self.cluster, found):
                     if event["reason"] in known:
                         continue
@@ -236,14 +236,14 @@ def outcome_of(cluster: Cluster, state: State, reason: str, pods: tuple[Object, 
     """How a Job with these pods ended."""
     if state is State.DONE:
         return Outcome(True, reason, 0, last_lines(cluster, pods))
-    code = words.exit_code_of(pods)
-    why = next((words.why_ended(pod) for pod in reversed(pods) if code and words.exit_code(pod) == code), "")
+    code = states.exit_code_of(pods)
+    why = next((states.why_ended(pod) for pod in reversed(pods) if code and states.exit_code(pod) == code), "")
     return Outcome(False, reason, code, last_lines(cluster, pods), why)
 
 
 def last_lines(cluster: Cluster, pods: tuple[Object, ...]) -> tuple[str, ...]:
     """The end of the log of a Job's newest pod; nothing where it can't be read any more."""
-    pod = words.newest(pods)
+    pod = states.newest(pods)
     if pod is None:
         return ()
     try:

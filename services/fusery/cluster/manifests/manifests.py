@@ -10,10 +10,10 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from fusery.cluster.checks import check_placement, check_size
-from fusery.cluster.names import Component, Step, base_name, labels, run_name, step_name
-from fusery.cluster.pods import Manifest, Part, command_args
-from fusery.cluster.training import Labelled, evaluation_objects, job, training_objects
+from fusery.cluster.manifests.checks import check_placement, check_size
+from fusery.cluster.manifests.names import Component, Step, base_name, labels, run_name, step_name
+from fusery.cluster.manifests.pods import Manifest, Part, command_args
+from fusery.cluster.manifests.training import Labelled, evaluation_objects, job, training_objects
 from fusery.run_config import RunConfig
 
 __all__ = [

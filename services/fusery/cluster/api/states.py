@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fusery.cluster.places import Object
+from fusery.cluster.api.errors import Object
 
 
 class State(StrEnum):
