@@ -15,9 +15,9 @@ from fusery.errors import FuseryError
 from fusery.evaluation import report
 from fusery.formats.store import Store
 from fusery.json_text import MOST_DEPTH, NotJson, parse_json, read_json_object
-from fusery.models.licence import licences_in_card
 from fusery.models.model_files import read_config
 from fusery.registry.redaction import published_yaml
+from fusery.registry.stated_licence import licences_in_card
 from fusery.run_file import read_run_file
 from fusery.yaml_text import NotYaml, parse_yaml
 

@@ -246,7 +246,7 @@ class RegistrySpec(Section):
     alias: str = Field(default="candidate", pattern=r"^[a-z][a-z0-9_-]*$")
     """What points to the newest version that passed the gate; `champion` is given by `fusery promote`."""
     accept_licenses: tuple[str, ...] = ()
-    """Licences with conditions that you accept, by id (gemma); where none is known, by source:NAME or `target`."""
+    """Licences that you accept, by id (llama2); where none is known, by source:NAME or `target`."""
 
 
 class ServicesSpec(Section):

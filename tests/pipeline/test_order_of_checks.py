@@ -50,14 +50,14 @@ def test_what_needs_no_model_is_said_before_any_model_is_looked_at(
     assert says in capsys.readouterr().err
 
 
-def test_an_unaccepted_licence_is_said_before_any_model_is_looked_at(
+def test_a_licence_that_forbids_the_run_is_said_before_any_model_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("fusery.pipeline.preflight.inspect_checkpoint", None)
     file = write_run(tmp_path)
-    (tmp_path / "models/code/README.md").write_text("---\nlicense: gemma\n---\n")
+    (tmp_path / "models/code/README.md").write_text("---\nlicense: llama2\n---\n")
     assert cli.main(["validate", str(file)]) == 2
-    assert "nobody has accepted" in capsys.readouterr().err
+    assert "licences whose terms forbid this run" in capsys.readouterr().err
 
 
 def test_a_domain_without_held_out_text_is_said_before_any_model_is_looked_at(

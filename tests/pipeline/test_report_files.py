@@ -22,10 +22,10 @@ from fusery.evaluation.scores import Scores
 from fusery.pipeline import registration, report_files, steps
 from fusery.pipeline.coverage import coverage_of, shares_of
 from fusery.pipeline.evaluation_baselines import single_source_plan
-from fusery.pipeline.licences import run_licences
 from fusery.pipeline.preflight import Run, open_run, publish_input
 from fusery.pipeline.provenance import git_commit, lineage, of_training, origin
 from fusery.pipeline.report_files import PAGE, report_step, write_report
+from fusery.registry.licences import run_licences
 from fusery.registry.record import FusionRecord, Registered
 from fusery.worker import hops
 from fusery.worker.plan import Hop, Plan, ShardTask
@@ -215,10 +215,10 @@ def test_registration_writes_the_report_and_hands_over_the_whole_record(
     assert run.store.read_note(f"{run.name}/registered.json") == registered
 
 
-def test_a_licence_that_nobody_accepted_keeps_a_model_from_being_registered(tmp_path: Path) -> None:
+def test_a_licence_that_forbids_the_run_keeps_a_model_from_being_registered(tmp_path: Path) -> None:
     run, _ = evaluated(tmp_path)
-    (tmp_path / "models" / "code" / "README.md").unlink()
-    with pytest.raises(ConfigError, match="--accept-license source:code"):
+    (tmp_path / "models" / "code" / "README.md").write_text("---\nlicense: llama2\n---\n")
+    with pytest.raises(ConfigError, match="--accept-license llama2"):
         registration.register_step(run.file.path)
 
 

@@ -10,23 +10,31 @@ from fusery.registry.licences import (
     LICENCES,
     LicensedModel,
     Terms,
-    accepted_name,
-    combined,
     conditions,
     licence_of_result,
-    open_conditions,
 )
 
 IDS = st.sampled_from([*LICENCES, "some-licence", None])
 
 
-def models(target: str | None, **sources: str | None) -> list[LicensedModel]:
+Ids = str | None | tuple[str | None, ...]
+
+
+def models(target: Ids, **sources: Ids) -> list[LicensedModel]:
     listed = {"target": target, **sources}
-    return [LicensedModel(role, f"owner/{role}", licence, "README.md") for role, licence in listed.items()]
+    return [
+        LicensedModel(role, f"owner/{role}", ids if isinstance(ids, tuple) else (ids,), "README.md")
+        for role, ids in listed.items()
+    ]
 
 
-def asked(target: str | None, name: str = "tiny", **sources: str | None) -> list[str]:
-    return [condition.model.role for condition in open_conditions(conditions(models(target, **sources), name), [])]
+def asked(target: Ids, name: str = "tiny", **sources: Ids) -> list[str]:
+    return [condition.model.role for condition in conditions(models(target, **sources), name) if not condition.met]
+
+
+def forbidden(target: Ids, **sources: Ids) -> dict[str, tuple[str, ...]]:
+    found = conditions(models(target, **sources), "tiny")
+    return {condition.model.role: condition.forbids for condition in found if condition.forbids}
 
 
 def test_free_licences_ask_nothing() -> None:
@@ -39,6 +47,18 @@ def test_llama_2_and_3_may_improve_only_their_own_family(family: str) -> None:
     (condition,) = conditions(models("apache-2.0", llama=family), "Llama-3-tiny")
     assert "may not be used to improve any other large language model" in condition.says
     assert asked(family, name="Llama-3-tiny", llama=family, other="apache-2.0") == []
+    assert forbidden("apache-2.0", llama=family) == {"llama": (family,)}
+    assert forbidden(family, llama=family) == {}
+
+
+@given(st.sampled_from([id for id in LICENCES if LICENCES[id].terms is not Terms.FAMILY_ONLY] + ["some", None]), IDS)
+def test_no_other_terms_forbid_a_run(source: str | None, target: str | None) -> None:
+    assert forbidden(target, one=source) == {}
+
+
+def test_terms_that_forbid_are_found_beside_others_and_beside_what_is_not_known() -> None:
+    found = forbidden("mit", one=("gemma", "llama2"), other=("llama3", None))
+    assert found == {"one": ("llama2",), "other": ("llama3",)}
 
 
 @pytest.mark.parametrize(("name", "expected"), [("tiny", ["llama"]), ("Llama-tiny", []), ("llama_tiny", [])])
@@ -63,70 +83,26 @@ def test_what_is_not_known_asks_whatever_its_role(licence: str | None) -> None:
     assert asked("mit", other=licence) == ["other"]
 
 
-@given(IDS, IDS, IDS)
-def test_accepting_every_licence_leaves_nothing_open(target: str | None, one: str | None, other: str | None) -> None:
-    found = conditions(models(target, one=one, other=other), "tiny")
-    names = [target or "target", one or "source:one", other or "source:other"]
-    assert open_conditions(found, names) == []
-
-
-@given(IDS, IDS)
-def test_whatever_a_source_is_called_accepting_another_ones_licence_does_not_accept_its_own(
-    licence: str | None, name: str | None
-) -> None:
-    name = name or "unknown"
-    listed = [*models("mit"), LicensedModel(name, "a", "llama2", ""), LicensedModel("other", "b", licence, "")]
-    still_open = [c.model.role for c in open_conditions(conditions(listed, "tiny"), [licence or "unknown"])]
-    assert (name in still_open) == (licence != "llama2")
-    assert ("other" in still_open) == (licence is None)
-
-
-@pytest.mark.parametrize("licence", [None, "unknown", "target", "source:one"])
-def test_a_licence_that_nobody_knows_is_accepted_for_one_model_alone(licence: str | None) -> None:
-    listed = models(licence, one=None, other=licence)
-    found = conditions(listed, "tiny")
-    assert [c.model.role for c in open_conditions(found, ["target"])] == ["one", "other"]
-    assert [c.model.role for c in open_conditions(found, ["source:one"])] == ["target", "other"]
-    assert [c.model.role for c in open_conditions(found, ["unknown"])] == ["target", "one", "other"]
-
-
-@pytest.mark.parametrize(
-    ("given_name", "expected"),
-    [
-        ("one", "source:one"),
-        ("source:one", "source:one"),
-        ("target", "target"),
-        # The table's, and one of this run's.
-        ("gemma", "gemma"),
-        ("my-terms", "my-terms"),
-        ("nobody", "nobody"),
-    ],
-)
-def test_a_sources_bare_name_means_it_where_no_licence_is_called_so(given_name: str, expected: str) -> None:
-    sources = {"one": None, "gemma": None, "my-terms": None, "other": "my-terms"}
-    assert accepted_name(given_name, models("mit", **sources)) == expected
-
-
 @pytest.mark.parametrize(
     ("ids", "expected"),
     [
-        ((), None),
-        (("mit", None), None),
-        (("llama2", None), None),
+        ((None,), "unknown"),
+        (("mit", None), "unknown"),
+        (("llama2", None), "llama2-and-unknown"),
         (("mit", "apache-2.0"), "mit"),
         (("apache-2.0", "llama2"), "llama2"),
         (("mit", "my-terms"), "my-terms"),
         (("gemma", "mit", "llama2", "gemma"), "gemma-and-llama2"),
     ],
 )
-def test_of_several_licences_of_a_model_all_that_bind_count(ids: tuple[str | None, ...], expected: str | None) -> None:
-    assert combined(ids) == expected
+def test_of_several_licences_of_a_model_all_that_bind_count(ids: tuple[str | None, ...], expected: str) -> None:
+    assert models(ids)[0].id == expected
 
 
 @given(st.lists(IDS, min_size=1))
 def test_several_licences_ask_whenever_one_of_them_does(ids: list[str | None]) -> None:
     alone = [asked("mit", source=id) for id in ids]
-    assert bool(asked("mit", source=combined(ids))) == any(alone)
+    assert bool(asked("mit", source=tuple(ids))) == any(alone)
 
 
 @given(IDS, IDS)

@@ -28,11 +28,11 @@ from fusery.errors import Degraded, Interrupted
 from fusery.pipeline.coordinator import PACE
 from fusery.pipeline.execution import new_launch
 from fusery.pipeline.lease import lease
-from fusery.pipeline.licences import check_licences
 from fusery.pipeline.planning import publish_tokenizer
 from fusery.pipeline.preflight import Run, check_run, publish_input
 from fusery.pipeline.progress import Board, Line
 from fusery.pipeline.run_children import keep_run_file
+from fusery.registry.licences import check_licences
 from fusery.registry.tracking import default_artifact_folder
 from fusery.run_sections import USUAL_SEQUENCE_LENGTH
 from fusery.stop_signals import stops_in_order
@@ -121,6 +121,8 @@ def _evidence_plans(ablation: Ablation, launch: str, board: Board) -> Plans:
         asks = [_must_ask(ablation, plans, group) for group in ablation.groups]
         if not any(asks):
             return plans
+    for warning in check_licences(ablation.base):
+        board.say("warning", f"warning: {warning}", "yellow")
     target = _checked_target(ablation)
     publish_input(ablation.base, lambda *line: board.update(Line(*line)))
     publish_tokenizer(ablation.base, target)
@@ -142,7 +144,6 @@ def _checked_target(ablation: Ablation) -> ByteTokenizer:
     """The target's tokenizer, when models, texts and addresses are found to fit all cases."""
     lengths = {case.config.training.sequence_length for case in ablation.file.cases}
     by_length = sorted(lengths, key=lambda length: length or USUAL_SEQUENCE_LENGTH)
-    check_licences(ablation.base)
     for group in ablation.groups:
         for length in {by_length[0], by_length[-1]}:
             training = group.run.config.training.model_copy(update={"sequence_length": length})

@@ -16,15 +16,16 @@ def set_up(parser: Parser) -> None:
 def call(given: Arguments) -> None:
     from fusery.pipeline.corpus_reading import told
     from fusery.pipeline.evaluation_tasks import check_tasks
-    from fusery.pipeline.licences import check_licences
     from fusery.pipeline.preflight import check_registered_name, check_run, open_run
+    from fusery.registry.licences import check_licences
     from fusery.shown_text import shown
 
+    warnings = []
     run = open_run(given.file, asks_store=not given.offline)
     if not given.offline:
         # What needs no model first: a model takes seconds.
         check_tasks(run)
-        check_licences(run)
+        warnings = check_licences(run)
         check_registered_name(run, check_run(run))
     train, held_out = run.corpora.train, run.corpora.held_out
     print(f"{given.file}: valid; run {run.run_id}")
@@ -36,3 +37,5 @@ def call(given: Arguments) -> None:
         print(f"  skipped: {told(run.corpora.skipped)}")
     if removed.held_out:
         print(f"  {removed.held_out} left out of the training documents because their text is held out")
+    for warning in warnings:
+        print(f"  warning: {shown(warning)}")

@@ -11,9 +11,8 @@ from pathlib import Path
 from fusery import __version__
 from fusery.models.model_files import weight_files
 from fusery.pipeline import steps
-from fusery.pipeline.licences import RunLicences, run_licences
 from fusery.pipeline.preflight import Run
-from fusery.registry.licences import TARGET
+from fusery.registry.licences import TARGET, RunLicences, run_licences
 from fusery.registry.model_card import Lineage
 from fusery.registry.record import ModelLicence, Origin
 from fusery.registry.redaction import without_secrets
@@ -146,7 +145,7 @@ def origin(run: Run, licences: RunLicences) -> Origin:
             licence=model.id,
             found_in=model.found_in,
             asks=asked[model.role].says if model.role in asked else "",
-            accepted=licences.accepted.get(model.accepted_as),
+            accepted=licences.accepted_of(model),
         )
         for model in licences.models
     )

@@ -11,10 +11,10 @@ from fusery.errors import ConfigError, GateFailed
 from fusery.evaluation import report as reports
 from fusery.evaluation.tables import to_markdown, verdict_lines
 from fusery.pipeline import steps
-from fusery.pipeline.licences import accept_licences, check_licences, run_licences
 from fusery.pipeline.preflight import Run, open_run
 from fusery.pipeline.provenance import lineage, origin
 from fusery.pipeline.report_files import metrics_of, write_report
+from fusery.registry.licences import accept_licences, check_licences, run_licences
 from fusery.registry.promote import CHAMPION, Promoted, Promotion, promote, version_of_run
 from fusery.registry.record import FusionRecord
 from fusery.registry.register import register
@@ -39,7 +39,7 @@ def register_step(path: Path, folder: Path | None = None) -> dict[str, Any]:
     """The registered model version, as JSON values; the report is written first.
 
     Raises:
-        ConfigError: the run is not evaluated yet, or a licence asks for what nobody has accepted.
+        ConfigError: the run is not evaluated yet, or a licence forbids it and was not accepted.
         Unavailable: MLflow is gone; the message says how to register later.
     """
     run = open_run(path, folder=folder)

@@ -17,9 +17,9 @@ from fusery.formats import shards
 from fusery.formats.shards import CorpusDocument
 from fusery.pipeline import align_html, steps
 from fusery.pipeline.align_view import Modes, Reading, view
-from fusery.pipeline.licences import run_licences
 from fusery.pipeline.preflight import Run, open_run
 from fusery.pipeline.provenance import lineage
+from fusery.registry.licences import run_licences
 from fusery.registry.redaction import published_yaml, without_secrets
 from fusery.registry.training_metrics import Step, read_steps
 from fusery.worker.hops import load_tokenizer

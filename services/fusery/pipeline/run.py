@@ -28,13 +28,13 @@ from fusery.pipeline.evaluation_tasks import check_tasks
 from fusery.pipeline.execution import coordinate, new_launch
 from fusery.pipeline.hop_progress import Progress
 from fusery.pipeline.lease import lease
-from fusery.pipeline.licences import check_licences
 from fusery.pipeline.planning import hops_job, measure_sources, plan_of, publish_tokenizer
 from fusery.pipeline.preflight import Run, check_registered_name, check_run, open_run, publish_input
 from fusery.pipeline.progress import Board, Line, Shown
 from fusery.pipeline.progress_note import keep_lines, kept_lines
 from fusery.pipeline.registration import check_gate
 from fusery.pipeline.run_children import keep_run_file
+from fusery.registry.licences import check_licences
 from fusery.run_file import MOUNTED, command_on
 from fusery.stop_signals import stops_in_order
 from fusery.worker.plan import Hop, Plan, ShardTask, digest, plan_name
@@ -115,7 +115,8 @@ def _lead(run: Run, board: Board) -> Iterator[str]:
 def _carry_out(run: Run, launch: str, until: Until | None, board: Board) -> None:
     # What needs no model first: a model takes seconds.
     check_tasks(run)
-    check_licences(run)
+    for line in check_licences(run):
+        board.say("warning", f"warning: {line}", "yellow")
     step_jobs.check_jobs(run)
     target = check_run(run)
     check_registered_name(run, target)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fusery.models.licence import StatedLicence, licence_in_text, licences_in_card, stated_licence
+from fusery.registry.stated_licence import StatedLicence, licence_in_text, licences_in_card, stated_licence
 
 
 @pytest.mark.parametrize(
