@@ -180,7 +180,7 @@ def test_a_key_that_is_no_more_is_refused_with_what_to_do(section: str, key: str
         section: {key: 1},
     }
     file.write_text(yaml.safe_dump(content))
-    with pytest.raises(ConfigError, match=f"{key}: the key is no more; {advice}"):
+    with pytest.raises(ConfigError, match=rf"{section}\.{key}: the key was removed; {advice}"):
         read_run_file(file)
 
 
