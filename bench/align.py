@@ -34,8 +34,7 @@ from fusery.core.projection import project_as_reference
 from fusery.core.reference import key
 from fusery.core.rules import FusionRule, Positions, Vocabulary
 from fusery.core.tokens import ByteTokenizer
-from fusery.core.topk import PAD, TopK
-from fusery.core.vocabulary_map import VocabularyMap
+from fusery.core.topk import PAD, TopK, VocabularyMap
 from oracles import plain_kept, plain_nearest, plain_reference
 
 TOKENIZERS = Path(__file__).parent / "work" / "tokenizers"

@@ -31,11 +31,10 @@ from result_file import write_result
 
 from fusery.core import reference, vocab
 from fusery.core.alignment import Side, align, boundary
-from fusery.core.nearest import nearest
+from fusery.core.levenshtein import nearest
 from fusery.core.rules import Positions, Vocabulary
 from fusery.core.tokens import ByteTokenizer, TokenizedText
-from fusery.core.topk import PAD
-from fusery.core.vocabulary_map import VocabularyMap
+from fusery.core.topk import PAD, VocabularyMap
 from fusery.errors import ModelError
 
 RESULT = Path(__file__).parent / "results" / "tokenizer_table.json"

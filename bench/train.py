@@ -33,10 +33,9 @@ from memory import peak_mb
 from result_file import write_result
 from torch.nn.functional import cross_entropy
 
-from fusery.core.cells import Partitions
 from fusery.core.fusion import Evidence
 from fusery.core.loss import MIN_CHUNK_ROWS, SparseEvidence, loss_of_hidden, loss_of_logits
-from fusery.core.objective import Objective
+from fusery.core.objective import Objective, Partitions
 from fusery.core.rules import Tail
 from fusery.core.topk import TopK
 from fusery.formats import shards

@@ -27,7 +27,7 @@ from fusery.core import vocab
 from fusery.core.alignment import boundary
 from fusery.core.rules import Vocabulary
 from fusery.core.tokens import ByteTokenizer, TokenizedText
-from fusery.core.vocabulary_map import VocabularyMap
+from fusery.core.topk import VocabularyMap
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, BYTE = 1, 2, 3, 4, 6
 FETCHED = tokenizer_table.TOKENIZERS

@@ -12,8 +12,7 @@ from fusery.core import vocab
 from fusery.core.coverage import BINS, Counts, Image, TokenImages, deciles, images_of, masses, nothing
 from fusery.core.projection import project
 from fusery.core.rules import Vocabulary
-from fusery.core.topk import PAD, TopK, empty
-from fusery.core.vocabulary_map import VocabularyMap
+from fusery.core.topk import PAD, TopK, VocabularyMap, empty
 from picomodels import TOKENIZERS, pico_byte_tokenizer
 from strategies import top_ks
 

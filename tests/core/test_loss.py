@@ -11,9 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from fusery.core.cells import Partitions
 from fusery.core.loss import IGNORED, LossMeans, SparseEvidence, loss_of_hidden, loss_of_logits
-from fusery.core.objective import Objective, tempered
+from fusery.core.objective import Objective, Partitions, tempered
 from fusery.core.rules import Tail
 from fusery.core.topk import PAD
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fusery.core.cells import Partitions
+from fusery.core.objective import Partitions
 from fusery.core.topk import PAD
 
 CELL_ARRAYS = st.lists(hnp.arrays(np.int64, st.integers(0, 12), elements=st.integers(PAD, 5)), max_size=3)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.core.nearest import nearest
+from fusery.core.levenshtein import nearest
 from fusery.core.topk import PAD
 from oracles import plain_nearest
 

@@ -12,8 +12,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from fusery.core import vocab
 from fusery.core.rules import Vocabulary
 from fusery.core.tokens import ByteTokenizer
-from fusery.core.topk import PAD
-from fusery.core.vocab import VocabularyMap
+from fusery.core.topk import PAD, VocabularyMap
 from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 
 PAIRS = list(itertools.permutations(TOKENIZERS, 2))

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusery.core.levenshtein import one_to_one, warping_path
 from fusery.core.rules import TieOrder
-from fusery.core.warping import one_to_one, warping_path
 from oracles import plain_matrix, plain_path
 
 # Few letters and short tokens: many equal distances, so that ties decide.

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.core.fusion import AlignedSource, Evidence
-from fusery.core.topk import PAD, TopK
-from fusery.core.vocab import VocabularyMap
+from fusery.core.topk import PAD, TopK, VocabularyMap
 from fusery.errors import Corrupt, Mismatch
 from fusery.formats import shards
 from fusery.formats.shards import AlignedDocument, CapturedDocument, CorpusDocument, FusedDocument

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
 from transformers import AutoTokenizer
 
-from fusery.core.library import MOST_IDS
+from fusery.core.definition import MOST_IDS
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import ModelError
 from fusery.models.checkpoint import inspect_checkpoint

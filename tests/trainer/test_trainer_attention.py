@@ -9,9 +9,8 @@ import pytest
 import torch
 
 import picomodels
-from fusery.core.cells import Partitions
 from fusery.core.loss import loss_of_hidden, loss_of_logits
-from fusery.core.objective import Objective
+from fusery.core.objective import Objective, Partitions
 from fusery.core.rules import Tail
 from fusery.errors import ModelError
 from fusery.models.head import SplitModel, split

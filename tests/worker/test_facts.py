@@ -15,8 +15,7 @@ from fusery.core.coverage import BINS, Counts, Image, TokenImages, images_of
 from fusery.core.fusion import Evidence
 from fusery.core.rules import Vocabulary
 from fusery.core.tokens import TokenizedText
-from fusery.core.topk import TopK, empty
-from fusery.core.vocabulary_map import VocabularyMap
+from fusery.core.topk import TopK, VocabularyMap, empty
 from fusery.formats.shards import FusedDocument
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker import facts

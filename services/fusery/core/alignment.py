@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from fusery.core import reference
+from fusery.core.levenshtein import one_to_one, warping_path
 from fusery.core.rules import Positions, TieOrder
 from fusery.core.tokens import ByteTokenizer, TokenizedText
-from fusery.core.topk import IntArray
-from fusery.core.vocabulary_map import VocabularyMap
-from fusery.core.warping import one_to_one, warping_path
+from fusery.core.topk import IntArray, VocabularyMap
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +66,12 @@ def boundary(source: TokenizedText, target: TokenizedText) -> Alignment:
 
     Of several tokens with one end (pieces of a character, two prefix tokens) only the last stands there. A prefix
     token with a space before the text behind it stands before that space, where only its like stands.
+
+    >>> source = TokenizedText(np.array([7, 8, 9]), np.array([2, 5, 9]))     # ab|cde|fghi
+    >>> target = TokenizedText(np.array([1, 2, 3, 4]), np.array([1, 2, 5, 9]))  # a|b|cde|fghi
+    >>> pairs = boundary(source, target)
+    >>> pairs.target_positions_R.tolist(), pairs.source_rows_R.tolist()
+    ([1, 2], [0, 1])
     """
     all_source_ends, all_target_ends = _ends(source), _ends(target)
     rows, positions = _standing(source, all_source_ends), _standing(target, all_target_ends)

@@ -12,6 +12,9 @@ def by_length(lengths: Sequence[int], most: int) -> list[list[int]]:
     """Indices sorted by length, then by place, cut so that count × longest ≤ `most`, one index at least.
 
     Count × longest and not the sum: a batch is padded to its longest document.
+
+    >>> by_length([5, 2, 3, 9], most=8)
+    [[1, 2], [0], [3]]
     """
     cut: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (lengths[i], i)):

@@ -17,8 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fusery.core.projection import kept_entries
-from fusery.core.topk import PAD, FloatArray, IntArray, TopK
-from fusery.core.vocabulary_map import VocabularyMap
+from fusery.core.topk import PAD, FloatArray, IntArray, TopK, VocabularyMap
 
 BINS = 100
 """Of kept mass, from 0 to 1: a decile read from them is off by 0.01 at most."""

@@ -14,8 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from fusery.core.cells import Partitions
-from fusery.core.objective import ChunkTargets, Objective, chunk_loss_and_gradient, tempered
+from fusery.core.objective import ChunkTargets, Objective, Partitions, chunk_loss_and_gradient, tempered
 from fusery.core.topk import PAD
 
 IGNORED = -100
@@ -83,7 +82,7 @@ class SparseEvidence:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LossSums:
-    """Sums over rows, float64 [6], detached; sums of micro-batches and of processes add up.
+    """Sums over rows, float64 [7], detached; sums of micro-batches and of processes add up.
 
     In this order: loss, CLM nats, labelled rows; fusion nats, kept mass and the target's mass on the support over
     rows with evidence are divided by the number of those rows, the last entry.

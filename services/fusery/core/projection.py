@@ -13,7 +13,13 @@ from fusery.core.topk import PAD, FloatArray, IntArray, TopK
 
 
 def project(top: TopK, cell_of_source_V: IntArray) -> TopK:
-    """`top` with source tokens replaced by their cells, duplicates summed, best first, [R, K]."""
+    """`top` with source tokens replaced by their cells, duplicates summed, best first, [R, K].
+
+    >>> top = TopK(np.array([[5, 3, 4]]), np.log(np.float32([[0.4, 0.3, 0.2]])))
+    >>> found = project(top, cell_of_source_V=np.array([0, 0, 0, 1, 1, 0]))  # tokens 3 and 4 are in one cell
+    >>> print(found.ids_RK, np.exp(found.log_probs_RK).round(2))
+    [[ 1  0 -1]] [[0.5 0.4 0. ]]
+    """
     cells = _cells(top, cell_of_source_V)
     mass = np.where(cells == PAD, 0.0, np.exp(top.log_probs_RK.astype(np.float64)))
     return sum_duplicates(cells, mass)

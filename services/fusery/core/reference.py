@@ -14,10 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from fusery.core.nearest import nearest
+from fusery.core.levenshtein import WarpingPath, nearest, one_to_one, warping_path
 from fusery.core.rules import Fallback, TieOrder, Vocabulary
 from fusery.core.topk import PAD, FloatArray, IntArray, TopK, empty
-from fusery.core.warping import WarpingPath, one_to_one, warping_path
 
 _BYTE_LEVEL_MARKER = "Ġ"
 

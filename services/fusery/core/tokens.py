@@ -19,9 +19,9 @@ import numpy.typing as npt
 from tokenizers import Encoding, Tokenizer
 
 from fusery.core import definition as definitions
-from fusery.core import library, spelling
+from fusery.core import spelling
 from fusery.core.definition import BYTE_TO_LETTER
-from fusery.core.spans import compared, loses_text
+from fusery.core.spelling import compared, loses_text
 from fusery.core.topk import IntArray
 from fusery.errors import ModelError
 from fusery.json_text import parse_json
@@ -69,15 +69,15 @@ class ByteTokenizer:
     """
 
     def __init__(
-        self, backend: Tokenizer | library.Definition, prefix_ids: Sequence[int] = (), name: str = "tokenizer"
+        self, backend: Tokenizer | definitions.Definition, prefix_ids: Sequence[int] = (), name: str = "tokenizer"
     ) -> None:
         self._set(definitions.settled(backend, name), prefix_ids, name)
 
     def _set(
         self, settled: definitions.Definition, prefix_ids: Sequence[int], name: str, embeddings: int | None = None
     ) -> None:
-        if not all(0 <= index < library.MOST_IDS for index in prefix_ids):
-            raise ModelError(f"{name}: prefix ids {list(prefix_ids)[:4]}, expected 0 to {library.MOST_IDS - 1}")
+        if not all(0 <= index < definitions.MOST_IDS for index in prefix_ids):
+            raise ModelError(f"{name}: prefix ids {list(prefix_ids)[:4]}, expected 0 to {definitions.MOST_IDS - 1}")
         self.name = name
         self._embeddings = embeddings
         self.prefix_ids = np.asarray(list(prefix_ids), dtype=np.int64)
@@ -108,7 +108,7 @@ class ByteTokenizer:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 (hex) of definition and behaviour; the name is not part of it."""
-        [probe] = library.encoded(self._backend, [_PROBE], self.name)
+        [probe] = definitions.encoded(self._backend, [_PROBE], self.name)
         content = [self._json, self.prefix_ids.tolist(), probe.ids, probe.offsets, *self._limits.values()]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
@@ -184,7 +184,7 @@ class ByteTokenizer:
         if not self._is_byte_level and unknown is not None and (self.token_id(unknown) or 0) >= self.size:
             return True
         texts = [form for index in past if index in added for form in (added[index], f"a {added[index]} a")]
-        encodings = library.encoded(self._backend, texts, self.name)
+        encodings = definitions.encoded(self._backend, texts, self.name)
         return any(max(encoding.ids, default=-1) >= self.size for encoding in encodings)
 
     def tokenize(self, text: str) -> TokenizedText:
@@ -198,7 +198,7 @@ class ByteTokenizer:
 
     def tokenize_batch(self, texts: Sequence[str], documents: Sequence[str] | None = None) -> list[TokenizedText]:
         """As `tokenize`, for several documents at once (all cores are used); errors name them as `documents` does."""
-        encodings = library.encoded(self._backend, texts, self.name, documents)
+        encodings = definitions.encoded(self._backend, texts, self.name, documents)
         return [self._with_ends(text, encoding) for text, encoding in zip(texts, encodings, strict=True)]
 
     def first_tokens(self, strings: Sequence[bytes]) -> IntArray:
@@ -210,10 +210,10 @@ class ByteTokenizer:
         """
         texts = [_whole_characters(string) for string in strings]
         first = np.full(len(strings), -1, np.int64)
-        encodings = library.encoded(self._mid_text, texts, self.name, fast=True)
+        encodings = definitions.encoded(self._mid_text, texts, self.name, fast=True)
         for row, (string, text, encoding) in enumerate(zip(strings, texts, encodings, strict=True)):
             if self._is_byte_level and len(text.encode()) < len(string):
-                with library.calls(self.name, f"at the bytes {string[:40]!r}"):
+                with definitions.calls(self.name, f"at the bytes {string[:40]!r}"):
                     tokens = self._backend.model.tokenize("".join(map(BYTE_TO_LETTER.__getitem__, string)))
                 index = tokens[0].id if tokens else -1
             elif text:
@@ -230,7 +230,7 @@ class ByteTokenizer:
 
     def _first_after_anchor(self, texts: list[str]) -> list[int]:
         """As `first_tokens`, behind a character: for tokenizers that strip the spaces at the beginning of a text."""
-        encodings = library.encoded(self._mid_text, [_ANCHOR + text for text in texts], self.name, fast=True)
+        encodings = definitions.encoded(self._mid_text, [_ANCHOR + text for text in texts], self.name, fast=True)
         first = []
         for text, encoding in zip(texts, encodings, strict=True):
             ids = encoding.ids
@@ -313,7 +313,7 @@ class ByteTokenizer:
     @cached_property
     def _drops_spaces(self) -> bool:
         """Whether no token holds the space between two words."""
-        [encoding] = library.encoded(self._mid_text, ["a a"], self.name)
+        [encoding] = definitions.encoded(self._mid_text, ["a a"], self.name)
         return not any(start <= 1 < end for start, end in encoding.offsets)
 
     @cached_property

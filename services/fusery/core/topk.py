@@ -1,4 +1,4 @@
-"""TopK: the one type that flows from capture through alignment to fusion.
+"""TopK, the one type that flows from capture through alignment to fusion, and the map that says what its ids mean.
 
 The k most probable entries of each row, best first, and through them what is known of the rest: the
 tail, 1 − Σ p. What the ids mean (tokens of which vocabulary, cells of which partition) is not in the
@@ -69,3 +69,17 @@ class TopK:
 def empty(rows: int, k: int) -> TopK:
     """`rows` rows without any entry."""
     return TopK(np.full((rows, k), PAD, np.int64), np.full((rows, k), -np.inf, np.float32))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VocabularyMap:
+    """What a source's tokens say in terms of the target's vocabulary, static per pair of tokenizers (`vocab.build`).
+
+    cell_of_source int64 [source V] and cell_of_target int64 [target V], PAD for tokens in no cell. Under `partition` a
+    cell is a set of source tokens and a set of target tokens that are the same event, under the other rules one target
+    token. Mass of source cell c supervises the target's mass of cell c: alignment, fusion and loss know this case only.
+    """
+
+    cell_of_source_V: IntArray
+    cell_of_target_V: IntArray
+    cells: int

@@ -9,11 +9,10 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from fusery.core import reference
-from fusery.core.nearest import nearest
+from fusery.core.levenshtein import nearest
 from fusery.core.rules import Positions, Vocabulary
 from fusery.core.tokens import ByteTokenizer
-from fusery.core.topk import PAD, IntArray
-from fusery.core.vocabulary_map import VocabularyMap
+from fusery.core.topk import PAD, IntArray, VocabularyMap
 
 
 def build(

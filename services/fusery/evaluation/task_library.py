@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusery.core.library import panics
+from fusery.core.definition import calls
 from fusery.errors import ConfigError, FuseryError, Unavailable
 from fusery.evaluation import code_sandbox, task_definitions
 from fusery.evaluation.task_data import data_file, own_tasks, rows_of, task_of_file
@@ -141,7 +141,7 @@ class TaskRunner:
         task.set_fewshot_seed(seed=_SEED)
         torch.manual_seed(_SEED)
         loaded: Any = {"tasks": {name: task}, "groups": {}}
-        with panics(f"task {name}", "at one of its texts"):
+        with calls(f"task {name}", "at one of its texts", through_others=True):
             results = evaluate(self._model, loaded, limit=self._settings.limit, bootstrap_iters=0, log_samples=True)
         noted = results["samples"][name]
         # Where a task reads answers in several ways, the last one is the most lenient.

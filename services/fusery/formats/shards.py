@@ -22,8 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fusery.core.fusion import AlignedSource, Evidence
-from fusery.core.topk import PAD, FloatArray, IntArray, TopK
-from fusery.core.vocabulary_map import VocabularyMap
+from fusery.core.topk import PAD, FloatArray, IntArray, TopK, VocabularyMap
 from fusery.errors import Corrupt, Mismatch
 from fusery.formats.bounded_table import most_bytes, read_table, texts_of
 from fusery.json_text import parse_json

@@ -16,7 +16,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from fusery.core import library
+from fusery.core import definition as definitions
 from fusery.core.definition import model_vocabulary, steady
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import ModelError
@@ -53,22 +53,22 @@ def read_tokenizer(folder: Path, model: str) -> ByteTokenizer:
     if "auto_map" in settings:
         # Such a class may need code of the checkpoint, which is an error.
         _of_class(folder, model)
-    prefix = library.prefix_ids(_with_habit(folder, definition, model), f"model {model}")
+    prefix = definitions.prefix_ids(_with_habit(folder, definition, model), f"model {model}")
     return ByteTokenizer(definition, prefix, name=Path(model).name)
 
 
-def _with_habit(folder: Path, definition: library.Definition, model: str) -> library.Definition:
+def _with_habit(folder: Path, definition: definitions.Definition, model: str) -> definitions.Definition:
     """The definition with the BOS habit of its class, where it says nothing of one itself."""
     if definition.get("post_processor") is not None or not (prefix := _habit_of_class(folder, definition, model)):
         return definition
-    backend = library.built(definition, f"model {model}")
+    backend = definitions.built(definition, f"model {model}")
     tokens = [(backend.id_to_token(index), index) for index in prefix]
     before = [token for token, _ in tokens]
     template = TemplateProcessing([*before, "$A"], [*before, "$A", "$B:1"], special_tokens=tokens)
     return {**definition, "post_processor": json.loads(template.__getstate__())}
 
 
-def _habit_of_class(folder: Path, definition: library.Definition, model: str) -> list[int]:
+def _habit_of_class(folder: Path, definition: definitions.Definition, model: str) -> list[int]:
     """The prefix ids of a class whose file says nothing of them; none of a class that does not fit the file."""
     ids = {*model_vocabulary(definition).values(), *(token["id"] for token in definition.get("added_tokens") or ())}
     try:
@@ -78,7 +78,7 @@ def _habit_of_class(folder: Path, definition: library.Definition, model: str) ->
     return prefix if ids.issuperset(prefix) else []
 
 
-def read_definition(path: Path) -> library.Definition:
+def read_definition(path: Path) -> definitions.Definition:
     """The definition in a tokenizer.json, of a tokenizer that reads the whole of a text in the same way each time.
 
     Raises:
@@ -88,7 +88,7 @@ def read_definition(path: Path) -> library.Definition:
         definition = steady(read_json_object(path))
     except (OSError, ValueError) as error:
         raise ModelError(f"tokenizer {path}: can't be read: {error}; download it again") from error
-    library.check_ids(definition, f"tokenizer {path}")
+    definitions.check_ids(definition, f"tokenizer {path}")
     return definition
 
 
@@ -100,7 +100,7 @@ def transformers_tokenizer(folder: Path, model: str) -> Any:
     """
     if not (folder / FILE).is_file():
         return _of_class(folder, model)
-    backend = library.built(_with_habit(folder, read_definition(folder / FILE), model), f"model {model}")
+    backend = definitions.built(_with_habit(folder, read_definition(folder / FILE), model), f"model {model}")
     difference, given = _class_against(backend, folder, model)
     if difference is None:
         given.backend_tokenizer.no_truncation()
@@ -130,7 +130,7 @@ def first_difference(backend: Tokenizer, given: Any) -> str | None:
         ModelError: one of them can't read it.
     """
     for text in _PROBES:
-        with library.calls("tokenizer", f"at the text {text!r}"):
+        with definitions.calls("tokenizer", f"at the text {text!r}"):
             ours, theirs = backend.encode(text).ids, given(text)["input_ids"]
         if ours != theirs:
             at = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), 0)
@@ -152,7 +152,7 @@ def settle(folder: Path, model: str) -> str | None:
     given, definition = read_json_object(path), _with_habit(folder, read_definition(path), model)
     if any(given.get(key) != definition.get(key) for key in ("model", "post_processor")):
         path.write_text(json.dumps(definition, indent=2, ensure_ascii=False), encoding="utf-8")
-    backend = library.built(definition, f"model {model}")
+    backend = definitions.built(definition, f"model {model}")
     difference, _ = _class_against(backend, folder, model)
     if difference is not None:
         settings = _special_names(folder, backend)
@@ -173,7 +173,7 @@ def _special_names(folder: Path, backend: Tokenizer) -> dict[str, Any]:
     return {**kept, "clean_up_tokenization_spaces": False, "tokenizer_class": "PreTrainedTokenizerFast"}
 
 
-def _refuse_other_files(folder: Path, settings: dict[str, Any], definition: library.Definition, model: str) -> None:
+def _refuse_other_files(folder: Path, settings: dict[str, Any], definition: definitions.Definition, model: str) -> None:
     """Returns if no file beside tokenizer.json adds ordinary tokens to it, or is read in its place.
 
     Raises:
@@ -232,7 +232,7 @@ def _of_class(folder: Path, model: str) -> Any:
 
     named = f"model {model}: its tokenizer"
     try:
-        with library.calls(named, "to read it"):
+        with definitions.calls(named, "to read it"):
             return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
     except _LOADING_ERRORS as error:
         # Without the advice to trust remote code that transformers adds.
@@ -252,9 +252,9 @@ def _backend(tokenizer: Any, model: str) -> Tokenizer:
 def _habit(tokenizer: Any, model: str) -> list[int]:
     """What the default call of transformers' tokenizer puts before a text."""
     _backend(tokenizer, model)
-    with library.calls(f"model {model}", "at the text 'a'"):
+    with definitions.calls(f"model {model}", "at the text 'a'"):
         plain, whole = tokenizer("a", add_special_tokens=False)["input_ids"], tokenizer("a")["input_ids"]
-    return library.prefix_of(plain, whole, f"model {model}")
+    return definitions.prefix_of(plain, whole, f"model {model}")
 
 
 def _set_dropout_off(backend: Tokenizer) -> None:

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from fusery.core.definition import steady
-from fusery.core.library import prefix_ids
+from fusery.core.definition import prefix_ids, steady
 from fusery.core.rules import Dtype
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import TopK

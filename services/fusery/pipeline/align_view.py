@@ -16,8 +16,7 @@ from fusery.core.alignment import Alignment, Side, align
 from fusery.core.projection import project, project_as_reference
 from fusery.core.rules import Positions, Vocabulary
 from fusery.core.tokens import ByteTokenizer, TokenizedText
-from fusery.core.topk import PAD, IntArray, TopK
-from fusery.core.vocabulary_map import VocabularyMap
+from fusery.core.topk import PAD, IntArray, TopK, VocabularyMap
 from fusery.errors import InvalidInput
 from fusery.pipeline.align_text import TokenNames
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from fusery.core.spans import loses_text
+from fusery.core.spelling import loses_text
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import Corrupt, FuseryError, InvalidInput
 from fusery.formats.packing import LogProbs, Packed, Unpacked, pack, unpack

@@ -24,7 +24,7 @@ from typing import Any
 
 import torch
 
-from fusery.core.cells import Partitions
+from fusery.core.objective import Partitions
 from fusery.core.topk import IntArray
 from fusery.errors import Interrupted, InvalidInput, Mismatch
 from fusery.json_text import read_json_object

@@ -21,9 +21,8 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 
-from fusery.core.cells import Partitions
 from fusery.core.loss import LossMeans, LossSums, loss_of_hidden, loss_of_logits
-from fusery.core.objective import Objective
+from fusery.core.objective import Objective, Partitions
 from fusery.errors import InvalidInput
 from fusery.models.head import Head, SplitModel
 from fusery.run_sections import TrainingSpec

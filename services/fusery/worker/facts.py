@@ -12,8 +12,7 @@ import numpy as np
 from fusery.core import coverage
 from fusery.core.coverage import BINS, Counts, Image, TokenImages
 from fusery.core.tokens import ByteTokenizer, TokenizedText
-from fusery.core.topk import TopK
-from fusery.core.vocabulary_map import VocabularyMap
+from fusery.core.topk import TopK, VocabularyMap
 from fusery.formats.shards import FusedDocument
 from fusery.worker.plan import Plan
 

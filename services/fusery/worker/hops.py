@@ -22,8 +22,7 @@ from fusery.core.projection import project, project_as_reference
 from fusery.core.reference import with_fallback
 from fusery.core.rules import Positions
 from fusery.core.tokens import ByteTokenizer, TokenizedText
-from fusery.core.topk import IntArray, TopK
-from fusery.core.vocabulary_map import VocabularyMap
+from fusery.core.topk import IntArray, TopK, VocabularyMap
 from fusery.errors import Corrupt, InvalidInput
 from fusery.formats import shards
 from fusery.formats.shards import AlignedDocument, CapturedDocument, CorpusDocument, FusedDocument

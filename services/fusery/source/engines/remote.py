@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from tokenizers import Tokenizer
 
-from fusery.core.library import built
+from fusery.core.definition import built
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import IntArray, TopK
 from fusery.errors import InvalidInput, Mismatch, ModelError

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
 from frontservers import fronted
 from fusery.core import vocab
-from fusery.core.library import built, calls, encoded, panics
+from fusery.core.definition import built, calls, encoded
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import FuseryError, ModelError
 from fusery.pipeline.align_open import named, opened, tokens_of
@@ -113,7 +114,7 @@ def test_errors_of_others_pass() -> None:
     class PanicException(BaseException):
         """What such a class is called in every library."""
 
-    for catcher in (calls, panics):
+    for catcher in (calls, partial(calls, through_others=True)):
         with pytest.raises(KeyboardInterrupt), catcher("model", "at it"):
             raise KeyboardInterrupt
         with pytest.raises(ValueError, match="ours"), catcher("model", "at it"):
@@ -123,7 +124,7 @@ def test_errors_of_others_pass() -> None:
             catcher("model", "at it"),
         ):
             raise PanicException("one line\nand another")
-    with pytest.raises(Exception, match="a bare one") as caught, panics("model", "at it"):
+    with pytest.raises(Exception, match="a bare one") as caught, calls("model", "at it", through_others=True):
         raise Exception("a bare one")
     assert not isinstance(caught.value, ModelError)
 
