@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from fusery.errors import FuseryError
-from fusery.pipeline.preflight import check_run, open_run
+from fusery.pipeline.preflight import open_run
+from fusery.pipeline.preflight_checks import check_run
 
 
 def refused(file: Path, kind: type[FuseryError], match: str) -> str:

@@ -16,7 +16,8 @@ from fusery.core import vocab
 from fusery.core.definition import built, calls, encoded
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import FuseryError, ModelError
-from fusery.pipeline.align_open import named, opened, tokens_of
+from fusery.pipeline.align import tokens_of
+from fusery.pipeline.opened import named, opened
 from fusery.source.api import Distributions, Document
 from fusery.source.client import SourceClient
 from picomodels import pico_byte_tokenizer, pico_tokenizer
@@ -105,8 +106,10 @@ def test_a_call_that_anything_ends_is_answered(raised: type[BaseException]) -> N
 def test_the_alignment_viewer_names_the_text(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
     BREAKING["a split"]().save(str(path))
-    participant = opened(named("--target", str(path)), None)  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match="tokenizers library fails at the text"):
+    with (
+        opened(named("--target", str(path))) as participant,
+        pytest.raises(ModelError, match="tokenizers library fails at the text"),
+    ):
         tokens_of(participant, DOCUMENTS["second"])
 
 

@@ -11,7 +11,6 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from fusery import cli
-from fusery.pipeline import align_open
 from fusery.source.engines.transformers import load_engine
 from picomodels import TEXTS, pico_byte_tokenizer, pico_model, pico_tokenizer
 from sourceservers import UniformEngine, running
@@ -226,10 +225,7 @@ def test_a_participant_that_is_not_there_is_named_before_any_weights_are_read(
 
 
 @pytest.mark.usefixtures("no_model")
-def test_an_address_that_does_not_answer_is_named(
-    closed: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(align_open, "_KNOCK_S", 0.3)
+def test_an_address_that_does_not_answer_is_named(closed: str, capsys: pytest.CaptureFixture[str]) -> None:
     line = refused(capsys, TEXT, "--target", str(pico_model("gpt2")), "--source", closed)
     assert f"--source {closed}: no source server answers" in line
     assert "start one with fusery serve-source" in line

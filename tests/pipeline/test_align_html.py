@@ -13,7 +13,7 @@ from alignviews import seen
 from fusery.pipeline.align_html import page
 from picomodels import TEXTS
 
-HOSTILE = "a </script><script>alert(1)</script> & \"q\" 'r' <!--DATA--> <img src=x onerror=y> b"
+HOSTILE = "a </script><script>alert(1)</script> & \"q\" 'r' <!--DATA--> {{ data }} {% raw %} <img src=x onerror=y> b"
 
 
 class Parsed(HTMLParser):

@@ -6,9 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from fusery.pipeline.align_layout import Layout, laid_out, lines
-from fusery.pipeline.align_text import visible
-from fusery.pipeline.align_view import Token
+from fusery.pipeline.align_text import Layout, Token, laid_out, lines, visible
 
 TEXT = "The naïve 東京\n😀 fox, and more of it".encode()
 

@@ -15,7 +15,8 @@ from rich.console import Console
 
 from alignviews import modes, seen
 from fusery.pipeline.align_show import cell_label, show, show_summary
-from fusery.pipeline.align_view import Cell, Token, View
+from fusery.pipeline.align_text import Token
+from fusery.pipeline.align_view import Cell, View
 from picomodels import TEXTS
 
 TEXT = TEXTS[4].strip()

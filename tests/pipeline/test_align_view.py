@@ -13,7 +13,7 @@ from alignviews import modes, reading, seen
 from fusery.core import vocab
 from fusery.core.alignment import Side, align
 from fusery.core.projection import project
-from fusery.pipeline.align_json import document
+from fusery.pipeline.align import document
 from fusery.pipeline.align_view import view
 from picomodels import TEXTS, TOKENIZERS
 

@@ -12,7 +12,7 @@ import torch
 
 from fusery import cli
 from fusery.source.engines.transformers import load_engine
-from picomodels import pico_model
+from picomodels import pico_model, pico_tokenizer
 from sourceservers import UniformEngine, running
 from standins import PicoModel
 from tgistandin import tgi
@@ -111,6 +111,8 @@ def test_a_report_is_readable_and_the_exit_code_is_its_verdict(
         (["models/nowhere/at/all"], "neither an existing folder nor a Hub id"),
         (["tgi:localhost:80"], "expected http(s)://host:port"),
         (["somewhere", "--texts", "/nowhere.jsonl"], "/nowhere.jsonl"),
+        (["localhost:99999"], "SOURCE localhost:99999: address 'localhost:99999': the port is 99999, expected 1 to"),
+        ([str(Path(__file__))], "can't be read as JSON"),
         (["somewhere", "--top-k", "0"], None),
     ],
 )
@@ -125,6 +127,12 @@ def test_what_can_not_be_asked_is_one_line_and_exit_code_2(
     [line] = capsys.readouterr().err.splitlines()
     assert line.startswith("fusery conformance: ")
     assert says in line
+
+
+def test_a_tokenizers_file_is_no_source(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pico_tokenizer("byte_level").save(str(tmp_path / "tokenizer.json"))
+    assert cli.main(["conformance", str(tmp_path / "tokenizer.json")]) == 2
+    assert "a tokenizer's file gives no distributions; name a model or a server" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["", "no JSON\n", '{"no": "text"}\n', "[]\n", '{"text": ""}\n'])

@@ -12,7 +12,8 @@ import pytest
 
 from fusery.errors import ConfigError
 from fusery.pipeline import corpus, corpus_files
-from fusery.pipeline.preflight import check_run, open_run, publish_input
+from fusery.pipeline.preflight import open_run, publish_input
+from fusery.pipeline.preflight_checks import check_run
 from picorun import write_run
 from refusals import assert_nothing_was_done
 

@@ -10,7 +10,8 @@ import pytest
 
 from fusery import cli
 from fusery.models.checkpoint import NO_CONTEXT_LIMIT, stated_context_length
-from fusery.pipeline.preflight import check_run, open_run
+from fusery.pipeline.preflight import open_run
+from fusery.pipeline.preflight_checks import check_run
 from fusery.run_sections import TrainingSpec
 from picomodels import ARCHITECTURES, CONTEXT_LENGTH, pico_model
 from picorun import write_run
@@ -44,7 +45,7 @@ def test_what_needs_no_model_is_said_before_any_model_is_looked_at(
     def looked_at(*_: object) -> None:
         raise AssertionError("a model was looked at")
 
-    monkeypatch.setattr("fusery.pipeline.preflight.inspect_checkpoint", looked_at)
+    monkeypatch.setattr("fusery.pipeline.preflight_checks.inspect_checkpoint", looked_at)
     file = write_run(tmp_path, **sections)
     assert cli.main([command, str(file)]) == 2
     assert says in capsys.readouterr().err
@@ -53,7 +54,7 @@ def test_what_needs_no_model_is_said_before_any_model_is_looked_at(
 def test_a_licence_that_forbids_the_run_is_said_before_any_model_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fusery.pipeline.preflight.inspect_checkpoint", None)
+    monkeypatch.setattr("fusery.pipeline.preflight_checks.inspect_checkpoint", None)
     file = write_run(tmp_path)
     (tmp_path / "models/code/README.md").write_text("---\nlicense: llama2\n---\n")
     assert cli.main(["validate", str(file)]) == 2
@@ -63,7 +64,7 @@ def test_a_licence_that_forbids_the_run_is_said_before_any_model_is_looked_at(
 def test_a_domain_without_held_out_text_is_said_before_any_model_is_looked_at(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("fusery.pipeline.preflight.inspect_checkpoint", None)
+    monkeypatch.setattr("fusery.pipeline.preflight_checks.inspect_checkpoint", None)
     file = write_run(tmp_path)
     with (tmp_path / "corpus/train.jsonl").open("a") as stream:
         stream.write(json.dumps({"text": "A domain that nobody measures.", "domain": "other"}) + "\n")

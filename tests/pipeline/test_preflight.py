@@ -13,7 +13,8 @@ from hypothesis import given
 
 from fusery.errors import ConfigError, CorpusError, ModelError
 from fusery.pipeline.corpus_scan import Removed, likely_tokens
-from fusery.pipeline.preflight import check_run, open_run
+from fusery.pipeline.preflight import open_run
+from fusery.pipeline.preflight_checks import check_run
 from picomodels import CONTEXT_LENGTH, pico_byte_tokenizer
 from picorun import HELD_OUT_DOCUMENTS, MAX_DOCUMENT_BYTES, TRAIN_DOCUMENTS, write_run
 from refusals import assert_nothing_was_done, refused

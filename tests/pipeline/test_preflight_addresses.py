@@ -11,7 +11,8 @@ import pytest
 
 from fusery.errors import AddressError, ConfigError, CorpusError, FuseryError, NoAnswer
 from fusery.pipeline.local import start_broker
-from fusery.pipeline.preflight import check_run, open_run
+from fusery.pipeline.preflight import open_run
+from fusery.pipeline.preflight_checks import check_run
 from fusery.pipeline.processes import Supervisor
 from fusery.source.api import Limits
 from fusery.worker.broker import check_broker
@@ -214,7 +215,7 @@ def test_a_source_that_comes_up_in_time_is_waited_for(tmp_path: Path, monkeypatc
         assert may_load.wait(60)
         return UniformEngine()
 
-    monkeypatch.setattr("fusery.pipeline.preflight.log.warning", lambda *_: may_load.set())
+    monkeypatch.setattr("fusery.pipeline.preflight_addresses.log.warning", lambda *_: may_load.set())
     with running(load, wait=False) as server:
         check_run(open_run(write_run(tmp_path, sources=served(server.address))))
     assert may_load.is_set()

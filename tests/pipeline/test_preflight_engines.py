@@ -14,7 +14,8 @@ import torch
 
 from fusery.errors import AddressError, ConfigError, CorpusError, FuseryError, ModelError, NoAnswer
 from fusery.pipeline.local import services
-from fusery.pipeline.preflight import check_run, open_run
+from fusery.pipeline.preflight import open_run
+from fusery.pipeline.preflight_checks import check_run
 from fusery.source.api import Distributions, Document
 from fusery.source.engines.transformers import TransformersEngine, load_engine
 from picomodels import pico_model

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from fusery.errors import AddressError, Mismatch, NoAnswer
-from fusery.pipeline.preflight import check_run, open_run
+from fusery.pipeline.preflight import open_run
+from fusery.pipeline.preflight_checks import check_run
 from picorun import write_run
 from refusals import refused
 from sourceservers import UniformEngine, running

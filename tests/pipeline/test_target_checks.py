@@ -12,9 +12,9 @@ import transformers
 
 from fusery.errors import ModelError
 from fusery.models.checkpoint import inspect_checkpoint
-from fusery.pipeline import target_checks
-from fusery.pipeline.preflight import check_run, open_run
-from fusery.pipeline.target_checks import check_target
+from fusery.pipeline import preflight_checks
+from fusery.pipeline.preflight import open_run
+from fusery.pipeline.preflight_checks import check_run, check_target
 from fusery.trainer.job import train
 from fusery.worker.plan import plan_name
 from picomodels import ARCHITECTURES, pico_model, pico_tokenizer
@@ -75,7 +75,7 @@ def test_untrained_targets_of_every_architecture_pass(architecture: str, seed: i
 def test_a_target_too_large_to_load_is_asked_by_its_architecture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(target_checks, "_LOADED_BYTES", 0)
+    monkeypatch.setattr(preflight_checks, "_LOADED_BYTES", 0)
     folder = encoder(tmp_path / "bert")
     checkpoint = inspect_checkpoint(str(folder))
     with pytest.raises(ModelError, match="sees later tokens"):
@@ -100,6 +100,6 @@ def test_a_run_that_has_a_plan_is_not_asked_again(tmp_path: Path, monkeypatch: p
     run = open_run(write_run(tmp_path))
     run.store.write_note(plan_name(run.run_id), {})
     asked: list[str] = []
-    monkeypatch.setattr("fusery.pipeline.preflight.check_target", lambda model, _: asked.append(model))
+    monkeypatch.setattr("fusery.pipeline.preflight_checks.check_target", lambda model, _: asked.append(model))
     check_run(run)
     assert not asked

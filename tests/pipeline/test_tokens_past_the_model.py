@@ -15,7 +15,8 @@ from fusery.core.tokens import ByteTokenizer
 from fusery.core.vocab import build
 from fusery.errors import ModelError
 from fusery.models.checkpoint import inspect_checkpoint
-from fusery.pipeline.preflight import check_run, open_run
+from fusery.pipeline.preflight import open_run
+from fusery.pipeline.preflight_checks import check_run
 from fusery.source.engines.remote import PROBE, read_tokenizer_folder, tokenizer_of
 from fusery.trainer.job import train
 from picomodels import pico_byte_tokenizer, pico_tokenizer

@@ -29,7 +29,8 @@ from fusery.pipeline.coordinator import PACE
 from fusery.pipeline.execution import new_launch
 from fusery.pipeline.lease import lease
 from fusery.pipeline.planning import publish_tokenizer
-from fusery.pipeline.preflight import Run, check_run, publish_input
+from fusery.pipeline.preflight import Run, publish_input
+from fusery.pipeline.preflight_checks import check_run
 from fusery.pipeline.progress import Board, Line
 from fusery.pipeline.run_children import keep_run_file
 from fusery.registry.licences import check_licences

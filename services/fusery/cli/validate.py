@@ -16,7 +16,8 @@ def set_up(parser: Parser) -> None:
 def call(given: Arguments) -> None:
     from fusery.pipeline.corpus_reading import told
     from fusery.pipeline.evaluation_tasks import check_tasks
-    from fusery.pipeline.preflight import check_registered_name, check_run, open_run
+    from fusery.pipeline.preflight import open_run
+    from fusery.pipeline.preflight_checks import check_registered_name, check_run
     from fusery.registry.licences import check_licences
     from fusery.shown_text import shown
 

@@ -13,9 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fusery.core.rules import Positions
-from fusery.pipeline.align_layout import Box, Layout, laid_out, lines
-from fusery.pipeline.align_text import probability
-from fusery.pipeline.align_view import Cell, Match, SourceView, Token, View
+from fusery.pipeline.align_text import Box, Layout, Token, laid_out, lines, probability
+from fusery.pipeline.align_view import Cell, Match, SourceView, View
 
 EVIDENCE, NO_EVIDENCE, TEXT_END = "┃", "┊", "│"
 _STYLE = {EVIDENCE: "bold green", NO_EVIDENCE: "yellow", TEXT_END: "dim"}

@@ -18,7 +18,7 @@ from fusery.core.rules import Positions, Vocabulary
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import PAD, IntArray, TopK, VocabularyMap
 from fusery.errors import InvalidInput
-from fusery.pipeline.align_text import TokenNames
+from fusery.pipeline.align_text import Token, TokenNames
 
 _LISTED_TOKENS = 8
 """Target tokens that are listed of a cell; it may have thousands."""
@@ -43,17 +43,6 @@ class Modes:
         if as_reference and vocabulary not in (None, Vocabulary.MIN_ED, Vocabulary.EXACT):
             raise InvalidInput("positions reference goes with vocabulary min_ed or exact (the paper's soft and hard)")
         return cls(positions, vocabulary or (Vocabulary.MIN_ED if as_reference else Vocabulary.PARTITION), top)
-
-
-@dataclass(frozen=True, slots=True)
-class Token:
-    """A token of a text: bytes start to end. `shown` is visible text; `spelled` None for special tokens."""
-
-    id: int
-    shown: str
-    spelled: bytes | None
-    start: int
-    end: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,10 @@ from rich.table import Table
 
 from fusery import output, shown_text
 from fusery.core.rules import Dtype
-from fusery.core.tokens import ByteTokenizer
-from fusery.errors import AddressError, CorpusError, InvalidInput
+from fusery.errors import CorpusError, InvalidInput
 from fusery.json_text import parse_json
-from fusery.run_config import EngineKind, split_engine
-from fusery.source.address import parse_address
-from fusery.source.api import Distributions, Document, Engine, Limits, ModelDescription
-from fusery.source.client import SourceClient, client_from_settings
-from fusery.source.conformance.checks import TEXTS, Check, Status, readable, self_test, tolerance_of
+from fusery.pipeline.opened import named, opened
+from fusery.source.conformance.checks import TEXTS, Status, readable, self_test, tolerance_of
 from fusery.source.conformance.comparison import compare
 
 _COLOURS = {Status.PASSED: "green", Status.UNSURE: "yellow", Status.FAILED: "red"}
@@ -38,49 +34,6 @@ class Request:
     dtype: Dtype = Dtype.FLOAT32
 
 
-class ServedSource:
-    """A source server, asked with float32 log-probabilities."""
-
-    def __init__(self, client: SourceClient) -> None:
-        self._client = client
-        self.model: ModelDescription = client.model()
-        self.tokenizer: ByteTokenizer = client.tokenizer()
-
-    def compute(self, documents: Sequence[Document], top_k: int) -> list[Distributions]:
-        return self._client.compute(documents, top_k, "float32", self.model.fingerprint)
-
-
-@contextmanager
-def opened(given: str, tokenizer: str | None = None, dtype: Dtype = Dtype.FLOAT32) -> Iterator[Engine]:
-    """The source that `given` means: host:port of a source server, or the name of an engine.
-
-    Raises:
-        ModelError, InvalidInput: it is none, or can't be used.
-        Unavailable: nobody answers there.
-    """
-    if _is_address(given):
-        with client_from_settings(given, retry_for_s=10.0) as client:
-            yield ServedSource(client)
-        return
-    from fusery.source.engines.by_name import load_engine
-
-    if split_engine(given)[0] is EngineKind.TRANSFORMERS:
-        # In this process no message limits k, so the whole vocabulary can be summed.
-        yield load_engine(given, None, dtype, limits=Limits(max_top_k=1 << 20))
-    else:
-        yield load_engine(given, None, dtype, tokenizer=tokenizer)
-
-
-def _is_address(given: str) -> bool:
-    if split_engine(given)[0] is not EngineKind.TRANSFORMERS or Path(given).exists():
-        return False
-    try:
-        parse_address(given)
-    except AddressError:
-        return False
-    return True
-
-
 def conformance(request: Request, as_json: bool) -> int:
     """Exit code 0 if no check failed, 1 if one did; prints the report.
 
@@ -90,29 +43,47 @@ def conformance(request: Request, as_json: bool) -> int:
     if not 1 <= len(request.sources) <= 2:
         raise InvalidInput(f"{len(request.sources)} sources given; expected one, or two to compare")
     texts = TEXTS if request.texts is None else read_texts(request.texts)
-    with ExitStack() as stack:
-        sources = [stack.enter_context(opened(s, request.tokenizer, request.dtype)) for s in request.sources]
+    names = ["a", "b"][: len(request.sources)]
+    with ExitStack() as open_models:
+        found = [named("SOURCE", given, request.tokenizer) for given in request.sources]
+        sources = [open_models.enter_context(opened(each, request.dtype)).source() for each in found]
         usable = readable(texts, sources)
         if not usable:
             raise InvalidInput(f"none of {len(texts)} texts is spelled by every tokenizer and fits every context")
         top_k = min([request.top_k, *(min(s.model.vocabulary_size, s.model.limits.max_top_k) for s in sources)])
         tolerance = request.tolerance or tolerance_of(*(s.model.dtype for s in sources))
-        checks = {name: self_test(s, usable, top_k) for name, s in zip(_names(request), sources, strict=True)}
+        checks = {name: self_test(s, usable, top_k) for name, s in zip(names, sources, strict=True)}
         if len(sources) == 2:
             checks["both"] = compare(sources[0], sources[1], usable, top_k, tolerance)
         models = [source.model for source in sources]
-    is_right = all(check.status is not Status.FAILED for found in checks.values() for check in found)
-    left_out = [name for name in texts if name not in usable]
-    report = _report(request, models, checks, top_k, tolerance, left_out)
+    passed = all(check.status is not Status.FAILED for of in checks.values() for check in of)
+    report = {
+        "passed": passed,
+        "sources": {
+            name: {
+                "given": given,
+                "name": model.name,
+                "engine": model.architecture,
+                "dtype": model.dtype,
+                "vocabulary_size": model.vocabulary_size,
+                "fingerprint": model.fingerprint,
+            }
+            for name, given, model in zip(names, request.sources, models, strict=True)
+        },
+        "top_k": top_k,
+        "top_k_asked_for": request.top_k,
+        "tolerance": tolerance,
+        "texts_left_out": [name for name in texts if name not in usable],
+        "checks": {
+            name: [{"name": c.name, "status": c.status.value, "detail": c.detail} for c in of]
+            for name, of in checks.items()
+        },
+    }
     if as_json:
-        print(output.to_json({"passed": is_right, **report}, indent=1))
+        print(output.to_json(report, indent=1))
     else:
-        _show(report, is_right)
-    return 0 if is_right else 1
-
-
-def _names(request: Request) -> list[str]:
-    return ["a", "b"][: len(request.sources)]
+        _show(report)
+    return 0 if passed else 1
 
 
 def read_texts(path: Path) -> dict[str, str]:
@@ -134,39 +105,7 @@ def read_texts(path: Path) -> dict[str, str]:
     return texts
 
 
-def _report(
-    request: Request,
-    models: Sequence[ModelDescription],
-    checks: Mapping[str, Sequence[Check]],
-    top_k: int,
-    tolerance: float,
-    left_out: Sequence[str],
-) -> dict[str, Any]:
-    described = [
-        {
-            "given": given,
-            "name": model.name,
-            "engine": model.architecture,
-            "dtype": model.dtype,
-            "vocabulary_size": model.vocabulary_size,
-            "fingerprint": model.fingerprint,
-        }
-        for given, model in zip(request.sources, models, strict=True)
-    ]
-    return {
-        "sources": dict(zip(_names(request), described, strict=True)),
-        "top_k": top_k,
-        "top_k_asked_for": request.top_k,
-        "tolerance": tolerance,
-        "texts_left_out": list(left_out),
-        "checks": {
-            name: [{"name": c.name, "status": c.status.value, "detail": c.detail} for c in found]
-            for name, found in checks.items()
-        },
-    }
-
-
-def _show(report: Mapping[str, Any], is_right: bool) -> None:
+def _show(report: Mapping[str, Any]) -> None:
     console = output.console()
     for name, source in report["sources"].items():
         shown = f"{name}: {source['given']} ({source['engine']}, {source['dtype']}, {source['vocabulary_size']} logits)"
@@ -182,7 +121,7 @@ def _show(report: Mapping[str, Any], is_right: bool) -> None:
             status = f"[{colour}]{check['status']}[/{colour}]"
             table.add_row(source, escape(check["name"]), status, escape(shown_text.shown(check["detail"])))
     console.print(table)
-    verdict = "conforms" if is_right else "does not conform"
+    verdict = "conforms" if report["passed"] else "does not conform"
     asked, used = report["top_k_asked_for"], report["top_k"]
     entries = f"{used} entries" if used == asked else f"{used} entries ({asked} were asked for; no more are given)"
     console.print(f"{verdict}: {entries}, tolerance {report['tolerance']:g} nats", highlight=False, soft_wrap=True)

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusery.errors import FuseryError, Unavailable
-from fusery.pipeline.conformance import ServedSource
+from fusery.pipeline.opened import ServedSource
 from fusery.pipeline.patience import Tell, patient_client
 from fusery.pipeline.preflight import Run, tokenizer_of
 from fusery.pipeline.processes import Child, Supervisor, fusery_command, wait_for_file

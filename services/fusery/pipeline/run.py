@@ -29,7 +29,8 @@ from fusery.pipeline.execution import coordinate, new_launch
 from fusery.pipeline.hop_progress import Progress
 from fusery.pipeline.lease import lease
 from fusery.pipeline.planning import hops_job, measure_sources, plan_of, publish_tokenizer
-from fusery.pipeline.preflight import Run, check_registered_name, check_run, open_run, publish_input
+from fusery.pipeline.preflight import Run, open_run, publish_input
+from fusery.pipeline.preflight_checks import check_registered_name, check_run
 from fusery.pipeline.progress import Board, Line, Shown
 from fusery.pipeline.progress_note import keep_lines, kept_lines
 from fusery.pipeline.registration import check_gate
