@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from fusery.errors import FuseryError, StoreFull
+from fusery.formats.lease import followed_lease
 from fusery.formats.store import Store
 from fusery.pipeline.coordinator import PACE
 from fusery.pipeline.execution import HopsJob, coordinate, new_launch
-from fusery.pipeline.lease import lease
 from fusery.settings import settings
 from fusery.telemetry import set_up_logging
-from fusery.worker.plan import Plan
+from fusery.worker.plan import Plan, coordinator_name
 
 
 def publish_inputs(store: Store, inputs: Path) -> None:
@@ -66,7 +66,7 @@ def main(folder: Path, *how: str) -> int:
             make_inputs=lambda: publish_inputs(store, folder / "inputs"),
         )
         launch = new_launch()
-        with lease(store, plan.run_id, launch, PACE.lease_s):
+        with followed_lease(store, coordinator_name(plan.run_id), {"launch": launch}, PACE.lease_s):
             progress = coordinate(job, launch)
     except FuseryError as error:
         kind = StoreFull if isinstance(error, StoreFull) else type(error)

@@ -21,13 +21,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import picomodels
 from fusery.errors import Interrupted, Mismatch, TooLarge
+from fusery.formats.lease import Occupied
 from fusery.registry.model_card import Lineage
 from fusery.registry.record import ModelLicence, Origin
 from fusery.run_sections import TrainingSpec
 from fusery.trainer import loop
 from fusery.trainer.attention import Packing
 from fusery.trainer.job import TERMINATED_EXIT_CODE, Terminated, TrainJob, train
-from fusery.trainer.lease import Occupied
 from fusery.trainer.loop import Diverged
 from fusery.trainer.metrics import StepMetrics
 from launchers import free_port, launched

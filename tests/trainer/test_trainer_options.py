@@ -19,10 +19,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from fusery.errors import InvalidInput, StoreFull
+from fusery.formats.lease import FolderLease, Occupied
 from fusery.run_sections import TrainingSpec
 from fusery.trainer import checkpoint, sharding
 from fusery.trainer.job import TrainJob, train
-from fusery.trainer.lease import Lease, Occupied
 from fusery.trainer.metrics import Alarms, StepMetrics
 from launchers import free_port, launched
 from trainingdata import pico_documents, pico_job
@@ -123,7 +123,7 @@ def test_no_room_for_a_checkpoint_is_said_and_the_one_before_is_kept(
 def test_a_second_training_in_the_same_folder_is_refused(tmp_path: Path) -> None:
     job = pico_job(tmp_path / "out")
     job.output.mkdir()
-    with Lease(job.output, beat_s=0.05), pytest.raises(Occupied, match="trains here"):
+    with FolderLease(job.output, beat_s=0.05), pytest.raises(Occupied, match="trains here"):
         train(job)
 
 

@@ -25,9 +25,9 @@ from fusery.ablation.tables import render
 from fusery.ablation.trainings import Training
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import Degraded, Interrupted
+from fusery.formats.lease import followed_lease
 from fusery.pipeline.coordinator import PACE
 from fusery.pipeline.execution import new_launch
-from fusery.pipeline.lease import lease
 from fusery.pipeline.planning import publish_tokenizer
 from fusery.pipeline.preflight import Run, publish_input
 from fusery.pipeline.preflight_checks import check_run
@@ -37,7 +37,7 @@ from fusery.registry.licences import check_licences
 from fusery.registry.tracking import default_artifact_folder
 from fusery.run_sections import USUAL_SEQUENCE_LENGTH
 from fusery.stop_signals import stops_in_order
-from fusery.worker.plan import digest
+from fusery.worker.plan import coordinator_name, digest
 
 _TABLE_WIDTH = 200
 """Columns of a table that goes into a pipe or a file."""
@@ -90,7 +90,7 @@ def _carry_out(ablation: Ablation, parallel: int, board: Board) -> Table:
         waited_for.add(other)
 
     launch = new_launch()
-    with lease(base.store, base.run_id, launch, PACE.lease_s, follow):
+    with followed_lease(base.store, coordinator_name(base.run_id), {"launch": launch}, PACE.lease_s, follow):
         # Not when the first training starts: hours of captures may lie between.
         keep_run_file(base, run_file(ablation.folder))
         plans = _evidence_plans(ablation, launch, board)

@@ -20,6 +20,7 @@ from fusery.core.tokens import ByteTokenizer
 from fusery.errors import Corrupt, Degraded, Interrupted
 from fusery.evaluation import report as reports
 from fusery.evaluation.tables import render_tables
+from fusery.formats.lease import followed_lease
 from fusery.pipeline import local, run_children, step_jobs, steps
 from fusery.pipeline.coordinator import PACE
 from fusery.pipeline.corpus_reading import told
@@ -27,7 +28,6 @@ from fusery.pipeline.coverage_warnings import warnings_of
 from fusery.pipeline.evaluation_tasks import check_tasks
 from fusery.pipeline.execution import coordinate, new_launch
 from fusery.pipeline.hop_progress import Progress
-from fusery.pipeline.lease import lease
 from fusery.pipeline.planning import hops_job, measure_sources, plan_of, publish_tokenizer
 from fusery.pipeline.preflight import Run, open_run, publish_input
 from fusery.pipeline.preflight_checks import check_registered_name, check_run
@@ -38,7 +38,7 @@ from fusery.pipeline.run_children import keep_run_file
 from fusery.registry.licences import check_licences
 from fusery.run_file import MOUNTED, command_on
 from fusery.stop_signals import stops_in_order
-from fusery.worker.plan import Hop, Plan, ShardTask, digest, plan_name
+from fusery.worker.plan import Hop, Plan, ShardTask, coordinator_name, digest, plan_name
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def _lead(run: Run, board: Board) -> Iterator[str]:
         board.update(*kept_lines(run.store, run.run_id))
 
     launch = new_launch()
-    with lease(run.store, run.run_id, launch, PACE.lease_s, follow):
+    with followed_lease(run.store, coordinator_name(run.run_id), {"launch": launch}, PACE.lease_s, follow):
         board.keep = lambda lines: keep_lines(run.store, run.run_id, lines)
         yield launch
 

@@ -22,9 +22,9 @@ from fusery.evaluation import report as reports
 from fusery.evaluation.tables import render_tables
 from fusery.formats.store import Store
 from fusery.pipeline import steps
+from fusery.pipeline.coordinator import PACE
 from fusery.pipeline.execution import read_progress
 from fusery.pipeline.hop_progress import HopProgress, Progress
-from fusery.pipeline.lease import BEAT_S
 from fusery.pipeline.preflight import Run, open_run
 from fusery.pipeline.progress import Line, hop_lines, progress_table, table_row
 from fusery.pipeline.progress_note import line_of, read_board
@@ -133,7 +133,7 @@ def _counted(store: Store, plan: Plan, kept: Progress, coordinator: dict[str, An
 def _coordinator(store: Store, run_id: str) -> dict[str, Any] | None:
     """Who carries the run out: worker (host:pid), alive. None: nobody does, or it ended in order."""
     first = _note(store, run_id)
-    deadline = time.monotonic() + BEAT_S + 1.5
+    deadline = time.monotonic() + PACE.lease_s / 5 + 1.5
     found = first
     while found is not None and found == first and time.monotonic() < deadline:
         time.sleep(0.3)

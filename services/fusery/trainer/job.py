@@ -27,6 +27,7 @@ import torch
 from fusery.core.objective import Partitions
 from fusery.core.topk import IntArray
 from fusery.errors import Interrupted, InvalidInput, Mismatch
+from fusery.formats.lease import FolderLease
 from fusery.json_text import read_json_object
 from fusery.models.causality import check_causal
 from fusery.models.checkpoint import context_length
@@ -42,7 +43,6 @@ from fusery.trainer.checkpoint import Cursor
 from fusery.trainer.documents import Limits, TrainingDocuments
 from fusery.trainer.export import export
 from fusery.trainer.held_out import HeldOut
-from fusery.trainer.lease import Lease
 from fusery.trainer.loop import Training, run
 from fusery.trainer.metrics import StepMetrics
 from fusery.trainer.order import Plan
@@ -116,7 +116,7 @@ def train(job: TrainJob) -> TrainResult:
     accelerator = group.form(job.threads)
     sharding.check(accelerator, job.training)
     is_main = accelerator.is_main_process
-    with _threads(job.threads), _signals() as signals, Lease(job.output) if is_main else nullcontext() as lease:
+    with _threads(job.threads), _signals() as signals, FolderLease(job.output) if is_main else nullcontext() as lease:
         training, adapted = _prepared(job)
         with _followed(job, training) if is_main else nullcontext() as follower:
             training = replace(training, lease=lease, tracking_run=_run_of(follower))

@@ -24,6 +24,7 @@ from accelerate import Accelerator
 from fusery.core.loss import LossMeans, LossSums, loss_of_hidden, loss_of_logits
 from fusery.core.objective import Objective, Partitions
 from fusery.errors import InvalidInput
+from fusery.formats.lease import FolderLease
 from fusery.models.head import Head, SplitModel
 from fusery.run_sections import TrainingSpec
 from fusery.trainer import checkpoint
@@ -32,7 +33,6 @@ from fusery.trainer.checkpoint import Cursor
 from fusery.trainer.data import Batch, build
 from fusery.trainer.documents import TrainingDocuments
 from fusery.trainer.held_out import HeldOut, measure
-from fusery.trainer.lease import Lease
 from fusery.trainer.metrics import Alarms, MetricsLog, StepMetrics
 from fusery.trainer.order import Packed, Plan
 from fusery.trainer.schedule import learning_rate, optimizer_for, peak_learning_rate
@@ -71,7 +71,7 @@ class Training:
     config: Mapping[str, Any]
     folder: Path
     held_out: HeldOut
-    lease: Lease | None = None
+    lease: FolderLease | None = None
     tracking_run: Callable[[], str | None] = lambda: None
     on_step: Callable[[StepMetrics], None] | None = None
 

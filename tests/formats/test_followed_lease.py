@@ -3,8 +3,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from fusery.formats.lease import followed_lease
 from fusery.formats.store import Store
-from fusery.pipeline.lease import lease
 from fusery.worker.plan import coordinator_name
 
 NAME = coordinator_name("r")
@@ -27,7 +27,7 @@ class Waiting:
 def waited(store: Store, waiting: Waiting) -> tuple[float, list[str]]:
     """Seconds until the lease was ours, and who was followed."""
     followed: list[str] = []
-    with lease(store, "r", "mine", 15.0, followed.append, waiting.clock, waiting.sleep):
+    with followed_lease(store, NAME, {"launch": "mine"}, 15.0, followed.append, waiting.clock, waiting.sleep):
         note = store.read_note(NAME)
         assert note is not None
         assert note["launch"] == "mine"
