@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fusery-installed
 .DEFAULT_GOAL := help
-.PHONY: chart-readme chart-test engine-test help image image-test k8s setup demo small-llms test faults fuzz check format proto schema bench bench-align bench-hops bench-seeds bench-source bench-tokenizers bench-train bench-workers clean
+.PHONY: chart-readme chart-test chart-tools engine-test help image image-test k8s setup demo small-llms test faults fuzz check format proto schema bench bench-align bench-hops bench-seeds bench-source bench-tokenizers bench-train bench-workers clean
 
 help: ## Show what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(ROOT)/Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -80,8 +80,11 @@ image: ## Build the container image (CPU); scripts/image.sh gpu builds the other
 image-test: $(STAMP) ## Build the image over Debian's packages and try it: read-only, without network (Docker; 6 to 15 minutes)
 	@BIN=$(BIN) $(ROOT)/scripts/image_test.sh
 
-chart-test: $(STAMP) ## Render and check the chart with Helm 3.17 and 4.3 for Kubernetes 1.27 to 1.37 (downloads 97 MB once)
-	@cd $(ROOT) && BIN=$(BIN) scripts/chart_tools.sh && $(BIN)/python -m pytest $(PYTEST_ARGS) tests/deploy
+chart-tools: $(STAMP) ## Fetch Helm and the schemas of the Kubernetes API for the chart's tests (97 MB, once)
+	@cd $(ROOT) && BIN=$(BIN) scripts/chart_tools.sh
+
+chart-test: chart-tools ## Render and check the chart with Helm 3.17 and 4.3 for Kubernetes 1.27 to 1.37
+	@cd $(ROOT) && $(BIN)/python -m pytest $(PYTEST_ARGS) tests/deploy
 
 k8s: $(STAMP) ## Write k8s/*.yaml from examples/kubernetes
 	@$(BIN)/python $(ROOT)/scripts/k8s.py

@@ -30,7 +30,7 @@ OUTSIDE = {
 def validator(kind: str, api_version: str, version: str) -> Any:
     """The strict schema of one kind: keys that the API does not know are mistakes."""
     if not (TOOLS / "python" / "kubernetes_validate").is_dir():
-        pytest.skip("the API's schemas are not there; make chart-test fetches them")
+        pytest.skip("the API's schemas are not there; make chart-tools fetches them")
     import jsonschema
     from referencing import Registry, Resource
 
@@ -48,7 +48,7 @@ def outside_validator(kind: str, api_version: str) -> Any:
     """As `validator`, for a kind of another project, which has one schema for every Kubernetes."""
     file = TOOLS / "schemas" / f"{api_version.replace('/', '_')}_{kind}.json"
     if not file.is_file():
-        pytest.skip(f"the schema of {kind} is not there; make chart-test fetches it")
+        pytest.skip(f"the schema of {kind} is not there; make chart-tools fetches it")
     import jsonschema
 
     return jsonschema.Draft202012Validator(json.loads(file.read_text()))

@@ -1,4 +1,4 @@
-"""Both majors of Helm; without them (`make chart-test` fetches them) the tests that render the chart are skipped."""
+"""Both majors of Helm; without them (`make chart-tools` fetches them) the tests that render the chart are skipped."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def helm4() -> Helm:
 def _helm(name: str) -> Helm:
     binary = TOOLS / name
     if not binary.is_file():
-        pytest.skip(f"{name} is not there; make chart-test fetches it")
+        pytest.skip(f"{name} is not there; make chart-tools fetches it")
     return Helm(binary)
 
 
