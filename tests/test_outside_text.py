@@ -103,7 +103,7 @@ def test_an_entry_or_a_note_that_is_no_json_counts_as_none(tmp_path: Path, conte
 def test_an_entry_with_a_right_seal_and_wrong_kinds_counts_as_none(tmp_path: Path, wrong: dict[str, object]) -> None:
     from dataclasses import asdict
 
-    from fusery.formats.sealed import seal
+    from fusery.formats.store import seal
 
     store = Store(str(tmp_path))
     entry = store.publish("a", b"whole")

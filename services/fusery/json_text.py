@@ -1,4 +1,4 @@
-"""JSON from outside as Python values: the one parser, with one error for whatever is wrong with a text.
+"""JSON from outside as Python values: the one parser, with one error for all that is wrong with a text.
 
 Python's own parser also ends in a RecursionError, gives half characters that nothing can write again, and integers that
 no array holds. As there, of a key that stands twice the last value counts, and NaN and Infinity are numbers: model

@@ -35,7 +35,7 @@ Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,40}[a-z0-9])?$")]
 
 
 _KEPT_NAMES = ("target", "unknown")
-"""In tags, and where licences are accepted, they mean the target, and a licence that nobody knows."""
+"""In tags, and where licences are accepted, they mean the target and an unknown licence."""
 
 
 class EngineKind(StrEnum):

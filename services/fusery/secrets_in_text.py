@@ -1,4 +1,4 @@
-"""What lets somebody in, in a text that others read: passwords and tokens of URLs, and tokens that tell themselves.
+"""Secrets in a text that others read: passwords and tokens of URLs, and tokens known by their form.
 
 A URL is looked at as people write it and not as its standard has it: a password holds `/`, `@` or `?` unescaped. So of
 a broker's address everything before the last `@` is hidden, and of others what can't be a host and its port.
@@ -45,7 +45,11 @@ def without_secrets_in_comment(text: str) -> str:
 
 
 def has_secret(text: str) -> bool:
-    """Whether `text` holds what lets somebody in."""
+    """Whether `text` holds a secret.
+
+    >>> has_secret("redis://user:pw@host/0"), has_secret("redis://host/0")
+    (True, False)
+    """
     return without_secrets(text) != text
 
 
@@ -61,7 +65,7 @@ def _end_of_user(scheme: str, rest: str) -> int:
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     last = rest.rfind("@")
     if scheme in _WITHOUT_PATH:
-        # A broker's user without a password lets nobody in.
+        # A broker's user without a password is no secret.
         return last if authority and ":" in rest[: max(last, 0)] and not rest.startswith("/") else -1
     if "@" in authority:
         # An `@` in the path may be of the password too, where what looks like the host is none.

@@ -55,7 +55,7 @@ class Settings(BaseSettings):
 
 
 class TraceSettings(BaseSettings):
-    """The variables of the environment that say where traces go and which one this process belongs to."""
+    """The variables that say where traces go and which one this process belongs to; three are OpenTelemetry's own."""
 
     model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True)
 
@@ -84,11 +84,6 @@ class ClusterSettings(BaseSettings):
 def settings() -> Settings:
     """The settings of this process, read from the environment at each call."""
     return Settings()
-
-
-def trace_settings() -> TraceSettings:
-    """As `settings`, for traces; three of the variables are OpenTelemetry's own."""
-    return TraceSettings()
 
 
 def cluster_settings() -> ClusterSettings:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fusery.errors import ConfigError, how_to_install
-from fusery.settings import trace_settings
+from fusery.settings import TraceSettings
 
 HEADER = "traceparent"
 """Name of the message header and the gRPC metadata that carry a context."""
@@ -127,7 +127,7 @@ def start(service: str, whole_process: bool) -> None:
         ConfigError: a collector is named, but its address or the installed packages can't be used.
     """
     stop()
-    place = trace_settings()
+    place = TraceSettings()
     variable, endpoint = place.collector()
     if endpoint is not None:
         _check_collector(variable, endpoint)

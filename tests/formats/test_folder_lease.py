@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fusery.formats.lease import NAME, FolderLease, Occupied, lives, owner_here
-from fusery.formats.sealed import seal
+from fusery.formats.store import seal
 
 MACHINE = owner_here().split("/")[1]
 QUICK = {"beat_s": 0.02, "silent_s": 0.4}

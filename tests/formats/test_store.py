@@ -12,8 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.errors import ConfigError, Corrupt, FuseryError, InvalidInput, Mismatch, StoreFull, Unavailable
-from fusery.formats.sealed import seal, unseal
-from fusery.formats.store import Store
+from fusery.formats.store import Store, seal, unseal
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ class Image(IntEnum):
     LARGER_CELL = 2
     """A cell of several target tokens."""
     NO_CELL = 3
-    """Nothing: its mass joins the tail, or is dropped."""
+    """No cell: its mass joins the tail, or is dropped."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -94,17 +94,7 @@ class Counts:
     kept_B: IntArray
 
     def plus(self, other: Counts) -> Counts:
-        return Counts(
-            self.documents + other.documents,
-            self.positions + other.positions,
-            self.with_evidence + other.with_evidence,
-            self.source_rows + other.source_rows,
-            self.source_astray + other.source_astray,
-            self.target_astray + other.target_astray,
-            self.mass_I + other.mass_I,
-            self.cell_tokens + other.cell_tokens,
-            self.kept_B + other.kept_B,
-        )
+        return Counts(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
 
     @property
     def captured_mass(self) -> float:
@@ -153,7 +143,7 @@ def masses(used: TopK, images: TokenImages, drops_duplicates: bool = False) -> M
 
 
 def deciles(counts_B: IntArray) -> list[float] | None:
-    """The nine deciles of kept mass, each off by a bin's width at most; None if there is nothing."""
+    """The nine deciles of kept mass, each off by a bin's width at most; None if there are no rows."""
     total = int(counts_B.sum())
     if total == 0:
         return None

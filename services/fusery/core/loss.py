@@ -130,11 +130,7 @@ def loss_of_hidden(
     the number of the whole batch. Arithmetic is float32, float64 if the hidden states are.
     """
     problem = _Problem.of(labels_N, evidence, partitions, objective, denominator)
-    chunk = chunk_rows or _rows_of_a_chunk(hidden_ND.device, head.weight_VD.shape[0])
-    loss, sums = _LossOfHidden.apply(
-        hidden_ND, head.weight_VD, head.bias_V, head, problem, chunk, torch.is_grad_enabled()
-    )  # type: ignore[no-untyped-call]
-    return loss, LossSums(sums)
+    return _apply(hidden_ND, head, head.weight_VD.shape[0], problem, chunk_rows)
 
 
 def loss_of_logits(
@@ -148,13 +144,17 @@ def loss_of_logits(
 ) -> tuple[torch.Tensor, LossSums]:
     """The same for models whose head can't be taken off; differentiable in the logits [N, V]."""
     problem = _Problem.of(labels_N, evidence, partitions, objective, denominator)
-    chunk = chunk_rows or _rows_of_a_chunk(logits_NV.device, logits_NV.shape[1])
-    loss, sums = _LossOfLogits.apply(logits_NV, problem, chunk, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
+    return _apply(logits_NV, None, logits_NV.shape[1], problem, chunk_rows)
+
+
+def _apply(
+    rows_NX: torch.Tensor, head: Head | None, vocabulary: int, problem: _Problem, chunk_rows: int | None
+) -> tuple[torch.Tensor, LossSums]:
+    weight, bias = (None, None) if head is None else (head.weight_VD, head.bias_V)
+    usual = max(MIN_CHUNK_ROWS, CHUNK_ENTRIES.get(rows_NX.device.type, 2**24) // max(1, vocabulary))
+    chunk, wants_gradient = chunk_rows or usual, torch.is_grad_enabled()
+    loss, sums = _Loss.apply(rows_NX, weight, bias, head, problem, chunk, wants_gradient)  # type: ignore[no-untyped-call]
     return loss, LossSums(sums)
-
-
-def _rows_of_a_chunk(device: torch.device, vocabulary: int) -> int:
-    return max(MIN_CHUNK_ROWS, CHUNK_ENTRIES.get(device.type, 2**24) // max(1, vocabulary))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -237,48 +237,56 @@ def _no_evidence(device: torch.device) -> SparseEvidence:
     return SparseEvidence(index, index, number, index.reshape(0, 1), number.reshape(0, 1))
 
 
-class _LossOfHidden(torch.autograd.Function):
+class _Loss(torch.autograd.Function):
+    """The loss of rows [N, X]: hidden states, with a head, or logits, without one."""
+
     @staticmethod
     def forward(
         ctx: Any,
-        hidden_ND: torch.Tensor,
-        weight_VD: torch.Tensor,
+        rows_NX: torch.Tensor,
+        weight_VD: torch.Tensor | None,
         bias_V: torch.Tensor | None,
-        head: Head,
+        head: Head | None,
         problem: _Problem,
         chunk: int,
         wants_gradient: bool,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        exact = torch.promote_types(hidden_ND.dtype, torch.float32)
+        exact = torch.promote_types(rows_NX.dtype, torch.float32)
         # Matrix products run in what autocast says; everything between them in `exact`.
-        device = hidden_ND.device.type
-        product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_ND.dtype
-        needs_hidden, needs_weight, needs_bias = (wants_gradient and need for need in ctx.needs_input_grad[:3])
-        grad_hidden = torch.zeros_like(hidden_ND) if needs_hidden else None
-        grad_weight = torch.zeros_like(weight_VD, dtype=exact) if needs_weight else None
+        device = rows_NX.device.type
+        product = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else rows_NX.dtype
+        needs_rows, needs_weight, needs_bias = (wants_gradient and need for need in ctx.needs_input_grad[:3])
+        grad_rows = torch.zeros_like(rows_NX) if needs_rows else None
+        grad_weight = torch.zeros_like(weight_VD, dtype=exact) if needs_weight and weight_VD is not None else None
         grad_bias = torch.zeros_like(bias_V, dtype=exact) if needs_bias and bias_V is not None else None
-        sums = torch.zeros(7, dtype=torch.float64, device=hidden_ND.device)
+        sums = torch.zeros(7, dtype=torch.float64, device=rows_NX.device)
         with torch.autocast(device, enabled=False):
-            weight = weight_VD.to(product)
-            for rows, targets in problem.chunks(chunk):
-                hidden = hidden_ND.index_select(0, rows).to(product)
-                logits = _logits(hidden, weight, bias_V, head, exact)
+            weight = None if weight_VD is None else weight_VD.to(product)
+            for places, targets in problem.chunks(chunk):
+                rows = rows_NX.index_select(0, places)
+                if head is None or weight is None:
+                    logits = rows.to(exact)
+                else:
+                    rows = rows.to(product)
+                    logits = _logits(rows, weight, bias_V, head, exact)
                 grad = chunk_loss_and_gradient(logits, targets, problem.partitions, problem.objective, sums)
                 if not wants_gradient:
                     continue
-                grad = _through_cap(grad, logits, head)
-                if grad_bias is not None:
-                    grad_bias += grad.sum(0)
-                grad = grad.to(product)
-                if grad_hidden is not None:
-                    grad_hidden.index_copy_(0, rows, (grad @ weight).to(grad_hidden.dtype))
-                if grad_weight is not None:
-                    _add_product(grad_weight, grad, hidden)
-        for found in (grad_hidden, grad_weight, grad_bias):
+                if head is not None and weight is not None:
+                    grad = _through_cap(grad, logits, head)
+                    if grad_bias is not None:
+                        grad_bias += grad.sum(0)
+                    grad = grad.to(product)
+                    if grad_weight is not None:
+                        _add_product(grad_weight, grad, rows)
+                    grad = grad @ weight if grad_rows is not None else grad
+                if grad_rows is not None:
+                    grad_rows.index_copy_(0, places, grad.to(grad_rows.dtype))
+        for found in (grad_rows, grad_weight, grad_bias):
             if found is not None:
                 found /= problem.denominator
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        ctx.dtypes = (hidden_ND.dtype, weight_VD.dtype, None if bias_V is None else bias_V.dtype)
+        ctx.save_for_backward(grad_rows, grad_weight, grad_bias)
+        ctx.dtypes = [None if given is None else given.dtype for given in (rows_NX, weight_VD, bias_V)]
         ctx.mark_non_differentiable(sums)
         return (sums[0] / problem.denominator).to(exact), sums
 
@@ -295,31 +303,6 @@ def _times(grad_loss: torch.Tensor, grads: Sequence[torch.Tensor | None]) -> Seq
     if float(grad_loss) == 1:
         return grads
     return [None if grad is None else grad * grad_loss.to(grad.dtype) for grad in grads]
-
-
-class _LossOfLogits(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, logits_NV: torch.Tensor, problem: _Problem, chunk: int, wants_gradient: bool
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        exact = torch.promote_types(logits_NV.dtype, torch.float32)
-        grad_logits = torch.zeros_like(logits_NV) if wants_gradient else None
-        sums = torch.zeros(7, dtype=torch.float64, device=logits_NV.device)
-        for rows, targets in problem.chunks(chunk):
-            logits = logits_NV.index_select(0, rows).to(exact)
-            grad = chunk_loss_and_gradient(logits, targets, problem.partitions, problem.objective, sums)
-            if grad_logits is not None:
-                grad_logits.index_copy_(0, rows, grad.to(grad_logits.dtype))
-        if grad_logits is not None:
-            grad_logits /= problem.denominator
-        ctx.save_for_backward(grad_logits)
-        ctx.mark_non_differentiable(sums)
-        return (sums[0] / problem.denominator).to(exact), sums
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_loss: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        return (*_times(grad_loss, ctx.saved_tensors), None, None, None)
 
 
 def _logits(

@@ -176,7 +176,9 @@ def chunk_loss_and_gradient(
         fusion[part.rows_R] += weights * nats
         normaliser[part.rows_R] += share * kept
         supports.append(support)
-        _add_evidence_sums(sums, weights, part.mass_RK, support)
+        on_support_R = torch.where(part.mass_RK > 0, support.log_q_RK.exp(), 0).sum(1)
+        sums[4] += (weights * part.mass_RK.sum(1)).sum()
+        sums[5] += (weights * on_support_R).sum()
     _add_sums(sums, clm, clm_weight, fusion, targets)
     grad = _weighted(q, normaliser, tails, [support.places_M for support in supports])
     for support in supports:
@@ -215,7 +217,7 @@ def _support(
 def _tail(
     q_nV: torch.Tensor, rows_R: torch.Tensor, support: _Support, tail_mass_R: torch.Tensor, share_R: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """What takes from q off the support, per row [n]; the tail's nats [R] and the mass [R] it adds to the normaliser.
+    """What the tail takes from q off the support, by row [n]; its nats [R], and the mass [R] it adds to the normaliser.
 
     q_T is summed over what is off the support, not 1 − Σ Q_c, which would be rounding noise where the target is sure.
     Where q_T is below the smallest number, or nothing is off the support, the tail is left out.
@@ -255,12 +257,6 @@ def _weighted(
     q_nV.mul_((normaliser_n - torch.stack(tails).sum(0))[:, None])
     flat[places_U] = on_support_U
     return q_nV
-
-
-def _add_evidence_sums(sums: torch.Tensor, weights_R: torch.Tensor, mass_RK: torch.Tensor, support: _Support) -> None:
-    present = mass_RK > 0
-    sums[4] += (weights_R * mass_RK.sum(1)).sum()
-    sums[5] += (weights_R * torch.where(present, support.log_q_RK.exp(), 0).sum(1)).sum()
 
 
 def _add_sums(

@@ -56,7 +56,7 @@ class Patience:
     answered_s: float = 60.0
     """Where a server is there that is busy, fails, hangs, or breaks off in the middle."""
     unreached_s: float = 8.0
-    """Where nothing can be reached: whoever mistyped an address wants to know."""
+    """Where nothing can be reached: a mistyped address shows soon."""
     pause_s: float = 5.0
 
 
@@ -136,7 +136,7 @@ class Bucket:
         return sorted(name for name, info in self._listing(folder) if info["type"] == "directory")
 
     def remove_folder(self, folder: str) -> None:
-        """Nothing to do: a bucket has no folders, only names with slashes."""
+        """Does nothing: a bucket has no folders, only names with slashes."""
         checked(folder)
 
     def changed_at(self, name: str) -> float | None:

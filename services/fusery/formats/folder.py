@@ -11,13 +11,15 @@ import contextlib
 import errno
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from fusery.errors import ConfigError, FuseryError, InvalidInput, StoreFull, Unavailable
 from fusery.formats.place import TEMPORARY, checked
 
+_Result = TypeVar("_Result")
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _WRONG = {
     errno.EACCES: "this user may not do that there",
@@ -53,20 +55,10 @@ class Folder:
         return path
 
     def read(self, name: str) -> bytes | None:
-        path = self.path(name)
-        with _explained(path):
-            try:
-                return path.read_bytes()
-            except FileNotFoundError:
-                return None
+        return self._look(name, Path.read_bytes)
 
     def size(self, name: str) -> int | None:
-        path = self.path(name)
-        with _explained(path):
-            try:
-                return path.stat().st_size
-            except FileNotFoundError:
-                return None
+        return self._look(name, lambda path: path.stat().st_size)
 
     def write(self, name: str, content: bytes) -> None:
         path = self.path(name)
@@ -113,10 +105,14 @@ class Folder:
             self.path(folder).rmdir()
 
     def changed_at(self, name: str) -> float | None:
+        return self._look(name, lambda path: path.stat().st_mtime)
+
+    def _look(self, name: str, ask: Callable[[Path], _Result]) -> _Result | None:
+        """What `ask` says of the file, None if it is not there."""
         path = self.path(name)
         with _explained(path):
             try:
-                return path.stat().st_mtime
+                return ask(path)
             except FileNotFoundError:
                 return None
 

@@ -19,8 +19,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fusery.errors import FuseryError
-from fusery.formats.sealed import seal, unseal
-from fusery.formats.store import Store
+from fusery.formats.store import Store, seal, unseal
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,7 @@ class Place(Protocol):
         ...
 
     def size(self, name: str) -> int | None:
-        """Their number."""
+        """The number of bytes under `name`, None if there are none."""
         ...
 
     def write(self, name: str, content: bytes) -> None:
@@ -34,7 +34,7 @@ class Place(Protocol):
         ...
 
     def remove(self, name: str) -> None:
-        """Nothing is under `name` then."""
+        """Takes `name` away, if it is there."""
         ...
 
     def files(self, folder: str, unsized: str = "") -> dict[str, int]:

@@ -5,11 +5,15 @@ and what its bytes hash to. Publishing is: the bytes under their name, then the 
 first to make. A reader checks size and hash at every open, and an entry checks itself; a damaged entry is none. Two
 writers of one name: equal bytes are success, other bytes are quarantined and reported, for then something that decides
 the bytes is missing from the name.
+
+Entries and notes are small JSON files with a seal, the SHA-256 of the rest: a file must be, letter for letter, what
+`seal` writes. 64 letters a file are its price.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
@@ -23,12 +27,13 @@ from fusery.errors import ConfigError, Corrupt, InvalidInput, Mismatch, Unavaila
 from fusery.formats.bucket import Bucket, options
 from fusery.formats.folder import Folder
 from fusery.formats.place import TEMPORARY, Place, checked
-from fusery.formats.sealed import seal, unseal
+from fusery.json_text import parse_json
 
 log = logging.getLogger(__name__)
 
 _ENTRY = ".entry.json"
 _TRIES = 5
+_SEAL = "seal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +49,7 @@ class Entry:
 class Store:
     """A folder or bucket of artefacts. Names are relative POSIX paths and can't leave the root.
 
-    Whatever goes wrong with the place itself is one of fusery's errors: ConfigError, Unavailable, StoreFull.
+    Errors of the place itself are ConfigError, Unavailable and StoreFull.
 
     Raises:
         ConfigError: the URL is not one that fsspec can open here, or it has a password in it.
@@ -144,7 +149,7 @@ class Store:
             if standing is not None and standing.sha256 != entry.sha256:
                 # It vouches for bytes that are gone.
                 self.discard(name)
-            # What stands there without an entry is vouched for by nobody.
+            # Bytes without an entry count as none.
             self._place.write(name, content)
             if self._place.create(name + _ENTRY, seal(asdict(entry))):
                 return entry
@@ -153,7 +158,7 @@ class Store:
                 self._place.remove(name + _ENTRY)
                 continue
             if winner.sha256 != entry.sha256:
-                # Whose bytes stand there now is not known, so nobody's do.
+                # The bytes there now may be of either writer.
                 self.discard(name)
             return self._same(winner, entry, content)
         raise Unavailable(f"{name}: others took it away {_TRIES} times while it was written; try again")
@@ -204,7 +209,7 @@ class Store:
         """What a note says, None if it is not there.
 
         Raises:
-            Corrupt: it is damaged; whoever wrote it can write it again.
+            Corrupt: it is damaged; its writer can write it again.
         """
         content = self._place.read(name)
         try:
@@ -248,6 +253,36 @@ class Store:
         if kinds != (int, str, dict):
             raise ValueError("its fields are not of their kinds")
         return Entry(**fields)
+
+
+def seal(fields: dict[str, Any]) -> bytes:
+    """`fields` (JSON values) as readable JSON with a seal.
+
+    Raises:
+        ValueError: one of the fields is called "seal".
+    """
+    if _SEAL in fields:
+        raise ValueError(f"{_SEAL!r} is no name of a field here")
+    digest = hashlib.sha256(_text(fields)).hexdigest()
+    return _text(fields | {_SEAL: digest})
+
+
+def unseal(content: bytes) -> dict[str, Any]:
+    """The fields that `seal` was given.
+
+    Raises:
+        ValueError: `content` is not what `seal` writes, to the last byte.
+    """
+    fields = parse_json(content)
+    if not isinstance(fields, dict) or fields.pop(_SEAL, None) is None:
+        raise ValueError("it has no seal")
+    if seal(fields) != content:
+        raise ValueError("its seal does not fit")
+    return fields
+
+
+def _text(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, indent=1, sort_keys=True).encode() + b"\n"
 
 
 def _artefact(name: str) -> str:
