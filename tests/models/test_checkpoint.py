@@ -16,11 +16,11 @@ from fusery.models.checkpoint import (
     NO_CONTEXT_LIMIT,
     check_checkpoint,
     context_length,
-    inspect_checkpoint,
     is_folder,
     local_folder,
     weight_files,
 )
+from fusery.models.inspect import inspect_checkpoint
 from picomodels import ARCHITECTURES, CONTEXT_LENGTH, TEXTS, TOKENIZERS, pico_byte_tokenizer, pico_model
 
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from fusery.errors import ModelError
-from fusery.models.checkpoint import inspect_checkpoint
+from fusery.models.inspect import inspect_checkpoint
 from fusery.pipeline import preflight_checks
 from fusery.pipeline.preflight import open_run
 from fusery.pipeline.preflight_checks import check_run, check_target

@@ -14,7 +14,7 @@ from fusery.core.rules import Positions, Vocabulary
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.vocab import build
 from fusery.errors import ModelError
-from fusery.models.checkpoint import inspect_checkpoint
+from fusery.models.inspect import inspect_checkpoint
 from fusery.pipeline.preflight import open_run
 from fusery.pipeline.preflight_checks import check_run
 from fusery.source.engines.remote import PROBE, read_tokenizer_folder, tokenizer_of

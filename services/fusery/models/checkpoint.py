@@ -2,19 +2,17 @@
 
 A run names several models, and the last of them must not fail after the first has worked for an hour. So
 there are two looks: `check_checkpoint` reads file names and headers in milliseconds, without torch or
-transformers; `inspect_checkpoint` asks transformers for the architecture and the tokenizer. Neither ever runs
-code that comes with a checkpoint, and neither opens a pickle.
+transformers; `inspect_checkpoint` (inspect.py) asks transformers for the architecture and the tokenizer. Neither
+ever runs code that comes with a checkpoint, and neither opens a pickle.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusery.core.tokens import ByteTokenizer
 from fusery.errors import ModelError
 from fusery.json_text import parse_json
 from fusery.models.model_files import (
@@ -37,24 +35,8 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Checkpoint:
-    """What a run must know of a model before it loads the weights.
-
-    `architecture` is the class that transformers will build; `vocabulary_size` counts the model's logits,
-    which may be more than the tokenizer's tokens; `context_length` is in tokens.
-    """
-
-    folder: Path
-    architecture: str
-    model_type: str
-    vocabulary_size: int
-    context_length: int
-    tokenizer: ByteTokenizer
-
-
 def check_checkpoint(model: str, revision: str | None = None) -> None:
-    """Nothing, if `model` is a Hub id or a folder that holds a loadable causal LM. Takes milliseconds.
+    """Returns if `model` is a Hub id or a folder that holds a loadable causal LM. Takes milliseconds.
 
     Raises:
         ModelError: the folder, its config.json, its safetensors weights or its tokenizer are missing or broken.
@@ -109,7 +91,7 @@ def _not_had(model: str, revision: str | None, error: Exception) -> ModelError:
     return ModelError(f"model {model}{at}: can't be had from the Hub: {error}")
 
 
-def _described_folder(model: str, revision: str | None) -> Path:
+def described_folder(model: str, revision: str | None) -> Path:
     """A folder with everything of `model` but, of a Hub id, its weights, which are only looked for."""
     check_checkpoint(model, revision)
     if is_folder(model):
@@ -149,55 +131,6 @@ def _check_safetensors(path: Path) -> None:
             raise ModelError(f"{path}: its safetensors header can't be read: {error!r}; download it again") from error
     if size != 8 + length + end:
         raise ModelError(f"{path}: {size} bytes, its header says {8 + length + end}; download it again")
-
-
-def inspect_checkpoint(model: str, revision: str | None = None) -> Checkpoint:
-    """Architecture, sizes and tokenizer of `model`; its weights are not downloaded. Imports transformers (seconds).
-
-    Raises:
-        ModelError: as `check_checkpoint`; or transformers has no causal LM of that type; or no fast tokenizer.
-    """
-    from fusery.models.tokenizer import read_tokenizer
-
-    folder = _described_folder(model, revision)
-    config, architecture = known_architecture(folder)
-    text = config.get_text_config(decoder=True)
-    return Checkpoint(
-        folder=folder,
-        architecture=architecture,
-        model_type=config.model_type,
-        vocabulary_size=int(text.vocab_size),
-        context_length=context_length(text),
-        tokenizer=read_tokenizer(folder, model).of_model(int(text.vocab_size)),
-    )
-
-
-def known_architecture(folder: Path) -> tuple[Any, str]:
-    """The checkpoint's transformers config, and the name of the causal LM class that belongs to it.
-
-    Raises:
-        ModelError: transformers itself has no such class; code in the checkpoint is never run.
-    """
-    from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    fields = read_config(folder)
-    model_type = fields["model_type"]
-    if model_type not in CONFIG_MAPPING:
-        remote = " (it brings code of its own, which is never run)" if "auto_map" in fields else ""
-        raise ModelError(
-            f"model {folder}: transformers has no architecture {model_type!r}{remote}; use a checkpoint of a known one"
-        )
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, StrictDataclassError) as error:
-        raise ModelError(f"model {folder}: transformers refuses its config.json: {error}") from error
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ModelError(f"model {folder}: {model_type!r} is no causal language model; fusery fuses causal ones")
-    known: Any = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-    return config, str(known.__name__)
 
 
 def stated_context_length(model: str) -> int:

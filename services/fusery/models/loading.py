@@ -19,7 +19,8 @@ from transformers.utils.logging import disable_progress_bar
 from fusery.core.rules import Dtype
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import ModelError
-from fusery.models.checkpoint import known_architecture, local_folder
+from fusery.models.checkpoint import local_folder
+from fusery.models.inspect import known_architecture
 from fusery.models.model_files import read_config, weight_files
 from fusery.models.tokenizer import read_tokenizer
 

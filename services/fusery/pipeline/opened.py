@@ -19,7 +19,8 @@ from fusery.core.rules import Dtype
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import AddressError, FuseryError, InvalidInput, ModelError, Unavailable
 from fusery.json_text import parse_json
-from fusery.models.checkpoint import check_checkpoint, inspect_checkpoint, is_folder
+from fusery.models.checkpoint import check_checkpoint, is_folder
+from fusery.models.inspect import inspect_checkpoint
 from fusery.run_config import EngineKind, split_engine
 from fusery.source.address import parse_address
 from fusery.source.api import Distributions, Document, Engine, Limits, ModelDescription

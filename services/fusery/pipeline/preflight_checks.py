@@ -11,13 +11,8 @@ from pathlib import Path
 
 from fusery.core.rules import Dtype
 from fusery.errors import ConfigError, ModelError
-from fusery.models.checkpoint import (
-    Checkpoint,
-    inspect_checkpoint,
-    is_folder,
-    known_architecture,
-    stated_context_length,
-)
+from fusery.models.checkpoint import is_folder, stated_context_length
+from fusery.models.inspect import Checkpoint, inspect_checkpoint, known_architecture
 from fusery.models.model_files import weight_files
 from fusery.pipeline.corpus import check_documents
 from fusery.pipeline.preflight import Run

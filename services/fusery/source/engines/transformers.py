@@ -21,8 +21,9 @@ from fusery.core.rules import Dtype
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import TopK
 from fusery.errors import InvalidInput, ModelError
-from fusery.models.checkpoint import Checkpoint, inspect_checkpoint, local_folder
+from fusery.models.checkpoint import local_folder
 from fusery.models.head import SplitModel, split
+from fusery.models.inspect import Checkpoint, inspect_checkpoint
 from fusery.models.loading import load_model, weights_fingerprint
 from fusery.source.api import Distributions, Document, Limits, ModelDescription, check_request, check_tokens
 
