@@ -108,7 +108,7 @@ def pico_tokenizer(kind: str) -> Tokenizer:
 
 @functools.cache
 def pico_byte_tokenizer(kind: str) -> ByteTokenizer:
-    """The same as `load_tokenizer` gives for a pico model with this kind of tokenizer."""
+    """The same as `read_tokenizer` gives for a pico model with this kind of tokenizer."""
     return ByteTokenizer(pico_tokenizer(kind), [1] if kind == "sentencepiece" else [], name=kind)
 
 

@@ -235,7 +235,7 @@ def test_opentelemetry_switched_off_leaves_the_headers_on(monkeypatch: pytest.Mo
 def test_without_the_extra_traces_work_until_they_are_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
     tracing.start("run", whole_process=True)
     assert FORM.fullmatch(tracing.outgoing())
     monkeypatch.setenv("FUSERY_OTLP_ENDPOINT", "http://127.0.0.1:4317")

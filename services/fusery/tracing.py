@@ -9,7 +9,6 @@ libraries set that, and their spans would mix with ours.
 from __future__ import annotations
 
 import atexit
-import importlib.util
 import re
 import secrets
 import threading
@@ -130,8 +129,7 @@ def start(service: str, whole_process: bool) -> None:
     place = TraceSettings()
     variable, endpoint = place.collector()
     if endpoint is not None:
-        _check_collector(variable, endpoint)
-        _export(service, None if variable.startswith("OTEL_") else endpoint)
+        _export(service, variable, endpoint)
     if whole_process:
         _process.root = begin(f"fusery {service}", parse(place.traceparent))
 
@@ -155,29 +153,22 @@ def stop() -> None:
 atexit.register(stop)
 
 
-def _check_collector(variable: str, endpoint: str) -> None:
+def _export(service: str, variable: str, endpoint: str) -> None:
+    """From now on spans are sent, in a thread of its own, to `endpoint` or where OpenTelemetry's variables say."""
     if not endpoint.startswith(("http://", "https://")):
         raise ConfigError(f"{variable} is {endpoint!r}; expected http://host:4317 (plain) or https://host:4317 (TLS)")
     try:
-        found = importlib.util.find_spec("opentelemetry.exporter.otlp.proto.grpc")
-    except ModuleNotFoundError:
-        found = None
-    if found is None:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ModuleNotFoundError as error:
         raise ConfigError(
             f"{variable} asks for traces, but OpenTelemetry's exporter is not installed; "
             f"{how_to_install('tracing')}, or unset the variable"
-        )
-
-
-def _export(service: str, endpoint: str | None) -> None:
-    """From now on spans are sent, in a thread of its own, to `endpoint` or where OpenTelemetry's variables say."""
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
+        ) from error
+    _process.exporter = OTLPSpanExporter(None if variable.startswith("OTEL_") else endpoint)
     resource = Resource.create({"service.name": f"fusery-{service}"})
-    _process.exporter = OTLPSpanExporter(endpoint)
     _process.provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     _process.provider.add_span_processor(BatchSpanProcessor(_process.exporter))
 

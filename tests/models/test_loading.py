@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from fusery.core.rules import Dtype
 from fusery.errors import ModelError
-from fusery.models.loading import load_model, load_tokenizer, weights_fingerprint
+from fusery.models.loading import load_model, weights_fingerprint
+from fusery.models.tokenizer import read_tokenizer
 from picomodels import ARCHITECTURES, build_model, pico_model, pico_tokenizer
 
 
@@ -56,20 +57,20 @@ def test_tied_embeddings_are_not_missing() -> None:
 
 
 def test_the_tokenizer_of_a_model_with_bos_knows_its_prefix() -> None:
-    tokenizer = load_tokenizer(str(pico_model("llama")))
+    tokenizer = read_tokenizer(pico_model("llama"), str(pico_model("llama")))
     assert tokenizer.prefix_ids.tolist() == [pico_tokenizer("sentencepiece").token_to_id("<s>")]
     assert tokenizer.name == pico_model("llama").name
 
 
 def test_the_tokenizer_of_a_model_without_bos_has_no_prefix() -> None:
-    assert load_tokenizer(str(pico_model("gpt2"))).prefix_ids.tolist() == []
+    assert read_tokenizer(pico_model("gpt2"), "m").prefix_ids.tolist() == []
 
 
 def test_a_tokenizer_without_a_fast_form_is_refused(copy: Path) -> None:
     (copy / "tokenizer.json").unlink()
     (copy / "vocab.json").write_text("{}")
     with pytest.raises(ModelError, match="tokenizer"):
-        load_tokenizer(str(copy))
+        read_tokenizer(copy, "m")
 
 
 def test_a_tokenizer_that_brings_code_is_never_run(copy: Path) -> None:
@@ -78,7 +79,7 @@ def test_a_tokenizer_that_brings_code_is_never_run(copy: Path) -> None:
     fields.update(tokenizer_class="OwnTokenizer", auto_map={"AutoTokenizer": ["own.OwnTokenizer", None]})
     (copy / "tokenizer_config.json").write_text(json.dumps(fields))
     with pytest.raises(ModelError, match="code that comes with it is never run") as caught:
-        load_tokenizer(str(copy))
+        read_tokenizer(copy, "m")
     assert "trust_remote_code=True" not in str(caught.value)
 
 

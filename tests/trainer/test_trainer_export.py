@@ -10,7 +10,8 @@ import pytest
 from tokenizers import Regex, Tokenizer, pre_tokenizers
 from transformers import AutoTokenizer
 
-from fusery.models.loading import load_model, load_tokenizer
+from fusery.models.loading import load_model
+from fusery.models.tokenizer import read_tokenizer
 from fusery.registry.model_card import TrainedModel
 from fusery.trainer.export import export
 from picomodels import pico_model, pico_tokenizer
@@ -39,9 +40,9 @@ def test_an_exported_model_reads_as_its_training_did(target: Path, tmp_path: Pat
     trained = TrainedModel(str(target), None, False, 0.5, "one outcome", 10, 1, None)
     digest = export(model, model.state_dict(), trained, tmp_path / "model")
     assert len(digest) == 64
-    read = load_tokenizer(str(target))
+    read = read_tokenizer(target, "m")
     assert AutoTokenizer.from_pretrained(tmp_path / "model")(TEXT)["input_ids"] == read.tokenize(TEXT).ids_T.tolist()
-    assert load_tokenizer(str(tmp_path / "model")).fingerprint == read.fingerprint
+    assert read_tokenizer(tmp_path / "model", "m").fingerprint == read.fingerprint
     names = {path.name for path in (tmp_path / "model").iterdir()}
     assert {"chat_template.jinja", "README.md", "tokenizer.json"} <= names
     assert "tokenizer.py" not in names

@@ -17,28 +17,15 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from fusery.core.rules import Dtype
-from fusery.core.tokens import ByteTokenizer
 from fusery.errors import ModelError
 from fusery.models.checkpoint import local_folder
 from fusery.models.inspect import known_architecture
 from fusery.models.model_files import read_config, weight_files
-from fusery.models.tokenizer import read_tokenizer
 
 _LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
 
 _PLACE_KEYS = ("_name_or_path", "transformers_version", "dtype", "torch_dtype")
 """Config keys that say where a checkpoint came from or how it is loaded, not what it computes."""
-
-_BLOCK_BYTES = 1 << 22
-
-
-def load_tokenizer(model: str, revision: str | None = None) -> ByteTokenizer:
-    """The model's fast tokenizer, with its BOS habit.
-
-    Raises:
-        ModelError: there is no tokenizer, it has no fast form, or it wants code that comes with the checkpoint.
-    """
-    return read_tokenizer(local_folder(model, revision), model)
 
 
 def _first_line(error: Exception) -> str:
@@ -87,15 +74,10 @@ def load_model(
         raise ModelError(f"model {model}: can't be loaded: {_first_line(error)}") from error
     _refuse_random_weights(model, report)
     whole: PreTrainedModel = loaded.train(False)
-    return whole if is_placed else _moved(whole, device, model)
-
-
-def _moved(loaded: PreTrainedModel, device: str, model: str) -> PreTrainedModel:
     try:
-        moved: PreTrainedModel = loaded.to(torch.device(device))  # type: ignore[arg-type]
+        return whole if is_placed else whole.to(torch.device(device))  # type: ignore[arg-type]
     except (RuntimeError, AssertionError) as error:
         raise ModelError(f"model {model}: can't be put on device {device!r}: {_first_line(error)}") from error
-    return moved
 
 
 def _refuse_random_weights(model: str, report: dict[str, Any]) -> None:
@@ -116,8 +98,5 @@ def weights_fingerprint(model: str, revision: str | None = None, dtype: Dtype = 
 
 
 def _file_digest(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

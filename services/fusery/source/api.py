@@ -10,8 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
-
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import FloatArray, IntArray, TopK
 from fusery.errors import InvalidInput, ModelError, TooLarge
@@ -105,7 +103,7 @@ class Engine(Protocol):
 
 
 def check_request(documents: Sequence[Document], top_k: int, model: ModelDescription) -> None:
-    """Nothing, if a request is well-formed as far as can be told before its text is tokenised.
+    """Returns if a request is well-formed as far as can be told before its text is tokenised.
 
     Raises:
         InvalidInput: no documents, an empty text, an id twice, k out of range.
@@ -129,7 +127,7 @@ def check_request(documents: Sequence[Document], top_k: int, model: ModelDescrip
 
 
 def check_tokens(documents: Sequence[Document], tokens: Sequence[int], top_k: int, model: ModelDescription) -> None:
-    """Nothing, if the tokenised request fits the model's context and the server's limits.
+    """Returns if the tokenised request fits the model's context and the server's limits.
 
     Raises:
         InvalidInput: a document has no token, or more than the context.
@@ -163,12 +161,6 @@ def check_tokens(documents: Sequence[Document], tokens: Sequence[int], top_k: in
             f"request: its answers take {whole_bytes} bytes together, at most "
             f"{_MAX_REPLIES * model.limits.max_reply_bytes}; send fewer documents or ask for a smaller top_k"
         )
-
-
-def has_doubles(top: TopK) -> bool:
-    """Whether an id stands twice in a row of `top`."""
-    ordered_RK = np.sort(top.ids_RK, axis=1)
-    return bool((ordered_RK[:, 1:] == ordered_RK[:, :-1]).any())
 
 
 def check_ids(answer: Distributions, vocabulary_size: int, source: str) -> None:

@@ -65,26 +65,22 @@ _PLAIN_WORDS = (
 """gRPC's details of a broken connection, and what they say. A server that listens says itself that it is loading."""
 
 
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Seconds: of one attempt, of trying again after the first failure, of the whole call."""
-
-    timeout_s: float
-    retry_for_s: float
-    deadline_s: float
-
-
 Outlast = Callable[[Unavailable], bool]
 """Waits until a source that was given up is back; whether it was away, so that another try makes sense."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peers:
-    """The servers that any call may go to. `outlast` None: what does not come in time is an error."""
+    """The servers that any call may go to, and how long it lasts: an attempt, retries after a failure, all of it.
+
+    `outlast` None: what does not come in time is an error.
+    """
 
     targets: tuple[str, ...]
     turns: RoundRobin
-    times: Times
+    timeout_s: float
+    retry_for_s: float
+    deadline_s: float
     outlast: Outlast | None = None
 
 
@@ -97,7 +93,7 @@ class Call(Generic[T]):
         self._method, self._begin, self._read, self._peers, self._fixed = method, begin, read, peers, server
         self._pause_s = _FIRST_PAUSE_S
         self._outlasted = 0
-        self._attempt(peers.times.deadline_s)
+        self._attempt(peers.deadline_s)
 
     def result(self) -> T:
         """The answer. The deadline of the whole call runs from here: before, the caller did not wait for it.
@@ -105,7 +101,7 @@ class Call(Generic[T]):
         Raises:
             FuseryError: as SourceClient.compute.
         """
-        end = time.monotonic() + self._peers.times.deadline_s
+        end = time.monotonic() + self._peers.deadline_s
         give_up: float | None = None
         while True:
             try:
@@ -117,7 +113,7 @@ class Call(Generic[T]):
                 # What it goes on to send is not waited for.
                 self._rpc.cancel()
             except BaseException as unexpected:
-                # Above all Ctrl-C: the source must not go on with what nobody waits for.
+                # Above all Ctrl-C: the source must not go on with an answer that is not read.
                 self._span.fail(unexpected)
                 self.cancel()
                 raise
@@ -127,13 +123,13 @@ class Call(Generic[T]):
                 return answer
             self._span.fail(error)
             self._span.end()
-            give_up = give_up or min(time.monotonic() + self._peers.times.retry_for_s, end)
+            give_up = give_up or min(time.monotonic() + self._peers.retry_for_s, end)
             try:
                 self._wait_or_raise(error, cause, give_up)
             except Unavailable as away:
                 if not self._outlasts(away):
                     raise
-                give_up, end = None, time.monotonic() + self._peers.times.deadline_s
+                give_up, end = None, time.monotonic() + self._peers.deadline_s
             self._attempt(end - time.monotonic())
 
     def _outlasts(self, away: Unavailable) -> bool:
@@ -149,11 +145,11 @@ class Call(Generic[T]):
         self._server = self._peers.turns.take() if self._fixed is None else self._fixed
         self._target = self._peers.targets[self._server]
         self._span = tracing.begin(f"source {self._method}", server=self._target)
-        timeout_s = min(self._peers.times.timeout_s, max(left_s, 0.0))
+        timeout_s = min(self._peers.timeout_s, max(left_s, 0.0))
         self._rpc = self._begin(self._target, timeout_s, ((tracing.HEADER, self._span.context.traceparent),))
 
     def _wait_or_raise(self, error: FuseryError, cause: BaseException | None, give_up: float) -> None:
-        """Nothing, when it is time for another attempt: at once if another server is there to ask."""
+        """Returns when it is time for another attempt: at once if another server is there to ask."""
         another = isinstance(error, Unavailable) and self._peers.turns.failed(self._server) and self._fixed is None
         wait_s = 0.0 if another else self._pause_s * random.uniform(0.5, 1.0)
         if not error.retryable or time.monotonic() + wait_s >= give_up:

@@ -22,7 +22,7 @@ from fusery.settings import settings
 from fusery.source import wire
 from fusery.source.address import RoundRobin, parse_address
 from fusery.source.api import MAX_MESSAGE_BYTES, Distributions, Document, ModelDescription
-from fusery.source.call import Call, Outlast, Peers, Times, in_order
+from fusery.source.call import Call, Outlast, Peers, in_order
 from fusery.source.tls import ClientTls, client_tls, open_channel
 from fusery.source.token import read_token
 
@@ -83,7 +83,7 @@ class SourceClient:
         self._channels: dict[str, Any] = {}
         # Many workers begin at the same time; they must not all begin with the same server.
         turns = RoundRobin(len(parsed.targets), random.randrange(len(parsed.targets)))
-        self._peers = Peers(parsed.targets, turns, Times(timeout_s, retry_for_s, deadline_s), outlast)
+        self._peers = Peers(parsed.targets, turns, timeout_s, retry_for_s, deadline_s, outlast)
 
     def __enter__(self) -> SourceClient:
         return self

@@ -11,8 +11,8 @@ from fusery.errors import ConfigError
 log = logging.getLogger(__name__)
 
 
-def read_token(path: Path | None) -> str | None:
-    """The bearer token that a file holds; None without a file.
+def read_token(path: Path | None, setting: str = "FUSERY_SOURCE_TOKEN_FILE") -> str | None:
+    """The bearer token in the file that `setting` names; None without a file.
 
     Raises:
         ConfigError: the file can't be read, or holds anything but one line of printable ASCII.
@@ -22,7 +22,7 @@ def read_token(path: Path | None) -> str | None:
     try:
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"token file {path} can't be read: {error}; check FUSERY_SOURCE_TOKEN_FILE") from error
+        raise ConfigError(f"token file {path} can't be read: {error}; check {setting}") from error
     if not token or not token.isascii() or not token.isprintable():
         raise ConfigError(f"token file {path}: expected one line of printable ASCII characters")
     return token
@@ -32,10 +32,12 @@ class FixedToken:
     """One token for as long as the process lives; None lets every call in."""
 
     def __init__(self, token: str | None) -> None:
-        self._expected = None if token is None else _header(token)
+        self._expected = None if token is None else f"Bearer {token}".encode()
 
     def allows(self, given: str | bytes) -> bool:
-        return self._expected is None or _equal(given, self._expected)
+        sent = given.encode() if isinstance(given, str) else given
+        # Takes the same time wherever they differ, so that answers' times give no token away.
+        return self._expected is None or hmac.compare_digest(sent, self._expected)
 
 
 class TokenFile:
@@ -51,19 +53,17 @@ class TokenFile:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._stamp = self._look()
-        self._expected = _header(_read(path))
+        self._token = FixedToken(read_token(path))
 
     def allows(self, given: str | bytes) -> bool:
-        self._follow()
-        return _equal(given, self._expected)
+        if (stamp := self._look()) != self._stamp:
+            self._stamp = stamp
+            self._read_again()
+        return self._token.allows(given)
 
-    def _follow(self) -> None:
-        stamp = self._look()
-        if stamp == self._stamp:
-            return
-        self._stamp = stamp
+    def _read_again(self) -> None:
         try:
-            self._expected = _header(_read(self._path))
+            self._token = FixedToken(read_token(self._path))
         except ConfigError as error:
             log.error("the token file has changed and can't be used; the former token stays valid: %s", error)
         else:
@@ -75,18 +75,3 @@ class TokenFile:
         except OSError:
             return None
         return status.st_ino, status.st_mtime_ns, status.st_size
-
-
-def _read(path: Path) -> str:
-    token = read_token(path)
-    assert token is not None, "a path gives a token or an error"
-    return token
-
-
-def _header(token: str) -> bytes:
-    return f"Bearer {token}".encode()
-
-
-def _equal(given: str | bytes, expected: bytes) -> bool:
-    """Takes the same time wherever they differ, so that answers' times give no token away."""
-    return hmac.compare_digest(given.encode() if isinstance(given, str) else given, expected)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from fusery.core.tokens import ByteTokenizer
 from fusery.errors import Corrupt, FuseryError, InvalidInput
 from fusery.formats.packing import LogProbs, Packed, Unpacked, pack, unpack
 from fusery.pb import distributions_pb2 as pb
-from fusery.source.api import MAX_REPLIES_BYTES, Distributions, Document, Limits, ModelDescription, has_doubles
+from fusery.source.api import MAX_REPLIES_BYTES, Distributions, Document, Limits, ModelDescription
 
 _LOG_PROBS: dict[LogProbs, pb.LogProbs] = {"float16": pb.LOG_PROBS_FLOAT16, "float32": pb.LOG_PROBS_FLOAT32}
 _CHUNK_BYTES = 1 << 20
@@ -21,25 +22,26 @@ _MAX_DEFINITION_BYTES = 1 << 28
 
 _MAX_MODEL_BYTES = 1 << 16
 
+_MODEL = (
+    *("name", "weights_fingerprint", "tokenizer_fingerprint", "architecture"),
+    *("vocabulary_size", "context_length", "dtype"),
+)
+_LIMITS = ("max_documents", "max_tokens", "max_top_k", "max_reply_bytes")
+_PACKED = ("tokens", "top_k", "token_ids", "byte_ends", "top_ids", "top_log_probs", "next_log_probs", "crc32")
+"""Fields that have one name and one type in `api` or `packing` and in the message."""
+
+
+def _fields(of: object, names: Sequence[str]) -> dict[str, Any]:
+    return {name: getattr(of, name) for name in names}
+
 
 def write_model(model: ModelDescription) -> pb.GetModelResponse:
     return pb.GetModelResponse(
-        name=model.name,
         revision=model.revision or "",
         fingerprint=model.fingerprint,
-        weights_fingerprint=model.weights_fingerprint,
-        tokenizer_fingerprint=model.tokenizer_fingerprint,
-        architecture=model.architecture,
-        vocabulary_size=model.vocabulary_size,
-        context_length=model.context_length,
-        dtype=model.dtype,
         prefix_ids=model.prefix_ids,
-        limits=pb.Limits(
-            max_documents=model.limits.max_documents,
-            max_tokens=model.limits.max_tokens,
-            max_top_k=model.limits.max_top_k,
-            max_reply_bytes=model.limits.max_reply_bytes,
-        ),
+        limits=pb.Limits(**_fields(model.limits, _LIMITS)),
+        **_fields(model, _MODEL),
     )
 
 
@@ -51,22 +53,15 @@ def read_model(message: pb.GetModelResponse) -> ModelDescription:
     """
     if message.ByteSize() > _MAX_MODEL_BYTES:
         raise Corrupt(f"model: its description has {message.ByteSize():,} bytes; is this a fusery source server?")
-    sent = message.limits
     try:
-        limits = Limits(sent.max_documents, sent.max_tokens, sent.max_top_k, sent.max_reply_bytes)
+        limits = Limits(**_fields(message.limits, _LIMITS))
     except InvalidInput as error:
         raise Corrupt(f"model {message.name}: {error}; is client and server the same version of fusery?") from error
     model = ModelDescription(
-        name=message.name,
         revision=message.revision or None,
-        weights_fingerprint=message.weights_fingerprint,
-        tokenizer_fingerprint=message.tokenizer_fingerprint,
-        architecture=message.architecture,
-        vocabulary_size=message.vocabulary_size,
-        context_length=message.context_length,
-        dtype=message.dtype,
         prefix_ids=tuple(message.prefix_ids),
         limits=limits,
+        **_fields(message, _MODEL),
     )
     if model.fingerprint != message.fingerprint:
         raise Corrupt(
@@ -167,19 +162,8 @@ def read_log_probs(value: int) -> LogProbs:
 
 def write_answer(answer: Distributions, document: Document, log_probs: LogProbs) -> pb.ComputeDistributionsResponse:
     arrays = Unpacked(answer.token_ids_T, answer.byte_ends_T, answer.top, answer.next_log_probs_T)
-    packed = pack(answer.document_id, arrays, log_probs, document.text)
-    return pb.ComputeDistributionsResponse(
-        document_id=answer.document_id,
-        tokens=packed.tokens,
-        top_k=packed.top_k,
-        log_probs=_LOG_PROBS[packed.log_probs],
-        token_ids=packed.token_ids,
-        byte_ends=packed.byte_ends,
-        top_ids=packed.top_ids,
-        top_log_probs=packed.top_log_probs,
-        next_log_probs=packed.next_log_probs,
-        crc32=packed.crc32,
-    )
+    packed = _fields(pack(answer.document_id, arrays, log_probs, document.text), _PACKED)
+    return pb.ComputeDistributionsResponse(document_id=answer.document_id, log_probs=_LOG_PROBS[log_probs], **packed)
 
 
 def read_answers(
@@ -223,19 +207,10 @@ def read_answer(
     got = (message.document_id, message.top_k, message.log_probs)
     if got != asked:
         raise Corrupt(f"answer: (document, k, format) is {got}, expected {asked}; ask again")
-    packed = Packed(
-        message.tokens,
-        message.top_k,
-        log_probs,
-        message.token_ids,
-        message.byte_ends,
-        message.top_ids,
-        message.top_log_probs,
-        message.next_log_probs,
-        message.crc32,
-    )
+    packed = Packed(log_probs=log_probs, **_fields(message, _PACKED))
     arrays = unpack(document.id, packed, document.text)
-    if has_doubles(arrays.top):
+    ordered_TK = np.sort(arrays.top.ids_RK, axis=1)
+    if (ordered_TK[:, 1:] == ordered_TK[:, :-1]).any():
         raise Corrupt(f"document {document.id!r}: a token stands twice among the entries of one position; ask again")
     text = document.text.encode()
     last = int(arrays.byte_ends_T[-1]) if packed.tokens else None

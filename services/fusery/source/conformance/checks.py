@@ -117,7 +117,7 @@ def quick_test(source: Engine) -> list[Check]:
 
 
 def refuse_failed(checks: Sequence[Check], name: str) -> None:
-    """Nothing, if no check failed.
+    """Returns if no check failed.
 
     Raises:
         ModelError: one did; the message says which.

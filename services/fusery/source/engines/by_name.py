@@ -11,7 +11,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from fusery.core.rules import Dtype
-from fusery.errors import AddressError, ConfigError, InvalidInput, ModelError
+from fusery.errors import AddressError, InvalidInput, ModelError
 from fusery.models.checkpoint import check_checkpoint
 from fusery.run_config import EngineKind, split_engine
 from fusery.settings import settings
@@ -24,7 +24,7 @@ _FINGERPRINT = re.compile("[0-9a-f]{64}")
 def check_engine(
     model: str, revision: str | None = None, tokenizer: str | None = None, same_as: str | None = None
 ) -> None:
-    """Nothing, if `model` names an engine and what it needs here is here. No network; takes milliseconds.
+    """Returns if `model` names an engine and what it needs here is here. No network; takes milliseconds.
 
     Raises:
         ModelError: the checkpoint or the tokenizer's folder can't be used.
@@ -100,7 +100,7 @@ def load_engine(
         return transformers.load_engine(
             place, revision, dtype, attention=attention, device=device, name=name, limits=limits
         )
-    url, token = check_url(model, place), engine_token()
+    url, token = check_url(model, place), read_token(settings().engine_token_file, "FUSERY_ENGINE_TOKEN_FILE")
     if kind is EngineKind.TGI:
         from fusery.source.engines.tgi import open_tgi
 
@@ -108,16 +108,3 @@ def load_engine(
     from fusery.source.engines.vllm import open_vllm
 
     return open_vllm(url, tokenizer, token, name=name, limits=limits, same_as=same_as)
-
-
-def engine_token() -> str | None:
-    """The bearer token for inference servers, from the file that FUSERY_ENGINE_TOKEN_FILE names.
-
-    Raises:
-        ConfigError: the file can't be read, or holds no token.
-    """
-    try:
-        return read_token(settings().engine_token_file)
-    except ConfigError as error:
-        # The reader knows one setting only.
-        raise ConfigError(str(error).replace("FUSERY_SOURCE_TOKEN_FILE", "FUSERY_ENGINE_TOKEN_FILE")) from error

@@ -197,7 +197,7 @@ def check_setup(server: str, described: Mapping[str, object], answer: Mapping[st
 
 
 def check_width(answers: Sequence[Distributions], model: ModelDescription) -> None:
-    """Nothing, if all ids lie under the vocabulary's width.
+    """Returns if all ids lie under the vocabulary's width.
 
     Raises:
         Mismatch: one does not.

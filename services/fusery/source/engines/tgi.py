@@ -113,7 +113,7 @@ class TgiEngine:
         try:
             answers = [self._answer(pool, d, t, top_k) for d, t in zip(documents, texts, strict=True)]
         finally:
-            # After a failure nobody waits for what has not begun.
+            # After a failure the requests that have not begun are of no use.
             pool.shutdown(cancel_futures=True)
         # No answer of TGI says which server it comes from, so the server is asked once behind the answers.
         remote.check_setup(self.server.name, self.told, self.server.info())

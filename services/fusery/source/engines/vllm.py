@@ -105,7 +105,7 @@ class VllmEngine:
         try:
             answers = list(pool.map(lambda d, t: self._answer(d, t, top_k), documents, texts))
         finally:
-            # After a failure nobody waits for what has not begun.
+            # After a failure the requests that have not begun are of no use.
             pool.shutdown(cancel_futures=True)
         remote.check_width(answers, self.model)
         return answers

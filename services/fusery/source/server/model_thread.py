@@ -39,20 +39,21 @@ class ModelThread:
         """
         future: Future[T] = Future()
         with self._changed:
-            self._check_room()
+            self.check_room()
             self._waiting[future] = function
             self._changed.notify()
         future.add_done_callback(self._forget)
         return await asyncio.wrap_future(future)
 
     def check_room(self) -> None:
-        """Nothing, if `run` would take a function now.
+        """Returns if `run` would take a function now.
 
         Raises:
             Overloaded: it would not.
         """
         with self._changed:
-            self._check_room()
+            if len(self._waiting) >= self._limit:
+                raise Overloaded(f"{self._limit} requests are waiting for the model; try again later")
 
     def waiting(self) -> int:
         """Functions that wait for their turn."""
@@ -70,10 +71,6 @@ class ModelThread:
             self._closing = True
             self._changed.notify()
         self._thread.join(timeout_s)
-
-    def _check_room(self) -> None:
-        if len(self._waiting) >= self._limit:
-            raise Overloaded(f"{self._limit} requests are waiting for the model; try again later")
 
     def _forget(self, future: Future[Any]) -> None:
         """A caller that gave up must not keep others out while the model is busy."""

@@ -22,7 +22,7 @@ LIVENESS, READINESS = "liveness", "readiness"
 _LONGEST_NAME, _MOST_WATCHES = 200, 256
 _TICK_S = 1.0
 _LAST_WORD_S = 0.1
-"""Time for whoever watches to be told that the server drains."""
+"""Time for watchers to be told that the server drains."""
 
 
 class Probes:
@@ -57,13 +57,13 @@ class Probes:
         await self.refresh()
 
     async def show_draining(self) -> None:
-        """Tells whoever watches, and ends the watches: a server that stops waits for every open call."""
+        """Tells the watchers, and ends the watches: a server that stops waits for every open call."""
         self._draining = True
         await self.refresh()
         await self._servicer.end_watches()
 
     async def refresh(self) -> None:
-        """Whoever watches is told what is true now."""
+        """Tells the watchers what is true now."""
         overdue = self.overdue
         if overdue and not self._was_overdue:
             log.error("the model has been at one request for over %g s; liveness is NOT_SERVING", self._hang_s)

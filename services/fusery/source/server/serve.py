@@ -68,7 +68,7 @@ async def _serve(config: ServeConfig, token: TokenFile | None) -> None:
     try:
         address = await server.start(config.host, config.port)
         log.info("%s: listening on %s, loading", config.model, address)
-        _tell_of(server, config, open_to_all=token is None and not _asks_for_certificates(config))
+        _tell_of(server, config)
         await _serve_until(stop, server, config, address)
         log.info("%s: draining", config.model)
     finally:
@@ -84,20 +84,17 @@ def _stop_event() -> asyncio.Event:
     return stop
 
 
-def _asks_for_certificates(config: ServeConfig) -> bool:
-    return config.front.tls is not None and config.front.tls.client_ca is not None
-
-
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def _tell_of(server: SourceServer, config: ServeConfig, *, open_to_all: bool) -> None:
+def _tell_of(server: SourceServer, config: ServeConfig) -> None:
+    tls, is_local = config.front.tls, config.host in _LOOPBACK
     for what, address in (("health checks", server.health_address), ("metrics", server.metrics_address)):
         if address is not None:
             log.info("%s: %s on %s", config.model, what, address)
-    if open_to_all and config.host not in _LOOPBACK:
-        log.warning("whoever reaches %s may use this server: it asks for no token and no certificate", config.host)
-    if config.token_file is not None and config.front.tls is None and config.host not in _LOOPBACK:
+    if config.token_file is None and (tls is None or tls.client_ca is None) and not is_local:
+        log.warning("anyone who reaches %s may use this server: it asks for no token and no certificate", config.host)
+    if config.token_file is not None and tls is None and not is_local:
         log.warning("the token travels in the clear to %s: there is no TLS", config.host)
 
 
@@ -109,7 +106,10 @@ async def _serve_until(stop: asyncio.Event, server: SourceServer, config: ServeC
             loading.result()
             log.info("%s: serving on %s", config.model, address)
             if config.ready_file is not None:
-                _write_whole(config.ready_file, address)
+                # A reader finds the whole content or no file.
+                beside = config.ready_file.with_name(config.ready_file.name + ".part")
+                beside.write_text(address, encoding="utf-8")
+                beside.replace(config.ready_file)
             await stopping
     finally:
         stopping.cancel()
@@ -132,10 +132,3 @@ def _load(config: ServeConfig) -> Engine:
         limits=config.limits,
         same_as=config.same_as,
     )
-
-
-def _write_whole(path: Path, content: str) -> None:
-    """A reader finds the whole content or no file."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(content, encoding="utf-8")
-    beside.replace(path)

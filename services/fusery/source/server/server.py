@@ -101,7 +101,10 @@ class SourceServer:
         )
         self._probes.add_to(self._server)
         if self._front.reflection:
-            _reflect(self._server)
+            from grpc_reflection.v1alpha import reflection
+
+            health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+            reflection.enable_server_reflection((SERVICE, health, reflection.SERVICE_NAME), self._server)
         self._plain: Any = None
         self._metrics_port: MetricsPort | None = None
         self._watching: asyncio.Task[None] | None = None
@@ -121,7 +124,12 @@ class SourceServer:
         if self._front.health_port is not None:
             self.health_address = await self._open_health(shown, self._front.health_port)
         if self._metrics is not None and self._front.metrics_port is not None:
-            self.metrics_address = await self._open_metrics(host, shown, self._front.metrics_port, self._metrics)
+            from fusery.source.server.metrics_port import MetricsPort
+
+            self._metrics_port = await asyncio.to_thread(
+                MetricsPort, self._metrics.registry, host, self._front.metrics_port
+            )
+            self.metrics_address = f"{shown}:{self._metrics_port.port}"
         self._watching = asyncio.ensure_future(self._probes.watch())
         return f"{shown}:{bound}"
 
@@ -132,12 +140,6 @@ class SourceServer:
         bound = _listen(self._plain, f"{shown}:{port}", None)
         await self._plain.start()
         return f"{shown}:{bound}"
-
-    async def _open_metrics(self, host: str, shown: str, port: int, metrics: Metrics) -> str:
-        from fusery.source.server.metrics_port import MetricsPort
-
-        self._metrics_port = await asyncio.to_thread(MetricsPort, metrics.registry, host, port)
-        return f"{shown}:{self._metrics_port.port}"
 
     async def load(self) -> None:
         """Serving, when this returns; raises what `load` raises."""
@@ -175,10 +177,3 @@ def _listen(server: Any, address: str, credentials: Any) -> int:
     except RuntimeError as error:
         raise ConfigError(f"{address} can't be listened on: {error}; is another server there?") from error
     return port
-
-
-def _reflect(server: Any) -> None:
-    from grpc_reflection.v1alpha import reflection
-
-    health = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
-    reflection.enable_server_reflection((SERVICE, health, reflection.SERVICE_NAME), server)

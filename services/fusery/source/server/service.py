@@ -32,7 +32,7 @@ class DistributionsService(pb_grpc.DistributionsServiceServicer):
         self.engine: Engine | None = None
 
     def admit(self, method: str) -> None:
-        """Nothing, if a call of the method has a chance.
+        """Returns if a call of the method may go on.
 
         Raises:
             Unavailable: loading, draining, or the model hangs; Overloaded: the queue is full.
