@@ -6,7 +6,7 @@ import asyncio
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -18,8 +18,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from frontservers import DOCUMENTS, Hold, ask, ask_over, class_of, fronted, health_of, refused, usual_request
 from fusery.errors import Overloaded
 from fusery.source import wire
+from fusery.source.api import Distributions, Document
 from fusery.source.client import SourceClient
-from fusery.source.engines.transformers import load_engine
+from fusery.source.engines.transformers import TransformersEngine, load_engine
 from fusery.source.server.model_thread import ModelThread
 from fusery.source.server.probes import LIVENESS, READINESS
 from fusery.source.server.server import SERVICE, Front
@@ -53,14 +54,14 @@ def test_ten_times_the_queue_is_refused_at_once_and_what_was_accepted_is_right()
     requests = [wire.write_request(DOCUMENTS[i % 5 : i % 5 + 1], 4, "float32", None) for i in range(10 * waiting)]
     expected = [wire.write_answer(engine.compute([one], 4)[0], one, "float32") for one in DOCUMENTS[:5]]
     hold = Hold()
-    compute = engine.compute
 
-    def held(documents: Any, top_k: int) -> Any:
-        hold(documents)
-        return compute(documents, top_k)
+    class Held(TransformersEngine):
+        def compute(self, documents: Sequence[Document], top_k: int) -> list[Distributions]:
+            hold(documents)
+            return engine.compute(documents, top_k)
 
-    engine.compute = held  # type: ignore[method-assign]
-    with fronted(engine, waiting_requests=waiting) as server, ThreadPoolExecutor(len(requests)) as pool:
+    held = Held(engine.model, engine.tokenizer, engine.network)
+    with fronted(held, waiting_requests=waiting) as server, ThreadPoolExecutor(len(requests)) as pool:
         first = pool.submit(ask, server.address, requests[0])
         assert hold.begun.wait(60)
         flood = [pool.submit(ask, server.address, request) for request in requests]

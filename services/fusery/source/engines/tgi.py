@@ -89,7 +89,7 @@ def _token(token: dict[str, Any]) -> tuple[int, float | None]:
     return int(token["id"]), None if token["logprob"] is None else float(token["logprob"])
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TgiEngine:
     """A model that a TGI server runs. `told`: what /info said of it when the model was described."""
 

@@ -31,7 +31,7 @@ _CHUNK_LOGITS = 1 << 24
 """Logits made at a time: 64 MiB in float32, and twice that for their order."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TransformersEngine:
     """A transformers causal LM on one device."""
 

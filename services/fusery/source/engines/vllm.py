@@ -82,7 +82,7 @@ class VllmServer:
         return answer[key]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class VllmEngine:
     """A model that a vLLM server runs. `setup`: the `system_fingerprint` of the server that was described."""
 
