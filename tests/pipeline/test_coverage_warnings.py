@@ -18,8 +18,8 @@ from fusery.core.rules import Positions, Vocabulary
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import empty
 from fusery.formats.store import Store
-from fusery.pipeline.coverage_warnings import normalizers as normalizers_of
-from fusery.pipeline.coverage_warnings import warnings_of, why_few_positions, why_little_mass
+from fusery.pipeline.coverage import normalizers as normalizers_of
+from fusery.pipeline.coverage import warnings_of, why_few_positions, why_little_mass
 from fusery.run_sections import CoverageSpec
 from fusery.worker.facts import Tally, counts_of, token_images
 from fusery.worker.plan import Hop, Plan, tokenizer_name

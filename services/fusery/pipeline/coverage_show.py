@@ -1,4 +1,4 @@
-"""`fusery coverage`: how much of the target's text has evidence, from whom, and what becomes of the mass on the way.
+"""`fusery coverage`: how much of the target's text has evidence, from which source, and what becomes of the mass.
 
 Read from the notes beside the shards, so it costs a small read per shard, and half a run shows half of it.
 """
@@ -18,9 +18,17 @@ from rich.text import Text
 from fusery import output
 from fusery.core.rules import FusionRule, Vocabulary
 from fusery.errors import Unavailable
-from fusery.formats.store import Store
-from fusery.pipeline.coverage import Found, Joined, aligned_counts, fused_counts, has_fallback, shares, weight_shares
-from fusery.pipeline.coverage_warnings import CoverageWarning, under_floors
+from fusery.pipeline.coverage import (
+    CoverageWarning,
+    Found,
+    Joined,
+    aligned_counts,
+    fused_counts,
+    has_fallback,
+    shares,
+    warnings_of,
+    weight_shares,
+)
 from fusery.pipeline.preflight import open_run
 from fusery.pipeline.steps import load_plan
 from fusery.run_sections import CoverageSpec
@@ -69,23 +77,19 @@ def show_coverage(path: Path, as_json: bool) -> None:
     """
     run = open_run(path)
     plan = load_plan(run)
-    view = coverage_view(run.store, plan, run.config.coverage)
-    if not any(of.shards for of in view.sources.values()):
+    sources = aligned_counts(run.store, plan)
+    if not any(of.shards for of in sources.values()):
         raise Unavailable(
             f"run {run.run_id} has no aligned shard yet, of {plan.corpus_shards} for each of {len(plan.sources)} "
             f"sources; see how far it is with: fusery status {path}, go on with: fusery run {path}"
         )
+    floors = run.config.coverage
+    warnings = warnings_of(run.store, plan, floors, sources)
+    view = CoverageView(plan, sources, *fused_counts(run.store, plan), floors, warnings)
     if as_json:
         print(output.to_json(to_json(view), indent=1))
     else:
         _print(view, output.console())
-
-
-def coverage_view(store: Store, plan: Plan, floors: CoverageSpec) -> CoverageView:
-    """What the store knows now."""
-    sources = aligned_counts(store, plan)
-    fused_shards, joined = fused_counts(store, plan)
-    return CoverageView(plan, sources, fused_shards, joined, floors, under_floors(store, plan, floors, sources))
 
 
 def to_json(view: CoverageView) -> dict[str, Any]:

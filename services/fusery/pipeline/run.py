@@ -24,7 +24,7 @@ from fusery.formats.lease import followed_lease
 from fusery.pipeline import local, run_children, step_jobs, steps
 from fusery.pipeline.coordinator import PACE
 from fusery.pipeline.corpus_reading import told
-from fusery.pipeline.coverage_warnings import warnings_of
+from fusery.pipeline.coverage import warnings_of
 from fusery.pipeline.evaluation_tasks import check_tasks
 from fusery.pipeline.execution import coordinate, new_launch
 from fusery.pipeline.hop_progress import Progress

@@ -23,8 +23,7 @@ from fusery.evaluation.windows import Reading
 from fusery.json_text import parse_json
 from fusery.pipeline import evaluation_baselines as baselines
 from fusery.pipeline import evaluation_tasks
-from fusery.pipeline.coverage import coverage_of, shares_of
-from fusery.pipeline.coverage_warnings import warnings_of
+from fusery.pipeline.coverage import coverage_of, shares_of, warnings_of
 from fusery.pipeline.evaluation_needs import check_measured
 from fusery.pipeline.evaluation_tasks import Results, TaskModel
 from fusery.pipeline.preflight import Run, open_run
