@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import Corrupt, FuseryError, StoreFull, Unavailable
 from fusery.pipeline import local
-from fusery.pipeline.cache import captured_top_k
 from fusery.pipeline.execution import HopsJob, coordinate
+from fusery.pipeline.holdings import captured_top_k
 from fusery.pipeline.hop_progress import DeadLetter, Progress
 from fusery.pipeline.planning import hops_job, measure_sources, plan_of, plan_with
 from fusery.pipeline.preflight import Run, publish_input

@@ -30,13 +30,13 @@ def set_up(parser: Parser) -> None:
 
 
 def call(given: Arguments) -> int | None:
-    from fusery.pipeline import cache_show
+    from fusery.pipeline import store_command
 
     if given.act == "verify":
-        return cache_show.show_verified(given.store, as_json=given.json, removes=given.remove)
+        return store_command.show_verified(given.store, as_json=given.json, removes=given.remove)
     if given.act == "ls":
-        cache_show.show_holdings(given.store, as_json=given.json)
+        store_command.show_holdings(given.store, as_json=given.json)
     else:
-        removal = cache_show.Removal(tuple(given.names), given.unused, given.force, given.yes)
-        cache_show.show_removed(given.store, removal)
+        removal = store_command.Removal(tuple(given.names), given.unused, given.force, given.yes)
+        store_command.show_removed(given.store, removal)
     return None

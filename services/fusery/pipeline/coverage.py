@@ -1,4 +1,4 @@
-"""What the notes beside the shards say: how much of a target's text has evidence, from which source, and the mass it keeps.
+"""What the notes beside shards say: how much of a target's text has evidence, from which source, and the mass it keeps.
 
 Where a share is under its floor of the run's YAML: a warning with the figure, the floor and the likely cause.
 """

@@ -10,8 +10,8 @@ from functools import partial
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import InvalidInput
 from fusery.pipeline import local, steps
-from fusery.pipeline.cache import captured_top_k
 from fusery.pipeline.execution import HopsJob
+from fusery.pipeline.holdings import captured_top_k
 from fusery.pipeline.known_sources import Asked, remember, why_asked_anew
 from fusery.pipeline.preflight import Run, publish_input
 from fusery.pipeline.progress import Board, Line, Shown

@@ -13,10 +13,9 @@ from fusery.errors import ConfigError, InvalidInput
 from fusery.formats import shards
 from fusery.formats.shards import CorpusDocument
 from fusery.formats.store import Store
-from fusery.pipeline import cache_show, planning
-from fusery.pipeline.cache import Holding, captured_top_k, holdings, usage
-from fusery.pipeline.cache_show import Removal
-from fusery.pipeline.cache_verify import remove, verify
+from fusery.pipeline import planning, store_command
+from fusery.pipeline.holdings import Holding, captured_top_k, holdings, remove, usage, verify
+from fusery.pipeline.store_command import Removal
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker import hops
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, coordinator_name, plan_name, tokenizer_name
@@ -207,7 +206,7 @@ def test_rm_refuses_what_an_unfinished_run_uses_unless_forced(store: Store) -> N
     found = holdings(store, used)
 
     def chosen(*patterns: str, unused: bool = False, force: bool = False) -> list[Holding]:
-        return cache_show.choose(found, used, Removal(patterns, unused, force, confirmed=True))
+        return store_command.choose(found, used, Removal(patterns, unused, force, confirmed=True))
 
     with pytest.raises(InvalidInput, match=r"run one uses it and is not complete; finish the run, or give --force"):
         chosen("captures/*")
@@ -271,7 +270,7 @@ def test_what_the_baselines_of_a_run_read_is_used_by_it(store: Store) -> None:
     assert [name for name in names if store.find(name) is None] == []
     used = usage(store)
     with pytest.raises(InvalidInput, match="run one uses it and is not complete"):
-        cache_show.choose(holdings(store, used), used, Removal(("captures/*",), False, False, confirmed=True))
+        store_command.choose(holdings(store, used), used, Removal(("captures/*",), False, False, confirmed=True))
 
 
 def test_nothing_is_removed_while_a_run_has_begun_and_has_no_plan(

@@ -1,7 +1,9 @@
 """What a store holds, and which runs use it: the artefacts of the hops, by what makes and removes them together.
 
 A capture is found by later runs because its name depends on the source, the text and the capture settings alone; one of
-more entries than a run uses serves too. So a store grows, and someone asks what may go: what no plan in runs/ names.
+more entries than a run uses serves too. So a store grows, and what may go is what no plan in runs/ names.
+
+`verify` reads every byte: sizes, checksums, seals, and whether each artefact can be read for what it is.
 """
 
 from __future__ import annotations
@@ -10,11 +12,15 @@ import fnmatch
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from pydantic import ValidationError
 
-from fusery.errors import Corrupt
-from fusery.formats.store import Entry, Store
+from fusery.core.tokens import ByteTokenizer
+from fusery.errors import Corrupt, Mismatch, ModelError, Unavailable
+from fusery.formats import shards
+from fusery.formats.store import Store
+from fusery.json_text import parse_json
 from fusery.run_sections import CaptureSpec
 from fusery.worker.plan import (
     Hop,
@@ -24,6 +30,7 @@ from fusery.worker.plan import (
     coordinator_name,
     corpus_shard,
     plan_name,
+    tokenizer_name,
 )
 
 QUARANTINE = "quarantine"
@@ -32,6 +39,16 @@ SINGLE = ("tokenizers", "maps", "training")
 _DEPTH = {"corpora": 1, "captures": 3, "aligned": 1, "fused": 1}
 _DIGEST = re.compile(r"^([0-9a-f]{8})[0-9a-f]{8,}(?=\.|$)")
 _CAPTURE = re.compile(r"k(\d+)-(float\d+)-b(\d+)-v\d+")
+_RUN_NOTES = ("plan.json", "complete.json", "registered.json", "manifest.json")
+_READERS: dict[str, Callable[[bytes], object]] = {
+    "corpora": shards.read_corpus,
+    "captures": shards.read_captured,
+    "aligned": shards.read_aligned,
+    "fused": shards.read_fused,
+    "maps": shards.read_vocabulary_map,
+    "training": parse_json,
+    "runs": parse_json,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +88,7 @@ class Usage:
     complete: set[str] = field(default_factory=set)
     unreadable: list[str] = field(default_factory=list)
     beginning: list[str] = field(default_factory=list)
-    """Runs that somebody carries out, and that have no plan yet."""
+    """Runs that are carried out and have no plan yet."""
 
     def is_needed(self, name: str) -> bool:
         return any(run not in self.complete for run in self.runs_of.get(name, ()))
@@ -80,12 +97,19 @@ class Usage:
 def usage(store: Store) -> Usage:
     """Read from the plans of all runs, and from what was read for their corpora."""
     found = Usage()
-    held_out = _held_out_of(store)
+    held_out: dict[str, set[str]] = {}
+    for note in _readings(store):
+        held_out.setdefault(str(note["train"]["digest"]), set()).add(str(note["held_out"]["digest"]))
     for folder in store.folders("runs"):
         run_id = folder.rpartition("/")[2]
-        plan = _plan(store, run_id, found.unreadable)
+        try:
+            planned = store.read_note(plan_name(run_id))
+            plan = None if planned is None else Plan.model_validate(planned)
+        except (Corrupt, ValidationError):
+            found.unreadable.append(run_id)
+            continue
         if plan is None:
-            if run_id not in found.unreadable and _has_note(store, coordinator_name(run_id)):
+            if _has_note(store, coordinator_name(run_id)):
                 found.beginning.append(run_id)
             continue
         if _has_note(store, f"{folder}/complete.json"):
@@ -115,15 +139,6 @@ def _names_of_measures(plan: Plan, held_out: Iterable[str]) -> Iterator[str]:
         yield from _names(plan.over_held_out(digest, 1))
 
 
-def _plan(store: Store, run_id: str, unreadable: list[str]) -> Plan | None:
-    try:
-        note = store.read_note(plan_name(run_id))
-        return None if note is None else Plan.model_validate(note)
-    except (Corrupt, ValidationError):
-        unreadable.append(run_id)
-        return None
-
-
 def _has_note(store: Store, name: str) -> bool:
     try:
         return store.read_note(name) is not None
@@ -142,49 +157,34 @@ def _readings(store: Store) -> Iterator[Mapping[str, Mapping[str, object]]]:
             yield note
 
 
-def _held_out_of(store: Store) -> dict[str, set[str]]:
-    """Digest of a training corpus → digests of the held-out ones that belong to it."""
-    found: dict[str, set[str]] = {}
-    for note in _readings(store):
-        found.setdefault(str(note["train"]["digest"]), set()).add(str(note["held_out"]["digest"]))
-    return found
-
-
 def holdings(store: Store, of: Usage) -> list[Holding]:
     """All of them, kind by kind, in the order of names. One listing each, and one entry read."""
-    corpora = _corpora_by_folder(store)
+    texts = {
+        corpus_shard(str(note[side]["digest"]), 0).rpartition("/")[0]: f"{text}, {note[side]['documents']:,} documents"
+        for note in _readings(store)
+        for side, text in (("train", "training text"), ("held_out", "held-out text"))
+    }
     found = []
     for kind in (*_DEPTH, *SINGLE, QUARANTINE):
         for name, artefacts in _grouped(store, kind):
             last = list(artefacts)[-1]
-            about = corpora.get(name) or _about(kind, name, store.find(last))
+            entry = store.find(last)
+            about = texts.get(name) or _about(kind, name, {} if entry is None else entry.facts)
             runs = tuple(sorted(of.runs_of.get(name, ())))
-            size = sum(artefacts.values())
-            made_at = store.made_at(last)
+            size, made_at = sum(artefacts.values()), store.made_at(last)
             found.append(Holding(name, kind, tuple(artefacts), size, about, made_at, runs, of.is_needed(name)))
     return found
 
 
 def _grouped(store: Store, kind: str) -> Iterator[tuple[str, dict[str, int]]]:
+    """Name and artefacts of each holding of a kind, those with at least one."""
     if kind in SINGLE:
-        for name, size in store.listed(kind).items():
-            yield name, {name: size}
-        return
-    if kind == QUARANTINE:
-        files = store.leftovers(kind)
-        if files:
-            yield kind, files
-        return
-    for folder in _folders(store, kind, _DEPTH[kind]):
-        artefacts = store.listed(folder)
-        if artefacts:
-            yield folder, artefacts
-
-
-def all_folders(store: Store) -> list[str]:
-    """Every folder with artefacts of the hops or of a run, for a look at each file."""
-    shards = [folder for kind, depth in _DEPTH.items() for folder in _folders(store, kind, depth)]
-    return [*shards, *SINGLE, *(f"{run}/scores" for run in store.folders("runs"))]
+        groups = [(name, {name: size}) for name, size in store.listed(kind).items()]
+    elif kind == QUARANTINE:
+        groups = [(kind, store.leftovers(kind))]
+    else:
+        groups = [(folder, store.listed(folder)) for folder in _folders(store, kind, _DEPTH[kind])]
+    return ((name, artefacts) for name, artefacts in groups if artefacts)
 
 
 def _folders(store: Store, folder: str, depth: int) -> list[str]:
@@ -193,43 +193,97 @@ def _folders(store: Store, folder: str, depth: int) -> list[str]:
     return [deepest for inner in store.folders(folder) for deepest in _folders(store, inner, depth - 1)]
 
 
-def _corpora_by_folder(store: Store) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for note in _readings(store):
-        for side in ("train", "held_out"):
-            of = note[side]
-            about = f"{'training' if side == 'train' else 'held-out'} text, {of['documents']:,} documents"
-            found[corpus_shard(str(of["digest"]), 0).rpartition("/")[0]] = about
-    return found
+def _about(kind: str, name: str, facts: Mapping[str, object]) -> str:
+    """What a holding is, from its name and what its last artefact says of itself."""
+
+    def fact(key: str) -> object:
+        return facts.get(key, "?")
+
+    match kind:
+        case "corpora":
+            return f"text, {fact('documents')} documents in the last shard"
+        case "captures":
+            found = _CAPTURE.fullmatch(name.rpartition("/")[2])
+            return f"source {fact('source')}" + (f", k {found[1]}, {found[2]}" if found else "")
+        case "aligned":
+            return f"source {fact('source')}"
+        case "fused":
+            sources = facts.get("sources")
+            return f"sources {', '.join(map(str, sources)) if isinstance(sources, list) else '?'}, {fact('rule')}"
+        case "tokenizers":
+            return str(fact("name"))
+        case "maps":
+            return f"{fact('cells')} cells"
+        case "training":
+            return f"index of {fact('shards')} fused shards"
+    return "compare them with what stands under the name"
 
 
-def _about(kind: str, name: str, entry: Entry | None) -> str:
-    facts = {} if entry is None else entry.facts
-    return _ABOUT[kind](name, facts)
+@dataclass(frozen=True, slots=True)
+class Damage:
+    """Something that is not as it must be. A leftover is half of an artefact, of a writer that was killed or works."""
+
+    name: str
+    kind: Literal["artefact", "leftover", "note"]
+    reason: str
 
 
-def _of_capture(name: str, facts: Mapping[str, object]) -> str:
-    found = _CAPTURE.fullmatch(name.rpartition("/")[2])
-    settings = f", k {found[1]}, {found[2]}" if found else ""
-    return f"source {facts.get('source', '?')}{settings}"
+@dataclass(frozen=True, slots=True)
+class Verified:
+    artefacts: int
+    notes: int
+    bytes: int
+    damages: tuple[Damage, ...]
 
 
-def _of_fused(_: str, facts: Mapping[str, object]) -> str:
-    sources = facts.get("sources")
-    names = ", ".join(map(str, sources)) if isinstance(sources, list) else "?"
-    return f"sources {names}, {facts.get('rule', '?')}"
+def verify(store: Store, report: Callable[[int, int], None] = lambda _files, _bytes: None) -> Verified:
+    """Reads every artefact of the hops and every note that a run goes on from.
+
+    `report` is told how many artefacts and bytes are read so far.
+    """
+    runs = store.folders("runs")
+    artefacts = size = 0
+    damages: list[Damage] = []
+    shards_folders = [folder for kind, depth in _DEPTH.items() for folder in _folders(store, kind, depth)]
+    for folder in [*shards_folders, *SINGLE, *(f"{run}/scores" for run in runs)]:
+        for name, length in store.listed(folder).items():
+            if reason := _wrong_with(store, name):
+                damages.append(Damage(name, "artefact", reason))
+            artefacts, size = artefacts + 1, size + length
+            report(artefacts, size)
+        damages += [Damage(name, "leftover", "half of an artefact") for name in store.leftovers(folder)]
+    notes = store.list_notes("readings")
+    notes += [name for run in runs for name in store.list_notes(run) if name.rpartition("/")[2] in _RUN_NOTES]
+    for name in notes:
+        try:
+            store.read_note(name)
+        except Corrupt as error:
+            damages.append(Damage(name, "note", str(error)))
+    return Verified(artefacts, len(notes), size, tuple(damages))
 
 
-_ABOUT: dict[str, Callable[[str, Mapping[str, object]], str]] = {
-    "corpora": lambda _, facts: f"text, {facts.get('documents', '?')} documents in the last shard",
-    "captures": _of_capture,
-    "aligned": lambda _, facts: f"source {facts.get('source', '?')}",
-    "fused": _of_fused,
-    "tokenizers": lambda _, facts: str(facts.get("name", "?")),
-    "maps": lambda _, facts: f"{facts.get('cells', '?')} cells",
-    QUARANTINE: lambda _name, _facts: "compare them with what stands under the name",
-    "training": lambda _, facts: f"index of {facts.get('shards', '?')} fused shards",
-}
+def _wrong_with(store: Store, name: str) -> str | None:
+    """Why an artefact is not what its name says; None if it is, or was taken away since it was listed."""
+    try:
+        content = store.read(name)
+        kind = name.split("/")[0]
+        if kind == "tokenizers":
+            found = tokenizer_name(ByteTokenizer.from_definition(content.decode()).fingerprint)
+            return None if found == name else f"{name}: it defines the tokenizer of {found}; it is made again"
+        _READERS[kind](content)
+    except (Corrupt, Mismatch, ModelError, ValueError) as error:
+        return str(error)
+    except Unavailable:
+        if store.find(name) is not None:
+            raise
+    return None
+
+
+def remove(store: Store, damages: Iterable[Damage]) -> None:
+    """Takes what is damaged away, so that the next run makes it again."""
+    acts = {"artefact": store.discard, "leftover": store.remove_leftover, "note": store.remove_note}
+    for damage in damages:
+        acts[damage.kind](damage.name)
 
 
 def captured_top_k(store: Store, model: str, corpus: str, shards: int, capture: CaptureSpec, most: int) -> int | None:

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.text import Text
 
 from fusery import output
 from fusery.errors import ConfigError, InvalidInput
 from fusery.formats.store import Store
-from fusery.pipeline.cache import QUARANTINE, SINGLE, Holding, Usage, holdings, usage
-from fusery.pipeline.cache_verify import Damage, remove, verify
+from fusery.pipeline.holdings import QUARANTINE, SINGLE, Holding, Usage, holdings, remove, usage, verify
 from fusery.run_file import read_run_file
 from fusery.settings import settings
 from fusery.shown_text import shown
@@ -65,12 +63,12 @@ def open_store(place: str | None) -> Store:
 
 
 def show_holdings(place: str | None, as_json: bool) -> None:
-    """Prints what the store holds, how much of it, and who uses it."""
+    """Prints what the store holds, how much of it, and which runs use it."""
     store = open_store(place)
     used = usage(store)
     found = holdings(store, used)
     if as_json:
-        print(output.to_json(to_json(store, used, found), indent=1))
+        print(output.to_json(_content(store, used, found), indent=1))
         return
     console = output.console()
     console.print(Text(f"store {store.url}: {_size(sum(h.bytes for h in found))}"), soft_wrap=True)
@@ -84,11 +82,13 @@ def show_holdings(place: str | None, as_json: bool) -> None:
     if unused:
         total = sum(holding.bytes for holding in unused)
         console.print(Text(f"\n{_size(total)} are used by no run: fusery store rm --unused"), soft_wrap=True)
-    _warn_of_unreadable(console, used)
+    for run in used.unreadable:
+        text = f"\nwarning: the plan of run {run} can't be read; what it uses is not known"
+        console.print(Text(text, "yellow"), soft_wrap=True)
 
 
-def to_json(store: Store, used: Usage, found: Sequence[Holding]) -> dict[str, Any]:
-    """JSON values; `made_at` in seconds since 1970."""
+def _content(store: Store, used: Usage, found: Sequence[Holding]) -> dict[str, Any]:
+    """What programs get; `made_at` in seconds since 1970."""
     rows = []
     for holding in found:
         row = asdict(holding)
@@ -104,46 +104,37 @@ def to_json(store: Store, used: Usage, found: Sequence[Holding]) -> dict[str, An
 
 
 def show_verified(place: str | None, as_json: bool, removes: bool) -> int:
-    """Prints what is damaged; 1 if anything is (and stays), else 0."""
+    """Prints what is damaged; 1 if anything is (and stays), else 0. What was never whole is no damage."""
     store = open_store(place)
     console = output.console()
     with console.status("reading") as status:
         found = verify(store, lambda files, size: status.update(f"reading: {files} artefacts, {_size(size)}"))
+    damages = found.damages
+    wrong = sum(damage.kind != "leftover" for damage in damages)
     if removes:
-        remove(store, found.damages)
+        remove(store, damages)
     if as_json:
         content = {"store": store.url, "artefacts": found.artefacts, "notes": found.notes, "bytes": found.bytes}
-        damages = [asdict(damage) for damage in found.damages]
-        print(output.to_json({**content, "damages": damages, "removed": removes}, indent=1))
+        shown_damages = [asdict(damage) for damage in damages]
+        print(output.to_json({**content, "damages": shown_damages, "removed": removes}, indent=1))
     else:
-        console.print(
-            Text(f"store {store.url}: {found.artefacts} artefacts and {found.notes} notes read, {_size(found.bytes)}"),
-            soft_wrap=True,
-        )
-        _print_damages(console, found.damages, removes)
-    return _DAMAGED if found.damaged and not removes else 0
-
-
-def _print_damages(console: Console, damages: Sequence[Damage], removed: bool) -> None:
-    for damage in damages:
-        console.print(Text(shown(f"{damage.kind} {damage.name}: {damage.reason}"), "yellow"), soft_wrap=True)
-    wrong = sum(damage.kind != "leftover" for damage in damages)
-    if not damages:
-        console.print("all of them are whole")
-    elif removed:
-        console.print(f"{len(damages)} taken away; the next run makes again what it needs")
-    else:
-        left = len(damages) - wrong
-        console.print(
-            f"{wrong} damaged, {left} left by killed writers; take them away with: fusery store verify --remove"
-        )
+        read = f"{found.artefacts} artefacts and {found.notes} notes read, {_size(found.bytes)}"
+        console.print(Text(f"store {store.url}: {read}"), soft_wrap=True)
+        for damage in damages:
+            console.print(Text(shown(f"{damage.kind} {damage.name}: {damage.reason}"), "yellow"), soft_wrap=True)
+        says = f"{wrong} damaged, {len(damages) - wrong} left by killed writers; take them away with: "
+        says += "fusery store verify --remove"
+        if removes and damages:
+            says = f"{len(damages)} taken away; the next run makes again what it needs"
+        console.print(says if damages else "all of them are whole")
+    return _DAMAGED if wrong and not removes else 0
 
 
 def show_removed(place: str | None, removal: Removal) -> None:
     """Removes holdings, after it said which and asked.
 
     Raises:
-        ConfigError: nothing was asked for, or nobody can be asked.
+        ConfigError: nothing was asked for, or there is no terminal to ask at.
         InvalidInput: no holding is of that name, or a run that is not complete uses one.
     """
     store, console = open_store(place), output.console()
@@ -157,9 +148,12 @@ def show_removed(place: str | None, removal: Removal) -> None:
         total = _size(sum(holding.bytes for holding in chosen))
         console.print(f"{len(chosen)} holdings{more}, {total}; a run that needs one makes it again")
         if not removal.confirmed:
-            _ask(console)
+            if not sys.stdin.isatty():
+                raise ConfigError("there is no terminal to ask at; give --yes")
+            if console.input("remove them? [y/N] ").strip().lower() not in ("y", "yes"):
+                raise ConfigError("nothing was removed")
         for holding in chosen:
-            take_away(store, holding)
+            _take_away(store, holding)
         console.print(f"{total} freed")
     store.sweep(_SWEPT_AFTER_S)
 
@@ -190,20 +184,16 @@ def choose(found: Sequence[Holding], used: Usage, removal: Removal) -> list[Hold
         if not matching:
             raise InvalidInput(f"{pattern}: the store holds nothing of that name; fusery store ls shows what it holds")
         chosen |= matching
-    _refuse_needed(chosen.values(), removal.force)
-    return list(chosen.values())
-
-
-def _refuse_needed(chosen: Iterable[Holding], force: bool) -> None:
-    needed = [holding for holding in chosen if holding.is_needed]
-    if needed and not force:
+    needed = [holding for holding in chosen.values() if holding.is_needed]
+    if needed and not removal.force:
         raise InvalidInput(
             f"{needed[0].name}: run {needed[0].runs[0]} uses it and is not complete; finish the run, or give --force "
             "(it makes again what it needs)"
         )
+    return list(chosen.values())
 
 
-def take_away(store: Store, holding: Holding) -> None:
+def _take_away(store: Store, holding: Holding) -> None:
     """Removes a holding: every artefact's entry before its data, then the folder."""
     for artefact in holding.artefacts:
         store.discard(artefact)
@@ -214,25 +204,12 @@ def take_away(store: Store, holding: Holding) -> None:
 
 
 def _may_go(holding: Holding) -> bool:
-    # An index of fused shards is named by no plan, and small; what is in quarantine is for someone to look at.
+    # An index of fused shards is named by no plan, and small; what is in quarantine is for people to look at.
     return not holding.runs and holding.kind not in ("training", QUARANTINE)
 
 
-def _ask(console: Console) -> None:
-    if not sys.stdin.isatty():
-        raise ConfigError("there is no terminal to ask at; give --yes")
-    if console.input("remove them? [y/N] ").strip().lower() not in ("y", "yes"):
-        raise ConfigError("nothing was removed")
-
-
-def _warn_of_unreadable(console: Console, used: Usage) -> None:
-    for run in used.unreadable:
-        text = f"\nwarning: the plan of run {run} can't be read; what it uses is not known"
-        console.print(Text(text, "yellow"), soft_wrap=True)
-
-
 def _lines(found: Sequence[Holding]) -> Text:
-    """Two lines each: name and amounts; what it is and who uses it. A name is never broken: it is copied from here."""
+    """Two lines each: name and amounts; what it is and which runs use it. A name is never broken: people copy it."""
     width = max(len(holding.short_name) for holding in found)
     now, text = time.time(), Text()
     for holding in found:
