@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusery.errors import CorpusError, Mismatch
-from fusery.evaluation.gain import Gain, domain_gains, intervals, paired_gain
+from fusery.evaluation.gain import Gain, Interval, domain_gains, intervals, paired_gain
 from fusery.evaluation.scores import Scores
 
 
@@ -112,7 +112,9 @@ def test_scores_of_other_documents_do_not_compare() -> None:
 
 def test_a_gain_survives_json() -> None:
     gain = paired_gain(scores_of([100.0, 120.0]), scores_of([90.0, 130.0]), seed=0)
-    assert Gain.from_json(json.loads(json.dumps(gain.to_json()))) == gain
+    content = json.loads(json.dumps(gain.to_json()))
+    both = {key: Interval(**content.pop(key)) for key in ("bits_per_byte", "relative")}
+    assert Gain(**both, **content) == gain
 
 
 def test_the_gain_of_a_domain_is_that_of_its_documents_alone() -> None:

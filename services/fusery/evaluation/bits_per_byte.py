@@ -71,7 +71,9 @@ def measure(
         Mismatch: the answers are not about the documents asked for, or not about the reading's tokens.
         ModelError: a probability is not a number or 0.
     """
-    _check_ids(documents)
+    twice = [doc_id for doc_id, count in Counter(document.doc_id for document in documents).items() if count > 1]
+    if twice:
+        raise CorpusError(f"held-out documents: the id {twice[0]!r} stands twice; give each its own")
     if reading is not None:
         reading = fitted(reading, [document.text for document in documents])
         documents = whole_documents(documents)
@@ -125,7 +127,9 @@ def _answered(
     else:
         answers = (model.compute(request, top_k=1) for request in requests)
     for batch, answer in zip(batches, answers, strict=True):
-        _check_answers([piece.asked for piece in batch], answer)
+        wanted, got = [piece.asked.id for piece in batch], [found.document_id for found in answer]
+        if wanted != got:
+            raise Mismatch(f"the model answered about documents {got[:3]}…, expected {wanted[:3]}…; restart its server")
         yield batch, answer
 
 
@@ -169,17 +173,3 @@ def _scores(documents: Sequence[HeldOutDocument], reads: Sequence[list[Read]]) -
         unspelled_bytes.append(len(document.text.encode()) - int(in_order[0].byte_ends_T[0]) - predicted)
     ids, domains = (document.doc_id for document in documents), (document.domain for document in documents)
     return Scores(tuple(ids), tuple(domains), tuple(bits), tuple(predicted_bytes), tuple(unspelled_bytes))
-
-
-def _check_ids(documents: Sequence[HeldOutDocument]) -> None:
-    seen: set[str] = set()
-    for document in documents:
-        if document.doc_id in seen:
-            raise CorpusError(f"held-out documents: the id {document.doc_id!r} stands twice; give each its own")
-        seen.add(document.doc_id)
-
-
-def _check_answers(asked: Sequence[Document], answers: Sequence[Distributions]) -> None:
-    wanted, got = [document.id for document in asked], [answer.document_id for answer in answers]
-    if wanted != got:
-        raise Mismatch(f"the model answered about documents {got[:3]}…, expected {wanted[:3]}…; restart its server")

@@ -7,8 +7,7 @@ draw. The interval speaks of the choice of held-out documents; not of the seed o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -30,11 +29,7 @@ class Interval:
     high: float
 
     def to_json(self) -> dict[str, float]:
-        return {"value": self.value, "low": self.low, "high": self.high}
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, float]) -> Interval:
-        return cls(content["value"], content["low"], content["high"])
+        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,25 +46,14 @@ class Gain:
     fewest_documents: int
     resamples: int
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether the interval does not hold 0."""
+        return self.relative.high < 0 or self.relative.low > 0
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; the keys are documented in docs/evaluation-json.md."""
-        return {
-            "bits_per_byte": self.bits_per_byte.to_json(),
-            "relative": self.relative.to_json(),
-            "documents": self.documents,
-            "fewest_documents": self.fewest_documents,
-            "resamples": self.resamples,
-        }
-
-    @classmethod
-    def from_json(cls, content: Mapping[str, Any]) -> Gain:
-        return cls(
-            Interval.from_json(content["bits_per_byte"]),
-            Interval.from_json(content["relative"]),
-            content["documents"],
-            content["fewest_documents"],
-            content["resamples"],
-        )
+        return asdict(self)
 
 
 def paired_gain(baseline: Scores, model: Scores, seed: int, resamples: int = 2000) -> Gain:

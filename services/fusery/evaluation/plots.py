@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusery.domain_names import mean_label
-from fusery.evaluation.gain import Gain, Interval, intervals
+from fusery.evaluation.gain import Interval, intervals
 from fusery.evaluation.report import Report
-from fusery.evaluation.scores import Scores
 from fusery.evaluation.tables import percent
 from fusery.registry.training_metrics import Step, series
 from fusery.shown_text import shown
@@ -59,8 +58,12 @@ def plot_training(runs: Mapping[str, Sequence[Step]], path: Path) -> Path:
 
 def plot_bits_per_byte(report: Report, path: Path) -> Path:
     """Bits per byte of every model with 95 % intervals, by domain, the mean last; a few groups in a row; `path`."""
-    values = {name: _intervals(report, scores) for name, scores in report.models.items()}
-    groups = [*shown_domains(report), mean_label(report.domains)]
+    mean = mean_label(report.domains)
+    values = {name: intervals(scores, report.seed, report.resamples) for name, scores in report.models.items()}
+    for name, scores in report.models.items():
+        # Without an interval of its own: models are compared by their gains.
+        values[name][mean] = Interval(*[scores.mean_bits_per_byte] * 3)
+    groups = [*shown_domains(report), mean]
     in_a_row = max(1, _BARS_IN_A_ROW // (len(values) + 1))
     rows = [groups[start : start + in_a_row] for start in range(0, len(groups), in_a_row)]
     figure = _figure(2.6 + 0.26 * min(in_a_row, len(groups)) * (len(values) + 1), 1.0 + 3.0 * len(rows))
@@ -74,16 +77,21 @@ def plot_bits_per_byte(report: Report, path: Path) -> Path:
 
 def plot_gains(report: Report, path: Path) -> Path:
     """Change of bits per byte from every other model to fused, by domain; faded where the interval holds 0; `path`."""
-    others = {name: scores for name, scores in report.models.items() if name != "fused"}
-    means, domains, by_domain = report.gains(), shown_domains(report), report.domain_gains()
-    cells = {name: [*(by_domain[name][domain] for domain in domains), means[name]] for name in others}
+    from matplotlib.colors import LinearSegmentedColormap
+
+    domains, by_domain = shown_domains(report), report.domain_gains()
+    cells = {name: [*(by_domain[name][d] for d in domains), mean] for name, mean in report.gains().items()}
     values = [[gain.relative.value for gain in row] for row in cells.values()]
-    texts = [[_gain_text(gain) for gain in row] for row in cells.values()]
+    texts = [
+        [percent(gain.relative.value) + ("" if gain.is_sure else "\n(may be 0)") for gain in row]
+        for row in cells.values()
+    ]
     columns = [*domains, mean_label(report.domains)]
     figure = _figure(2.8 + 1.15 * len(columns), 1.5 + 0.55 * len(cells))
     axes = figure.subplots()
+    colours = LinearSegmentedColormap.from_list("change", ["#0072B2", "#ffffff", "#D55E00"])
     most = max((abs(value) for row in values for value in row), default=0.0) or 0.01
-    image = _heatmap(axes, values, texts, (list(cells), columns), _change_colours(), _by_root(most))
+    image = _heatmap(axes, values, texts, (list(cells), columns), colours, _by_root(most))
     digits = 0 if most >= 0.08 else 1 if most >= 0.008 else 2
     ticks = [-most, -most / 4, 0.0, most / 4, most]
     bar = figure.colorbar(image, ax=axes, ticks=ticks, format=lambda share, _: _signed(share, digits))
@@ -160,29 +168,14 @@ def left_out(report: Report, named: Collection[str] | None = None) -> str:
         return ""
     return (
         f" Shown are {len(shown)} of {there} domains: those in which fused gained most and least against "
-        f"{_baseline(report)}. All stand in evaluation.json."
+        f"{'target before' if report.clm is None else 'CLM'}. All stand in evaluation.json."
     )
-
-
-def _baseline(report: Report) -> str:
-    return "target before" if report.clm is None else "CLM"
 
 
 def _changes(report: Report) -> dict[str, float]:
     """Of each domain the share by which fused needs more bits than CLM, or than the target before."""
-    before, fused = report.models[_baseline(report)].domains, report.fused.domains
+    before, fused = (report.clm or report.target_before).domains, report.fused.domains
     return {domain: score.bits_per_byte / before[domain].bits_per_byte - 1 for domain, score in fused.items()}
-
-
-def _intervals(report: Report, scores: Scores) -> dict[str, Interval]:
-    """By domain; the mean, last, without an interval of its own: models are compared by their gains."""
-    mean = scores.mean_bits_per_byte
-    return {**intervals(scores, report.seed, report.resamples), mean_label(report.domains): Interval(mean, mean, mean)}
-
-
-def _gain_text(gain: Gain) -> str:
-    change = gain.relative
-    return percent(change.value) + ("" if change.high < 0 or change.low > 0 else "\n(may be 0)")
 
 
 def _signed(share: float, digits: int) -> str:
@@ -196,12 +189,6 @@ def _by_root(most: float) -> Normalize:
     from matplotlib.colors import FuncNorm
 
     return FuncNorm((lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * x**2), -most, most)
-
-
-def _change_colours() -> Colormap:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("change", ["#0072B2", "#ffffff", "#D55E00"])
 
 
 def _heatmap(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,7 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; the keys are documented in docs/evaluation-json.md."""
-        checks = [{"name": check.name, "passed": check.passed, "reason": check.reason} for check in self.checks]
-        return {"passed": self.passed, "checks": checks, "rule": dict(self.rule)}
+        return {"passed": self.passed, "checks": [asdict(check) for check in self.checks], "rule": dict(self.rule)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Verdict:
@@ -174,11 +173,11 @@ class Report:
         documents = content["documents"]
         return cls(
             run_id=content["run_id"],
-            target_before=_scores(documents["target_before"]),
-            fused=_scores(documents["fused"]),
-            sources={name: _scores(columns) for name, columns in documents["sources"].items()},
-            clm=_scores(documents["clm"]) if "clm" in documents else None,
-            baselines={name: _scores(columns) for name, columns in documents["baselines"].items()},
+            target_before=Scores.of_columns(documents["target_before"]),
+            fused=Scores.of_columns(documents["fused"]),
+            sources={name: Scores.of_columns(columns) for name, columns in documents["sources"].items()},
+            clm=Scores.of_columns(documents["clm"]) if "clm" in documents else None,
+            baselines={name: Scores.of_columns(columns) for name, columns in documents["baselines"].items()},
             remarks=content["remarks"],
             tasks={
                 name: {row["task"]: TaskScores.from_json(row) for row in rows}
@@ -225,7 +224,3 @@ def _by_role(report: Report, values: Mapping[str, Any]) -> dict[str, Any]:
     roles = {role: values[name] for role, name in named.items() if name in values}
     baselines = {name: values[name] for name in report.baselines}
     return {**roles, "sources": {name: values[f"source {name}"] for name in report.sources}, "baselines": baselines}
-
-
-def _scores(columns: Mapping[str, Any]) -> Scores:
-    return Scores.from_json({"documents": columns})

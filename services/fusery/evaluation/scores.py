@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from fusery.errors import CorpusError, Mismatch
@@ -100,13 +100,7 @@ class Scores:
     def summary(self) -> dict[str, Any]:
         """The part of `to_json` whose size does not grow with the corpus."""
         domains = {
-            domain: {
-                "bits_per_byte": score.bits_per_byte,
-                "bits": score.bits,
-                "predicted_bytes": score.predicted_bytes,
-                "documents": score.documents,
-            }
-            for domain, score in self.domains.items()
+            domain: {"bits_per_byte": score.bits_per_byte, **asdict(score)} for domain, score in self.domains.items()
         }
         return {"mean_bits_per_byte": self.mean_bits_per_byte, "domains": domains}
 
@@ -123,7 +117,10 @@ class Scores:
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Scores:
         """The scores whose `to_json` is `content`; everything but "documents" is computed again."""
-        columns = content["documents"]
+        return cls.of_columns(content["documents"])
+
+    @classmethod
+    def of_columns(cls, columns: Mapping[str, Any]) -> Scores:
         keys = ("id", "domain", "bits", "predicted_bytes", "unspelled_bytes")
         return cls(*(tuple(columns[key]) for key in keys if key in columns))
 

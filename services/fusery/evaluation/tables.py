@@ -56,7 +56,10 @@ def render_tables(report: Report) -> list[RenderableType]:
     remarks = [Text(shown(line)) for line in remark_lines(report)]
     tables = [part for cells in (*task_cells(report), *evidence_cells(report)) for part in _titled(cells)]
     tasks = [Text(shown(line)) for line in task_lines(report)]
-    return [*parts, *remarks, *tables, *tasks, *warnings, *_verdict_texts(report)]
+    head, *reasons = verdict_lines(report) or [""]
+    style = "bold green" if report.verdict is not None and report.verdict.passed else "bold red"
+    verdict = [Text(f"\n{head}", style=style), *(Text(shown(f"  {line}")) for line in reasons)] if head else []
+    return [*parts, *remarks, *tables, *tasks, *warnings, *verdict]
 
 
 def to_markdown(report: Report) -> str:
@@ -181,7 +184,7 @@ def gain_line(name: str, gain: Gain) -> str:
 def gain_figures(gain: Gain) -> str:
     """'−2.6 % bits per byte, 95 % interval [−3.1 %, −2.0 %]', and what weakens it."""
     change = gain.relative
-    sure = "" if change.high < 0 or change.low > 0 else "; the interval holds 0: no difference shown"
+    sure = "" if gain.is_sure else "; the interval holds 0: no difference shown"
     if gain.fewest_documents < _FEW_DOCUMENTS:
         sure += f" (too narrow: a domain has only {gain.fewest_documents} documents)"
     return f"{percent(change.value)} bits per byte, 95 % interval [{percent(change.low)}, {percent(change.high)}]{sure}"
@@ -230,36 +233,17 @@ def _fitted(cells: Cells) -> Cells:
     return cells.transposed() if len(cells.headings) > _MAX_DOMAIN_COLUMNS + 2 and cells.rows else cells
 
 
-def _verdict_texts(report: Report) -> list[Text]:
-    if report.verdict is None:
-        return []
-    head, *reasons = verdict_lines(report)
-    style = "bold green" if report.verdict.passed else "bold red"
-    return [Text(f"\n{head}", style=style), *(Text(shown(f"  {line}")) for line in reasons)]
-
-
 def _titled(cells: Cells) -> list[RenderableType]:
-    # Not the table's own title: that wraps at the width of a narrow table.
-    return [Text(f"\n{cells.title}", style="italic"), _rich(cells)]
-
-
-def _rich(cells: Cells) -> Table:
     table = Table()
-    for index, heading in enumerate(cells.headings):
-        table.add_column(
-            Text(shown(heading), "bold cyan" if is_own(heading) else ""),
-            justify="left" if index == 0 else "right",
-            overflow="fold",
-        )
+    for column, heading in enumerate(cells.headings):
+        style = "bold cyan" if is_own(heading) else ""
+        table.add_column(Text(shown(heading), style), justify="right" if column else "left", overflow="fold")
     for row, values in enumerate(cells.rows):
-        table.add_row(*(Text(shown(v), style=_style(cells, row, column)) for column, v in enumerate(values)))
-    return table
-
-
-def _style(cells: Cells, row: int, column: int) -> str:
-    if (row, column) in cells.best:
-        return "bold"
-    return "bold cyan" if not column and is_own(cells.rows[row][0]) else ""
+        own = {0: "bold cyan"} if is_own(values[0]) else {}
+        styles = ("bold" if (row, column) in cells.best else own.get(column, "") for column in range(len(values)))
+        table.add_row(*(Text(shown(value), style) for value, style in zip(values, styles, strict=True)))
+    # Not the table's own title: that wraps at the width of a narrow table.
+    return [Text(f"\n{cells.title}", style="italic"), table]
 
 
 def _markdown(cells: Cells) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -45,20 +45,12 @@ class TaskScores:
         return Interval(self.mean, *map(float, np.percentile(draws_R, [2.5, 97.5])))
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "task": self.task,
-            "metric": self.metric,
-            "few_shot": self.few_shot,
-            "items": list(self.items),
-            "scores": list(self.scores),
-            "cut": self.cut,
-        }
+        return asdict(self)
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> TaskScores:
-        columns = tuple(content["items"]), tuple(content["scores"])
-        # Reports of before cuts were counted have none.
-        return cls(content["task"], content["metric"], content["few_shot"], *columns, content.get("cut", 0))
+        # Reports of before cuts were counted have no `cut`.
+        return cls(**{**content, "items": tuple(content["items"]), "scores": tuple(content["scores"])})
 
 
 def difference(baseline: Sequence[TaskScores], model: Sequence[TaskScores], seed: int) -> Interval:
@@ -86,7 +78,7 @@ def task_summary(tasks: Mapping[str, Mapping[str, TaskScores]], model: str, seed
     """
     found = tasks[model]
     values = {
-        task: {"value": scores.mean, **_bounds(scores.interval(seed)), "items": len(scores.items)}
+        task: {**scores.interval(seed).to_json(), "items": len(scores.items)}
         | {"metric": scores.metric, "few_shot": scores.few_shot, "cut": scores.cut}
         for task, scores in found.items()
     }
@@ -101,10 +93,6 @@ def task_summary(tasks: Mapping[str, Mapping[str, TaskScores]], model: str, seed
         against = difference([found[task] for task in common], [tasks["fused"][task] for task in common], seed)
         summary["fused_minus"] = {**against.to_json(), "tasks": len(common)}
     return summary
-
-
-def _bounds(interval: Interval) -> dict[str, float]:
-    return {"low": interval.low, "high": interval.high}
 
 
 def _means(values_IM: FloatArray, seed: int, resamples: int) -> FloatArray:

@@ -127,9 +127,12 @@ def _fitting_end(
 
 def joined(parts: Sequence[Read]) -> tuple[FloatArray, int]:
     """The log-probabilities that count, one for each predicted token of a document, and the bytes that these spell."""
+    # The first of two windows counts up to this byte. Where no token ends at the same byte in both, the token across the
+    # border counts whole: bits too many, not too few.
     starts = [-1]
     for part, following in pairwise(parts):
-        starts.append(_hand_over(part.byte_ends_T, following.byte_ends_T))
+        common = np.intersect1d(part.byte_ends_T, following.byte_ends_T[1:])
+        starts.append(int(common[-1] if len(common) else part.byte_ends_T[-1]))
     counted, predicted = [], 0
     for part, after, until in zip(parts, starts, [*starts[1:], None], strict=True):
         ends = part.byte_ends_T[1:]
@@ -138,16 +141,7 @@ def joined(parts: Sequence[Read]) -> tuple[FloatArray, int]:
             is_counted &= ends <= until
         counted.append(part.next_log_probs_T[:-1][is_counted])
         if is_counted.any():
-            # What stands before a window's first token is predicted by nobody.
+            # What stands before a window's first token is not predicted.
             predicted += int(ends[is_counted][-1]) - max(after, int(part.byte_ends_T[0]))
             predicted -= 0 if part.unspelled_T is None else int(part.unspelled_T[1:][is_counted].sum())
     return np.concatenate(counted), max(predicted, 0)
-
-
-def _hand_over(ends_T: IntArray, following_T: IntArray) -> int:
-    """The byte up to which the first of two windows counts.
-
-    Where no token ends at the same byte in both, the token across the border counts whole: bits too many, not too few.
-    """
-    common = np.intersect1d(ends_T, following_T[1:])
-    return int(common[-1]) if len(common) else int(ends_T[-1])
