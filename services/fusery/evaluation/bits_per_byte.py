@@ -5,7 +5,7 @@ not compare; bits divided by the bytes they predict do. The price: a model witho
 first token, so that token's bytes are left out of its bits and of its bytes, and it is measured on a few bytes
 less per document than a model with BOS. What a tokenizer drops or changes (white space, capitals, unknown characters)
 is predicted by none of its tokens: the bits of all tokens count, the bytes only of those that spell the text. The end
-of a document is predicted by nobody. Long documents are read whole, in overlapping windows (`windows`).
+of a document is not predicted. Long documents are read whole, in overlapping windows (`windows`).
 """
 
 from __future__ import annotations

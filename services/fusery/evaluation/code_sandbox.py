@@ -108,7 +108,7 @@ def passes(program: str, language: str = "py", timeout_s: int = 10) -> bool:
 
 
 def check_sandbox(language: str = "py") -> None:
-    """Nothing, if programs of `language` can be run here, shut in.
+    """Checks that programs of `language` can be run here, shut in.
 
     Raises:
         ConfigError: they can't; says why.
@@ -173,13 +173,9 @@ def _shut_in(
         except subprocess.TimeoutExpired:
             code = None
         finally:
-            _end(child)
+            # Everything of the program's session that is left.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
         output.seek(max(0, output.seek(0, os.SEEK_END) - 4096))
         return None if code == sandboxed.OUT_OF_TIME else code, output.read().decode(errors="replace")
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    """Ends everything of the program's session that is left."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    child.wait()

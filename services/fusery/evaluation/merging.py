@@ -34,7 +34,7 @@ class Member:
 
 
 def why_not(first: Member, other: Member) -> str | None:
-    """The first reason why `other` can't be merged with `first`; None: it can."""
+    """Returns the first reason why `other` can't be merged with `first`, None if it can."""
     ours, theirs = _settings(first.folder), _settings(other.folder)
     if ours["model_type"] != theirs["model_type"]:
         return f"{other.name} is {theirs['model_type']!r}, {first.name} is {ours['model_type']!r}"

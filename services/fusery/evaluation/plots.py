@@ -146,7 +146,7 @@ def plot_coverage(report: Report, path: Path) -> Path:
 def shown_domains(report: Report, named: Collection[str] | None = None) -> list[str]:
     """Of the domains in `named` (None: those with held-out text) what a picture shows, at most `MOST_DOMAINS`.
 
-    In the order of the report; domains without held-out text, whose gain nobody knows, come last.
+    In the order of the report; domains without held-out text, whose gain is not known, come last.
     """
     changes = _changes(report)
     given = changes if named is None else named

@@ -80,7 +80,8 @@ def main(arguments: list[str]) -> None:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         os.chdir(folder)
-        _move_input()
+        os.dup2(0, WORD)
+        os.dup2(os.open("/dev/null", os.O_RDWR), 0)
         _ask(libc.prctl(_SUBREAPER, 1, 0, 0, 0))
         user = os.geteuid()
         has_namespaces = _into_namespaces()
@@ -93,7 +94,10 @@ def main(arguments: list[str]) -> None:
         _ask(libc.prctl(_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0))
         writable = keeps or (has_namespaces and _into_memory(folder, user))
         _limit(int(seconds), int(memory_bytes), user)
-        _drop_root(user)
+        if user == 0:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
         _ask(libc.prctl(_NO_NEW_PRIVILEGES, 1, 0, 0, 0))
         _allow_only(folder, writable)
         _forbid_calls()
@@ -107,11 +111,6 @@ def main(arguments: list[str]) -> None:
 def _ask(result: int) -> None:
     if result != 0:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-
-def _move_input() -> None:
-    os.dup2(0, WORD)
-    os.dup2(os.open("/dev/null", os.O_RDWR), 0)
 
 
 def _into_namespaces() -> bool:
@@ -245,13 +244,6 @@ def _threads_of_user() -> int:
         except OSError:
             continue
     return count
-
-
-def _drop_root(user: int) -> None:
-    if user == 0:
-        os.setgroups([])
-        os.setgid(NOBODY)
-        os.setuid(NOBODY)
 
 
 def _allow_only(folder: str, writable: bool) -> None:

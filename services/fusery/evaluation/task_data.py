@@ -30,12 +30,13 @@ _HELLASWAG = f"{_CHOICE}; or as published: ctx_a, ctx_b, activity_label (texts),
 
 
 def rows_of(folder: Path, task: str) -> list[Row] | None:
-    """The rows of `task` in the form of its data set on the hub, or of one's own; None: the folder has none.
+    """Returns the rows of `task` in the form of its data set on the hub, None if the folder has none.
 
     Raises:
         ConfigError: the file can't be read, or a row lacks what the task needs; names file, row and key.
     """
-    path = _existing(folder / data_file(task))
+    whole = folder / data_file(task)
+    path = next((file for file in (whole, whole.with_name(f"{whole.name}.gz")) if file.is_file()), None)
     if path is None:
         return None
     rows = _read(path)
@@ -58,7 +59,7 @@ def data_file(task: str) -> Path:
 
 
 def own_tasks(folder: Path | None) -> list[str]:
-    """Names of the tasks of one's own that stand as NAME.jsonl in `folder`: all but those of the suites."""
+    """Names of the user's own tasks, NAME.jsonl in `folder`: all but those of the suites."""
     if folder is None:
         return []
     found = {path.name.split(".jsonl")[0] for path in folder.glob("*.jsonl*") if path.suffix in (".jsonl", ".gz")}
@@ -70,28 +71,23 @@ def task_of_file(name: str) -> str | None:
     return next((task for task, file in _FILES.items() if file == f"{name}.jsonl" and task != name), None)
 
 
-def _existing(path: Path) -> Path | None:
-    packed = path.with_name(f"{path.name}.gz")
-    return next((file for file in (path, packed) if file.is_file()), None)
-
-
 def _read(path: Path) -> list[Row]:
     try:
         content = path.read_bytes()
         text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
-        rows = parse_json(text)["examples"] if ".jsonl" not in path.name else _lines(text)
+        # Not splitlines: a string may hold other line ends as they are.
+        lines = (parse_json(line) for line in text.split("\n") if line.strip())
+        rows = lines if ".jsonl" in path.name else parse_json(text)["examples"]
         return [dict(row.items()) for row in rows]
     except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: not task data: {error!r}; see docs/evaluation.md for the form") from error
 
 
-def _lines(text: str) -> list[Row]:
-    # Not splitlines: a string may hold other line ends as they are.
-    return [parse_json(line) for line in text.split("\n") if line.strip()]
-
-
 def hub_rows(task: str, rows: Sequence[Mapping[str, Any]]) -> list[Row]:
-    """`rows` of a file in the form of the data set of `task` on the hub; of a task of one's own with its keys alone.
+    """`rows` of a file in the form of the data set of `task` on the hub; of a user's own task with its keys alone.
+
+    >>> hub_rows("openbookqa", [{"query": "Wood", "choices": ["burns", "rusts"], "gold": 0}])
+    [{'question_stem': 'Wood', 'choices': {'text': ['burns', 'rusts'], 'label': ['A', 'B']}, 'answerKey': 'A'}]
 
     Raises:
         ValueError: a row lacks a key, or has another type there; names row and key, and says what is expected.
@@ -116,7 +112,11 @@ def _form(task: str) -> tuple[Callable[[Mapping[str, Any]], Row], str]:
     if task == "humaneval":
         return _texts("prompt", "test", "entry_point"), "prompt, test and entry_point (texts)"
     if task.startswith(MULTIPLE):
-        return _multipl_e, "prompt and tests (texts) and stop_tokens (texts)"
+        texts = _texts("prompt", "tests")
+        return lambda row: {
+            **texts(row),
+            "stop_tokens": _list(row, "stop_tokens", 1),
+        }, "prompt and tests (texts) and stop_tokens (texts)"
     return _FORMS.get(task, (_own, f"{_CHOICE}, or {_EXACT}"))
 
 
@@ -140,26 +140,22 @@ def _value(row: Mapping[str, Any], key: str) -> Any:
     return row[key]
 
 
-def _gold(row: Mapping[str, Any]) -> int:
-    gold, choices = _value(row, "gold"), _list(row, "choices", 2)
-    if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < len(choices):
-        raise ValueError(f"gold is {gold!r}, expected the place of one of {len(choices)} choices, from 0")
-    return gold
-
-
-def _choices(row: Mapping[str, Any]) -> Row:
-    choices = _list(row, "choices", 2)
-    return {"text": choices, "label": [chr(ord("A") + place) for place in range(len(choices))]}
-
-
 def _texts(*keys: str) -> Callable[[Mapping[str, Any]], Row]:
     return lambda row: {key: _text(row, key) for key in keys}
 
 
+def _choice(row: Mapping[str, Any]) -> Row:
+    found = {"query": _text(row, "query"), "choices": _list(row, "choices", 2), "gold": _value(row, "gold")}
+    gold, most = found["gold"], len(found["choices"])
+    if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < most:
+        raise ValueError(f"gold is {gold!r}, expected the place of one of {most} choices, from 0")
+    return found
+
+
 def _own(row: Mapping[str, Any]) -> Row:
-    query = _text(row, "query")
     if "choices" in row:
-        return {"query": query, "choices": _list(row, "choices", 2), "gold": _gold(row)}
+        return _choice(row)
+    query = _text(row, "query")
     # Answers are compared without the white space around them, and end with their line.
     target = _text(row, "target").strip()
     if not target or "\n" in target:
@@ -167,26 +163,32 @@ def _own(row: Mapping[str, Any]) -> Row:
     return {"query": query, "target": target}
 
 
-def _arc(row: Mapping[str, Any]) -> Row:
-    question = _text(row, "query").removeprefix("Question: ")
-    return {"question": question, "choices": _choices(row), "answerKey": chr(ord("A") + _gold(row))}
+def _lettered(key: str) -> Callable[[Mapping[str, Any]], Row]:
+    """Rows whose choices have letters, as ARC's; the question stands under `key`."""
 
+    def form(row: Mapping[str, Any]) -> Row:
+        found = _choice(row)
+        letters = [chr(ord("A") + place) for place in range(len(found["choices"]))]
+        question = found["query"].removeprefix("Question: ") if key == "question" else found["query"]
+        choices = {"text": found["choices"], "label": letters}
+        return {key: question, "choices": choices, "answerKey": letters[found["gold"]]}
 
-def _openbook(row: Mapping[str, Any]) -> Row:
-    return {"question_stem": _text(row, "query"), "choices": _choices(row), "answerKey": chr(ord("A") + _gold(row))}
+    return form
 
 
 def _boolq(row: Mapping[str, Any]) -> Row:
-    passage, _, question = _text(row, "query").removeprefix("Passage: ").rpartition("\nQuestion: ")
-    if _list(row, "choices", 2) != ["no", "yes"]:
+    found = _choice(row)
+    passage, _, question = found["query"].removeprefix("Passage: ").rpartition("\nQuestion: ")
+    if found["choices"] != ["no", "yes"]:
         raise ValueError(f"choices are {row['choices']}, expected no and yes")
-    return {"passage": passage, "question": question.removesuffix("?"), "label": _gold(row)}
+    return {"passage": passage, "question": question.removesuffix("?"), "label": found["gold"]}
 
 
 def _hellaswag(row: Mapping[str, Any]) -> Row:
     if "ctx_a" not in row:
         # What the library's own preparation makes of the hub's rows.
-        return {"query": _text(row, "query"), "choices": _list(row, "choices", 2), "label": str(_gold(row))}
+        found = _choice(row)
+        return {"query": found["query"], "choices": found["choices"], "label": str(found["gold"])}
     endings = _list(row, "endings", 2)
     label = str(_value(row, "label"))
     if label not in map(str, range(len(endings))):
@@ -194,14 +196,10 @@ def _hellaswag(row: Mapping[str, Any]) -> Row:
     return {**_texts("ctx_a", "ctx_b", "activity_label")(row), "endings": endings, "label": label}
 
 
-def _multipl_e(row: Mapping[str, Any]) -> Row:
-    return {**_texts("prompt", "tests")(row), "stop_tokens": _list(row, "stop_tokens", 1)}
-
-
 _FORMS: Mapping[str, tuple[Callable[[Mapping[str, Any]], Row], str]] = {
-    "arc_easy": (_arc, _CHOICE),
-    "arc_challenge": (_arc, _CHOICE),
+    "arc_easy": (_lettered("question"), _CHOICE),
+    "arc_challenge": (_lettered("question"), _CHOICE),
     "boolq": (_boolq, _CHOICE),
     "hellaswag": (_hellaswag, _HELLASWAG),
-    "openbookqa": (_openbook, _CHOICE),
+    "openbookqa": (_lettered("question_stem"), _CHOICE),
 }

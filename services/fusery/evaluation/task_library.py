@@ -188,7 +188,7 @@ def load_task(name: str, settings: TaskSettings) -> Any:
     except Exception as error:
         if rows is not None:
             raise ConfigError(f"task {name}: {settings.data}/{data_file(name)}: {error!r}") from error
-        # A file for another task of the library would be a task of one's own, with another prompt.
+        # A file for another task of the library would be a task of the user's own, with another prompt.
         own = f"; or put {data_file(name)} into evaluation.task_data" if name in (*OF_THE_LIBRARY, *CODE) else ""
         raise Unavailable(
             f"task {name}: its data can't be had from the hub: {error!r}{own} (docs/evaluation.md)"

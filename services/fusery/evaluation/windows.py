@@ -127,7 +127,7 @@ def _fitting_end(
 
 def joined(parts: Sequence[Read]) -> tuple[FloatArray, int]:
     """The log-probabilities that count, one for each predicted token of a document, and the bytes that these spell."""
-    # The first of two windows counts up to this byte. Where no token ends at the same byte in both, the token across the
+    # Up to which byte a window counts. If no token ends at the same byte in it and the next one, the token across the
     # border counts whole: bits too many, not too few.
     starts = [-1]
     for part, following in pairwise(parts):

@@ -17,10 +17,9 @@ def dataset_inputs(digests: Mapping[str, str]) -> list[DatasetInput]:
 
     return [
         # MLflow keeps 36 characters of a digest.
-        DatasetInput(Dataset(name, digest[:36], "fusery", name), [InputTag("mlflow.data.context", _purpose(name))])
+        DatasetInput(
+            Dataset(name, digest[:36], "fusery", name),
+            [InputTag("mlflow.data.context", "evaluation" if name == HELD_OUT else "training")],
+        )
         for name, digest in digests.items()
     ]
-
-
-def _purpose(name: str) -> str:
-    return "evaluation" if name == HELD_OUT else "training"

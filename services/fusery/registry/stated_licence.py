@@ -38,7 +38,7 @@ _NOTICE = re.compile(r"copyright\b|\(c\)|©|all rights reserved")
 class StatedLicence:
     """All that a model says of its licence, and where that was read.
 
-    `ids`: as on the Hub ("apache-2.0", "gemma"), all of them count; None stands for one that nobody can tell.
+    `ids`: as on the Hub ("apache-2.0", "gemma"), all of them count; None stands for one that is not known.
     """
 
     ids: tuple[str | None, ...]
@@ -85,7 +85,7 @@ def licences_in_card(card: str) -> tuple[str | None, ...]:
 
 
 def licence_in_text(text: str) -> str | None:
-    """The licence whose title, or first words, are the head of `text`; None if it is none that we can tell."""
+    """The licence whose title, or first words, are the head of `text`; None if it is not known."""
     lines = list(_lines(text))
     for head in (" ".join(lines[:count]) for count in (1, 2)):
         for title, id in _TITLES:
