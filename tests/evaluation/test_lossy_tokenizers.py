@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.core.fusion import Predictions, cost_of
+from fusery.core.fusion import cost_of
 from fusery.core.rules import Cost
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import empty
@@ -59,7 +59,7 @@ def measured(tokenizer: ByteTokenizer, text: str, window_tokens: int = 10_000) -
 def mince_cost(tokenizer: ByteTokenizer, text: str) -> float:
     read = tokenizer.tokenize(text)
     log_probs = np.full(len(read.ids_T), -math.log(100), np.float32)
-    return cost_of(Cost.BITS_PER_BYTE, Predictions(log_probs, read.byte_ends_T, read.unspelled_T))
+    return cost_of(Cost.BITS_PER_BYTE, log_probs, read.predicted_bytes_T)
 
 
 @kinds

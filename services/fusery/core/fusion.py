@@ -24,24 +24,6 @@ from fusery.core.topk import PAD, DoubleArray, FloatArray, IntArray, TopK, empty
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Predictions:
-    """What a source said of its own tokens: log-probability of the next one float32 [T], byte ends int64 [T].
-
-    `next_log_probs_T[i]` belongs to token i+1; the last entry belongs to nothing. `unspelled_T`: as in `TokenizedText`.
-    """
-
-    next_log_probs_T: FloatArray
-    byte_ends_T: IntArray
-    unspelled_T: IntArray | None = None
-
-    @property
-    def predicted_bytes_T(self) -> IntArray:
-        """The bytes that every token but the first spells, int64 [T − 1]."""
-        whole: IntArray = np.diff(self.byte_ends_T)
-        return whole if self.unspelled_T is None else whole - self.unspelled_T[1:]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class AlignedSource:
     """One source's evidence for a document: target positions int64 [R], cells, and its cost (low is good)."""
 
@@ -64,18 +46,20 @@ class Evidence:
     top: TopK
 
 
-def cost_of(rule: Cost, predictions: Predictions) -> float:
+def cost_of(rule: Cost, next_log_probs_T: FloatArray, predicted_bytes_T: IntArray) -> float:
     """How badly a source predicts a document; infinite if it predicts nothing of it.
 
-    Bits per byte compare across tokenizers; token cross-entropy (nats) is the paper's and does not. Bits of all tokens
-    count, bytes only where a token spells them, so that a source gains nothing by text that its tokenizer drops.
+    `next_log_probs_T[i]` belongs to token i+1, the last entry to none; `predicted_bytes_T`, int64 [T − 1], as in
+    `TokenizedText`. Bits per byte compare across tokenizers; token cross-entropy (nats) is the paper's and does not.
+    Bits of all tokens count, bytes only where a token spells them, so that a source gains nothing by text that its
+    tokenizer drops.
 
-    >>> said = Predictions(np.log(np.float32([0.5, 0.25, 1])), np.array([0, 2, 6]))  # ½, then ¼; 6 bytes
-    >>> f"{cost_of(Cost.BITS_PER_BYTE, said):.3f} {cost_of(Cost.TOKEN_CE, said):.3f}"  # 3 bits / 6; 3 ln 2 / 2 tokens
+    >>> log_probs, size = np.log(np.float32([0.5, 0.25, 1])), np.array([2, 4])
+    >>> f"{cost_of(Cost.BITS_PER_BYTE, log_probs, size):.3f} {cost_of(Cost.TOKEN_CE, log_probs, size):.3f}"
     '0.500 1.040'
     """
-    nats = -predictions.next_log_probs_T[:-1].astype(np.float64)
-    sizes = np.ones(len(nats)) if rule is Cost.TOKEN_CE else predictions.predicted_bytes_T * np.log(2)
+    nats = -next_log_probs_T[:-1].astype(np.float64)
+    sizes = np.ones(len(nats)) if rule is Cost.TOKEN_CE else predicted_bytes_T * np.log(2)
     # Added one after the other; sum() adds in pairs, which gives other last bits.
     total, size = (0.0 + float(values.cumsum()[-1]) if len(values) else 0.0 for values in (nats, sizes))
     return total / size if size > 0 else math.inf

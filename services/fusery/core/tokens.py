@@ -54,10 +54,15 @@ class TokenizedText:
     unspelled_T: IntArray | None = None
 
     @property
+    def predicted_bytes_T(self) -> IntArray:
+        """The bytes that every token but the first spells, which a model that reads this predicts, int64 [T − 1]."""
+        whole: IntArray = np.diff(self.byte_ends_T)
+        return whole if self.unspelled_T is None else whole - self.unspelled_T[1:]
+
+    @property
     def predicted_bytes(self) -> int:
-        """The bytes that all tokens but the first spell: those that a model which reads this text predicts."""
-        whole = int(self.byte_ends_T[-1] - self.byte_ends_T[0]) if len(self.ids_T) else 0
-        return whole if self.unspelled_T is None else whole - int(self.unspelled_T[1:].sum())
+        """Their sum."""
+        return int(self.predicted_bytes_T.sum())
 
 
 class ByteTokenizer:

@@ -17,7 +17,7 @@ import numpy as np
 from fusery.core import fusion, vocab
 from fusery.core.alignment import Side, align
 from fusery.core.batches import by_length
-from fusery.core.fusion import AlignedSource, Predictions
+from fusery.core.fusion import AlignedSource
 from fusery.core.projection import project, project_as_reference
 from fusery.core.reference import with_fallback
 from fusery.core.rules import Positions
@@ -110,8 +110,8 @@ def align_shard(store: Store, plan: Plan, task: ShardTask, at: At = _nowhere) ->
         pairs = pairs.take(np.flatnonzero(answer.top.mass_R[pairs.source_rows_R] > 0))
         used = answer.top.take(pairs.source_rows_R)
         tally.add(document.domain, source_text, target_text, used)
-        said = Predictions(answer.next_log_probs_T, answer.byte_ends_T, source_text.unspelled_T)
-        evidence = _evidence(plan, said, pairs.target_positions_R, used, sides[1], vocabulary)
+        cost = fusion.cost_of(plan.fusion.cost, answer.next_log_probs_T, source_text.predicted_bytes_T)
+        evidence = _evidence(plan, cost, pairs.target_positions_R, used, sides[1], vocabulary)
         aligned.append(AlignedDocument(document.doc_id, document.domain, len(target_text.ids_T), evidence))
     meta = {"source": source.tokenizer_fingerprint, "target": plan.target_tokenizer_fingerprint}
     known = {**tally.facts(), "source": source.name}
@@ -142,7 +142,7 @@ def _check_tokens(doc_id: str, source: str, answer: CapturedDocument, text: Toke
 
 def _evidence(
     plan: Plan,
-    predictions: Predictions,
+    cost: float,
     positions_R: IntArray,
     used: TopK,
     target: Side,
@@ -154,7 +154,7 @@ def _evidence(
     first = len(target.tokenizer.prefix_ids) if as_reference else 0
     cells = vocabulary.cell_of_target_V
     positions_R, top = with_fallback(plan.alignment.fallback, positions_R, top, target.text.ids_T, cells, first)
-    return AlignedSource(positions_R, top, fusion.cost_of(plan.fusion.cost, predictions))
+    return AlignedSource(positions_R, top, cost)
 
 
 def fuse_shard(store: Store, plan: Plan, task: ShardTask, at: At = _nowhere) -> Entry:
