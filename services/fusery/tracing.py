@@ -94,9 +94,7 @@ def current() -> TraceContext | None:
 def begin(name: str, parent: TraceContext | None = None, **attributes: str | int) -> Span:
     """A new span under `parent`, else under `current()`, else in a trace of its own. The caller ends it."""
     parent = parent or current()
-    recorded = None if _process.provider is None else _recorded(name, parent, attributes)
-    context = None if recorded is None else _context_of(recorded)
-    return Span(context or _child_of(parent), recorded)
+    return Span(_child_of(parent)) if _process.provider is None else _recorded(name, parent, attributes)
 
 
 @contextmanager
@@ -173,7 +171,7 @@ def _export(service: str, variable: str, endpoint: str) -> None:
     _process.provider.add_span_processor(BatchSpanProcessor(_process.exporter))
 
 
-def _recorded(name: str, parent: TraceContext | None, attributes: dict[str, str | int]) -> Any:
+def _recorded(name: str, parent: TraceContext | None, attributes: dict[str, str | int]) -> Span:
     from opentelemetry import trace
     from opentelemetry.context import Context
 
@@ -182,15 +180,12 @@ def _recorded(name: str, parent: TraceContext | None, attributes: dict[str, str 
         ids = int(parent.trace_id, 16), int(parent.span_id, 16)
         remote = trace.SpanContext(*ids, is_remote=True, trace_flags=trace.TraceFlags(parent.flags))
         above = trace.set_span_in_context(trace.NonRecordingSpan(remote), above)
-    return _process.provider.get_tracer("fusery").start_span(name, above, attributes=attributes)
-
-
-def _context_of(recorded: Any) -> TraceContext | None:
-    """None for the empty spans of a provider that OTEL_SDK_DISABLED switched off."""
+    recorded = _process.provider.get_tracer("fusery").start_span(name, above, attributes=attributes)
     found = recorded.get_span_context()
     if not found.is_valid:
-        return None
-    return TraceContext(f"{found.trace_id:032x}", f"{found.span_id:016x}", int(found.trace_flags))
+        # An empty span, of a provider that OTEL_SDK_DISABLED switched off.
+        return Span(_child_of(parent), recorded)
+    return Span(TraceContext(f"{found.trace_id:032x}", f"{found.span_id:016x}", int(found.trace_flags)), recorded)
 
 
 def _child_of(parent: TraceContext | None) -> TraceContext:

@@ -84,24 +84,24 @@ def test_what_are_no_log_probabilities_is_refused(found: dict[int, float], says:
 def test_the_largest_accepted_number_is_found_with_few_questions(most: int, limit: int) -> None:
     asked: list[int] = []
 
-    def accepts(number: int) -> bool:
+    def ask(number: int) -> None:
         asked.append(number)
-        return number <= limit
+        if number > limit:
+            raise InvalidInput("too many")
 
-    assert remote.largest_accepted(accepts, most) == min(limit, most)
+    assert remote.largest_accepted(ask, most) == min(limit, most)
     assert len(asked) <= 15
     assert all(1 <= number <= most for number in asked)
 
 
 def test_only_a_refused_number_counts_as_one() -> None:
-    def failing(error: FuseryError) -> None:
-        raise error
-
-    assert remote.is_accepted(lambda: None)
-    assert not remote.is_accepted(lambda: failing(InvalidInput("too many")))
     for error in (ConfigError("token"), AddressError("other server"), Unavailable("gone")):
+
+        def ask(_: int, error: FuseryError = error) -> None:
+            raise error
+
         with pytest.raises(type(error)):
-            remote.is_accepted(lambda error=error: failing(error))  # type: ignore[misc]
+            remote.largest_accepted(ask, 8)
 
 
 @given(st.text(max_size=2000) | st.recursive(st.text() | st.none() | st.integers(), st.lists).map(json.dumps))

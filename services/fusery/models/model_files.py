@@ -91,8 +91,9 @@ def refuse_companions(folder: Path) -> None:
             f"model {folder}: config.json names {code!r} as its implementation, which is code from the Hub and never "
             "run; take that key out of config.json"
         )
-    named = config.get("transformers_weights")
-    if named is not None and named not in _usual_weights(folder):
+    # Of the usual names, the first that is there is what transformers loads without being told.
+    usual = next((name for name in (WEIGHTS, INDEX) if (folder / name).is_file()), WEIGHTS)
+    if (named := config.get("transformers_weights")) not in (None, usual):
         raise ModelError(
             f"model {folder}: config.json says that its weights are in {named!r} (transformers_weights); "
             f"rename that file to {WEIGHTS}, and take the key out of config.json"
@@ -121,7 +122,9 @@ def weight_files(folder: Path) -> list[Path]:
         if single.is_file():
             return [single]
         pickled = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLED)
-        hint = _variant_hint(folder) or pickle_hint(pickled) or _gguf_hint(folder)
+        variants = ", ".join(sorted(path.name for path in folder.glob("model.*.safetensors"))[:4])
+        variant = f", only a variant ({variants}); rename it to {WEIGHTS}" if variants else ""
+        hint = variant or pickle_hint(pickled) or _gguf_hint(folder)
         raise ModelError(f"model {folder}: no {WEIGHTS} in it{hint}")
     names = check_index(folder, single.is_file())
     if missing := [name for name in names if not (folder / name).is_file()]:
@@ -142,11 +145,6 @@ def check_index(folder: Path, has_single: bool) -> list[str]:
             "first alone; take away the one that is not meant"
         )
     return names
-
-
-def _usual_weights(folder: Path) -> list[str]:
-    """The first of the files that is there is what transformers loads without being told."""
-    return [name for name in (WEIGHTS, INDEX) if (folder / name).is_file()][:1] or [WEIGHTS]
 
 
 def _indexed(index: Path) -> list[str]:
@@ -194,11 +192,6 @@ def _adapter_hint(folder: Path) -> str:
         "AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload().save_pretrained(other_folder), or move "
         "the adapter's files away"
     )
-
-
-def _variant_hint(folder: Path) -> str:
-    variants = sorted(path.name for path in folder.glob("model.*.safetensors"))
-    return f", only a variant ({', '.join(variants[:4])}); rename it to {WEIGHTS}" if variants else ""
 
 
 def _gguf_hint(folder: Path) -> str:

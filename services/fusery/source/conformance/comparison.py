@@ -8,21 +8,19 @@ import numpy as np
 
 from fusery.source.api import Engine
 from fusery.source.conformance.checks import Answered, Check, Status, answered
-from fusery.source.conformance.rows import Row, apart
+from fusery.source.conformance.rows import apart
 
 
 def compare(a: Engine, b: Engine, texts: Mapping[str, str], top_k: int, tolerance: float) -> list[Check]:
     """Tokens, entries up to ties, log-probabilities and tails, within `tolerance` nats; `texts` that both read."""
-    checks = [_same("vocabulary width", a.model.vocabulary_size, b.model.vocabulary_size)]
+    ours, theirs = a.model.vocabulary_size, b.model.vocabulary_size
+    width = (Status.PASSED, f"{ours}") if ours == theirs else (Status.FAILED, f"{ours} against {theirs}")
+    checks = [Check("vocabulary width", *width)]
     pairs = list(zip(answered(a, texts, top_k), answered(b, texts, top_k), strict=True))
     tokens = _compare_tokens(pairs)
     if tokens.status is Status.FAILED:
         return [*checks, tokens]
     return [*checks, tokens, *(_compare_rows(f, g, tolerance) for f, g in pairs)]
-
-
-def _same(name: str, a: object, b: object) -> Check:
-    return Check(name, Status.PASSED, f"{a}") if a == b else Check(name, Status.FAILED, f"{a} against {b}")
 
 
 def _compare_tokens(pairs: list[tuple[Answered, Answered]]) -> Check:
@@ -44,8 +42,9 @@ def _compare_rows(f: Answered, g: Answered, tolerance: float) -> Check:
     if not rows:
         return Check(name, Status.UNSURE, "no position for which both give a distribution")
     entries = [apart(x, y) for _, x, y in rows]
-    tails = max(_tails_apart(x, y) for _, x, y in rows)
-    following = _following_apart(f, g)
+    tails = max(abs(x.mass - y.mass) for _, x, y in rows)
+    ours, theirs = (np.maximum(side.answer.next_log_probs_T.astype(np.float64), -50.0) for side in (f, g))
+    following = float((np.abs(ours - theirs) / (1 + np.abs(ours) / 10)).max())
     worst = max(entries)
     skipped = len(f.rows) - len(rows)
     detail = (
@@ -54,12 +53,3 @@ def _compare_rows(f: Answered, g: Answered, tolerance: float) -> Check:
     )
     is_right = max(worst, following, tails) <= tolerance
     return Check(name, Status.PASSED if is_right else Status.FAILED, f"{detail}; allowed {tolerance:g}")
-
-
-def _tails_apart(x: Row, y: Row) -> float:
-    return abs(x.mass - y.mass)
-
-
-def _following_apart(f: Answered, g: Answered) -> float:
-    ours, theirs = (np.maximum(side.answer.next_log_probs_T.astype(np.float64), -50.0) for side in (f, g))
-    return float((np.abs(ours - theirs) / (1 + np.abs(ours) / 10)).max())

@@ -210,8 +210,21 @@ def check_width(answers: Sequence[Distributions], model: ModelDescription) -> No
         )
 
 
-def largest_accepted(accepts: Callable[[int], bool], most: int) -> int:
-    """The largest number from 1 to `most` that is accepted, 0 if none is; what is under an accepted one is too."""
+def largest_accepted(ask: Callable[[int], object], most: int) -> int:
+    """The largest number from 1 to `most` that the server takes, 0 if none; what is under an accepted one is too.
+
+    A number that it does not take is an InvalidInput of `ask`; other errors go on.
+    """
+
+    def accepts(number: int) -> bool:
+        try:
+            ask(number)
+        except InvalidInput as error:
+            if type(error) is not InvalidInput:
+                raise
+            return False
+        return True
+
     low, high = 0, most
     if accepts(most):
         return most
@@ -219,17 +232,6 @@ def largest_accepted(accepts: Callable[[int], bool], most: int) -> int:
         middle = (low + high) // 2
         low, high = (middle, high) if accepts(middle) else (low, middle)
     return low
-
-
-def is_accepted(call: Callable[[], object]) -> bool:
-    """Whether the server takes the request, for `largest_accepted`; other failures go on."""
-    try:
-        call()
-    except InvalidInput as error:
-        if type(error) is not InvalidInput:
-            raise
-        return False
-    return True
 
 
 def fingerprint_of(**known: object) -> str:

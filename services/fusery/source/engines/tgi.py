@@ -191,7 +191,7 @@ def open_tgi(
     bytes_of = remote.tokenizer_of(folder, [index for index, _ in probe.tokens], server.name)
     allowed = limits or Limits()
     most = min(allowed.max_top_k, folder.vocabulary_size)
-    top_k = remote.largest_accepted(lambda n: remote.is_accepted(lambda: server.generate("a", n)), most)
+    top_k = remote.largest_accepted(lambda n: server.generate("a", n), most)
     if top_k == 0:
         raise ModelError(f"{server.name}: it gives no top tokens; start it with --max-top-n-tokens 20 or more")
     description = _description(info, name, folder.vocabulary_size, bytes_of, replace(allowed, max_top_k=top_k))

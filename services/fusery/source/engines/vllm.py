@@ -170,7 +170,7 @@ def open_vllm(
     first = bytes_of.tokenize(remote.PROBE).ids_T[:2].tolist()
     allowed = limits or Limits()
     most = min(allowed.max_top_k, folder.vocabulary_size)
-    top_k = remote.largest_accepted(lambda n: remote.is_accepted(lambda: server.complete(first, n)), most)
+    top_k = remote.largest_accepted(lambda n: server.complete(first, n), most)
     if top_k == 0:
         raise ModelError(f"{server.name}: it gives no log-probabilities; start it with --max-logprobs 64 or more")
     setup = server.complete(first, 1)["system_fingerprint"]

@@ -91,7 +91,11 @@ class SourceServer:
         self._thread = ModelThread(waiting_requests)
         self._probes = Probes(SERVICE, self._thread.busy_s, self._front.hang_s)
         self._service = DistributionsService(self._thread, self._probes)
-        self._metrics = self._make_metrics()
+        self._metrics: Metrics | None = None
+        if self._front.metrics_port is not None:
+            from fusery.source.server.metrics import Metrics
+
+            self._metrics = Metrics(self._thread.waiting, self._thread.busy_s, lambda: self._probes.ready)
         checked = FixedToken(token) if token is None or isinstance(token, str) else token
         observers: list[Observer] = [RequestLog(), *([] if self._metrics is None else [self._metrics])]
         interceptor = AuthInterceptor(SERVICE, checked, self._service.admit, observers)
@@ -160,13 +164,6 @@ class SourceServer:
             await asyncio.to_thread(self._metrics_port.close)
         if self._watching is not None:
             self._watching.cancel()
-
-    def _make_metrics(self) -> Metrics | None:
-        if self._front.metrics_port is None:
-            return None
-        from fusery.source.server.metrics import Metrics
-
-        return Metrics(self._thread.waiting, self._thread.busy_s, lambda: self._probes.ready)
 
 
 def _listen(server: Any, address: str, credentials: Any) -> int:
