@@ -21,6 +21,7 @@ from fusery.pipeline.local import Services
 from fusery.pipeline.patience import patient_client
 from fusery.pipeline.planning import measure_sources
 from fusery.pipeline.progress import Board, Shown, hop_lines
+from fusery.retry import RetryPolicy
 from fusery.source.api import Document
 from fusery.source.client import SourceClient
 from fusery.worker.plan import Hop, ShardTask, attempts_folder
@@ -156,7 +157,7 @@ def test_progress_that_an_earlier_version_kept_can_be_read() -> None:
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patience, "_RETRY_FOR_S", 0.2)
-    monkeypatch.setattr(patience, "_FIRST_PAUSE_S", 0.1)
+    monkeypatch.setattr(patience, "_POLICY", RetryPolicy(0.1, 10.0))
     monkeypatch.setattr(patience, "_KNOCK_AGAIN_S", 0.0)
 
 

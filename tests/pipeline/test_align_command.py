@@ -105,7 +105,7 @@ def test_an_inference_server_is_a_source_and_a_target(
 def test_an_inference_server_that_can_not_be_asked_is_named(
     name: str, tokenizer_file: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fusery.source.engines.http_calls.time.sleep", lambda _: None)
+    monkeypatch.setattr("fusery.retry.time.sleep", lambda _: None)
     line = refused(capsys, TEXT, "--target", tokenizer_file, "--source", name)
     assert name in line
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 
 from fusery.core.topk import TopK
 from fusery.errors import AddressError, ConfigError, FuseryError, InvalidInput, Mismatch, ModelError, Unavailable
+from fusery.retry import RetryPolicy
 from fusery.source.api import Document
 from fusery.source.engines import http_calls, remote
-from fusery.source.engines.http_calls import HttpServer, error_of_status, excerpt, retried
+from fusery.source.engines.http_calls import HttpServer, error_of_status, excerpt
 from picomodels import pico_byte_tokenizer, pico_tokenizer
 
 DOCUMENT = Document("d", "ab")
@@ -125,27 +126,6 @@ def test_every_status_is_one_of_our_errors(status: int) -> None:
     assert error.retryable or status < 500
 
 
-def test_a_call_is_tried_again_only_where_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr(http_calls.time, "sleep", pauses.append)
-    failures: list[FuseryError] = [Unavailable("a"), Unavailable("b")]
-
-    def call() -> str:
-        if failures:
-            raise failures.pop(0)
-        return "done"
-
-    assert retried(call) == "done"
-    assert len(pauses) == 2
-    failures[:] = [InvalidInput("no"), Unavailable("never reached")]
-    with pytest.raises(InvalidInput):
-        retried(call)
-    failures[:] = [Unavailable("gone")] * 9
-    with pytest.raises(Unavailable):
-        retried(call)
-    assert all(pause < 5 for pause in pauses)
-
-
 @contextmanager
 def endless(sent: bytes) -> Iterator[str]:
     """The address of a server whose every answer goes on with `sent` until its client has gone."""
@@ -181,7 +161,7 @@ def test_an_answer_without_an_end_is_ended_by_its_size_and_by_time(
     max_bytes: int, timeout_s: float, kind: type[FuseryError], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(http_calls, "_ATTEMPTS", 1)
+    monkeypatch.setattr(http_calls, "_POLICY", RetryPolicy(0, 0, attempts=1))
     with endless(b"x" * 4096) as url, pytest.raises(kind, match=says):
         HttpServer("tgi:here", url, timeout_s=timeout_s).post("/info", {}, max_bytes)
 

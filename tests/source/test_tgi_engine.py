@@ -25,7 +25,6 @@ from fusery.errors import (
     Unavailable,
 )
 from fusery.source.api import Document
-from fusery.source.engines import http_calls
 from fusery.source.engines import tgi as tgi_engine
 from fusery.source.engines.by_name import load_engine as load_any
 from fusery.source.engines.tgi import TgiEngine, TgiServer, open_tgi, readable_prefixes
@@ -52,7 +51,7 @@ def opened(server: StandIn, model: PicoModel | None = None, **options: Any) -> T
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_calls.time, "sleep", lambda _: None)
+    monkeypatch.setattr("fusery.retry.time.sleep", lambda _: None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

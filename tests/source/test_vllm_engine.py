@@ -47,7 +47,7 @@ def opened(server: StandIn, model: PicoModel | None = None, **options: Any) -> V
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_calls.time, "sleep", lambda _: None)
+    monkeypatch.setattr("fusery.retry.time.sleep", lambda _: None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

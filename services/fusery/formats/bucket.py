@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import errno
 import logging
-import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 
 from fusery.errors import ConfigError, FuseryError, StoreFull, Unavailable
 from fusery.formats.place import checked
+from fusery.retry import RetryPolicy, retry
 
 log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -175,23 +175,26 @@ class Bucket:
 
     def _asked(self, name: str, ask: Callable[[], _Result], needed_bytes: int = 0) -> _Result:
         """What `ask` answers; asked again while another answer may come, a bounded time."""
-        began, pause_s = time.monotonic(), 0.2
-        while True:
+        began = time.monotonic()
+
+        def explained() -> _Result:
             try:
                 return ask()
             except FuseryError:
                 raise
             except Exception as error:  # botocore's errors are of no common class with those of other file systems
-                said = self._explanation(error, name, needed_bytes)
-                if not isinstance(said, Unavailable) or time.monotonic() - began > self._patience_s(error):
-                    raise said from error
-                if pause_s > 1:
-                    log.warning("%s; trying again", said)
-            # By chance, so that workers that were refused together don't come back together.
-            time.sleep(min(pause_s, self._patience.pause_s) * random.uniform(0.5, 1))
-            pause_s *= 2
+                raise self._explanation(error, name, needed_bytes) from error
 
-    def _patience_s(self, error: Exception) -> float:
+        def passes(error: FuseryError) -> bool:
+            return isinstance(error, Unavailable) and time.monotonic() - began <= self._patience_s(error)
+
+        def failed(error: FuseryError, pause_s: float) -> None:
+            if pause_s > 0.5:
+                log.warning("%s; trying again", error)
+
+        return retry(explained, RetryPolicy(0.2, self._patience.pause_s), passes, failed)
+
+    def _patience_s(self, error: FuseryError) -> float:
         kinds = {kind.__name__ for cause in _causes(error) for kind in type(cause).__mro__}
         return self._patience.unreached_s if kinds & _UNREACHED else self._patience.answered_s
 

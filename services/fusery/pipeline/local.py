@@ -8,18 +8,18 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusery.errors import FuseryError, Unavailable
+from fusery.errors import AddressError, Unavailable
 from fusery.pipeline.opened import ServedSource
 from fusery.pipeline.patience import Tell, patient_client
 from fusery.pipeline.preflight import Run, tokenizer_of
 from fusery.pipeline.processes import Child, Supervisor, fusery_command, wait_for_file
+from fusery.retry import RetryPolicy, retry
 from fusery.run_config import SourceSpec
 from fusery.settings import child_environment
 from fusery.source.client import SourceClient, client_from_settings
@@ -89,16 +89,14 @@ def start_broker(supervisor: Supervisor, folder: Path) -> str:
     child = Child("broker", [str(get_binary_path()), "-"], child_environment(), folder / "broker.log", "\n".join(lines))
     supervisor.start(child)
     url = f"redis://:{password}@127.0.0.1:{port}/0"
-    deadline = time.monotonic() + _BROKER_TIMEOUT_S
-    while time.monotonic() < deadline:
-        try:
-            check_broker(url)
-        except FuseryError:
-            supervisor.check()
-            time.sleep(0.1)
-        else:
-            return url
-    raise Unavailable(f"the embedded broker does not answer; the end of {child.log}:\n{child.last_words()}")
+    policy = RetryPolicy(0.1, 0.1, for_s=_BROKER_TIMEOUT_S)
+    try:
+        retry(lambda: check_broker(url), policy, lambda _: True, lambda *_: supervisor.check())
+    except AddressError as error:
+        raise Unavailable(
+            f"the embedded broker does not answer; the end of {child.log}:\n{child.last_words()}"
+        ) from error
+    return url
 
 
 def _start_source(run: Run, supervisor: Supervisor, folder: Path, source: SourceSpec) -> tuple[Child, Path]:

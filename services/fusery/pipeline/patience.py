@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
-from fusery.errors import Overloaded, Unavailable
+from fusery.errors import FuseryError, Overloaded, Unavailable
+from fusery.retry import RetryPolicy, retry
 from fusery.source.call import Outlast, without_address
 from fusery.source.client import SourceClient, client_from_settings
 
 _RETRY_FOR_S = 30.0
 _KNOCK_S, _KNOCK_AGAIN_S = 5.0, 1.0
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 10.0
+_POLICY = RetryPolicy(first_s=1.0, longest_s=10.0)
 
 Tell = Callable[[str], None]
 """Hears what is wrong with a source that is waited for, and '' when it answers again."""
@@ -24,23 +24,20 @@ def patient_client(address: str, source: str, tell: Tell) -> SourceClient:
 
 def _outlast(address: str, source: str, tell: Tell) -> Outlast:
     def outlast(error: Unavailable) -> bool:
-        pause_s, away = _FIRST_PAUSE_S, isinstance(error, Overloaded)
-        while (why := _trouble(address, source)) is not None:
-            away = True
-            tell(why)
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        is_away = isinstance(error, Overloaded)
+
+        def waits(trouble: FuseryError, _: float) -> None:
+            nonlocal is_away
+            is_away = True
+            tell(f"source {source}: {without_address(trouble)}")
+
+        retry(lambda: _knock(address), _POLICY, lambda trouble: isinstance(trouble, Unavailable), waits)
         tell("")
-        return away
+        return is_away
 
     return outlast
 
 
-def _trouble(address: str, source: str) -> str | None:
-    """What is wrong with the source now; None: it answers."""
-    try:
-        with client_from_settings(address, timeout_s=_KNOCK_S, retry_for_s=_KNOCK_AGAIN_S) as client:
-            client.knock()
-    except Unavailable as error:
-        return f"source {source}: {without_address(error)}"
-    return None
+def _knock(address: str) -> None:
+    with client_from_settings(address, timeout_s=_KNOCK_S, retry_for_s=_KNOCK_AGAIN_S) as client:
+        client.knock()

@@ -7,7 +7,6 @@ that grow and differ from client to client, so that many clients do not come bac
 from __future__ import annotations
 
 import logging
-import random
 import re
 import time
 from collections import deque
@@ -29,6 +28,7 @@ from fusery.errors import (
     TooLarge,
     Unavailable,
 )
+from fusery.retry import RetryPolicy
 from fusery.source import wire
 from fusery.source.address import RoundRobin
 from fusery.source.api import ERROR_KEY
@@ -41,7 +41,7 @@ T = TypeVar("T")
 Begin = Callable[[str, float, tuple[tuple[str, str], ...]], Any]
 """Sends the request to a target with a deadline in seconds and metadata; gRPC's object of the call."""
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.1, 5.0
+_POLICY = RetryPolicy(first_s=0.1, longest_s=5.0)
 _OUTLASTED_OFTEN = 10
 _WORD_S = 60.0
 """Between two times that one trouble is logged."""
@@ -91,7 +91,7 @@ class Call(Generic[T]):
         self, method: str, begin: Begin, read: Callable[[Any], T], peers: Peers, server: int | None = None
     ) -> None:
         self._method, self._begin, self._read, self._peers, self._fixed = method, begin, read, peers, server
-        self._pause_s = _FIRST_PAUSE_S
+        self._pauses = 0
         self._outlasted = 0
         self._attempt(peers.deadline_s)
 
@@ -151,14 +151,14 @@ class Call(Generic[T]):
     def _wait_or_raise(self, error: FuseryError, cause: BaseException | None, give_up: float) -> None:
         """Returns when it is time for another attempt: at once if another server is there to ask."""
         another = isinstance(error, Unavailable) and self._peers.turns.failed(self._server) and self._fixed is None
-        wait_s = 0.0 if another else self._pause_s * random.uniform(0.5, 1.0)
+        wait_s = 0.0 if another else _POLICY.pause_s(self._pauses)
         if not error.retryable or time.monotonic() + wait_s >= give_up:
             raise error from cause
         level = logging.INFO if _is_news(str(error)) else logging.DEBUG
         log.log(level, "%s; trying again in %.1f s, and so on", error, wait_s)
         time.sleep(wait_s)
         if not another:
-            self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+            self._pauses += 1
 
 
 _said_at: dict[str, float] = {}

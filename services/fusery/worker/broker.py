@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-import time
 from urllib.parse import urlsplit
 
 from fusery.errors import AddressError, NoAnswer
+from fusery.retry import RetryPolicy, retry
 from fusery.settings import is_in_cluster
 
 log = logging.getLogger(__name__)
@@ -52,20 +52,21 @@ def check_broker(url: str) -> None:
 
 
 def wait_for_broker(url: str, timeout_s: float) -> None:
-    """Nothing, as soon as the broker answers; a broker may start after its workers.
+    """Returns as soon as the broker answers; a broker may start after its workers.
 
     Raises:
         AddressError: it does not within `timeout_s`, or refuses.
     """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            return check_broker(url)
-        except NoAnswer as error:
-            if time.monotonic() > deadline:
-                raise AddressError(f"{error} (waited {timeout_s:.0f} s)") from error
-            log.warning("%s; trying again", error)
-        time.sleep(1)
+    policy = RetryPolicy(1, 1, for_s=timeout_s)
+    try:
+        retry(
+            lambda: check_broker(url),
+            policy,
+            lambda error: isinstance(error, NoAnswer),
+            lambda error, _: log.warning("%s; trying again", error),
+        )
+    except NoAnswer as error:
+        raise AddressError(f"{error} (waited {timeout_s:.0f} s)") from error
 
 
 def without_secrets(url: str) -> str:

@@ -17,7 +17,8 @@ from fusery.cluster.api.api import Cluster
 from fusery.cluster.api.errors import POD, AlreadyThere, Object, Place
 from fusery.cluster.api.follow import Kind, Outcome, Say, name_of, outcome_of, pods_of
 from fusery.cluster.api.states import State
-from fusery.errors import GateFailed, Mismatch, Overloaded, Unavailable
+from fusery.errors import FuseryError, GateFailed, Mismatch, Overloaded, Unavailable
+from fusery.retry import RetryPolicy, retry
 
 Result = TypeVar("Result")
 
@@ -169,18 +170,15 @@ def patiently(action: Callable[[], Result], say: Say, patience_s: float = _PATIE
     Raises:
         Unavailable: for longer than `patience_s`.
     """
-    deadline, said = time.monotonic() + patience_s, ""
-    while True:
-        try:
-            return action()
-        except Unavailable as error:
-            if time.monotonic() + pause_s > deadline:
-                raise
-            if str(error) != said:
-                said = str(error)
-                say(Kind.TROUBLE, f"{said}; trying again for {patience_s / 60:.0f} minutes")
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, 30.0)
+    said: set[str] = set()
+
+    def failed(error: FuseryError, _: float) -> None:
+        if str(error) not in said:
+            said.add(str(error))
+            say(Kind.TROUBLE, f"{error}; trying again for {patience_s / 60:.0f} minutes")
+
+    policy = RetryPolicy(pause_s, 30.0, for_s=patience_s)
+    return retry(action, policy, lambda error: isinstance(error, Unavailable), failed)
 
 
 def deletion(cluster: Cluster, objects: Sequence[Object]) -> str:

@@ -8,20 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx2
 
 from fusery.errors import AddressError, ConfigError, FuseryError, InvalidInput, Unavailable
 from fusery.json_text import parse_json
+from fusery.retry import RetryPolicy, retry
 
-T = TypeVar("T")
-
-_ATTEMPTS = 5
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.25, 4.0
+_POLICY = RetryPolicy(first_s=0.25, longest_s=4.0, attempts=5)
 _MAX_EXCERPT_CHARACTERS = 200
 _MAX_ERROR_BYTES = 1 << 16
 _MAX_ANSWER_BYTES = 16 << 20
@@ -60,22 +56,6 @@ def excerpt(body: str) -> str:
     return f": {text[:_MAX_EXCERPT_CHARACTERS]}{' …' if len(text) > _MAX_EXCERPT_CHARACTERS else ''}"
 
 
-def retried(call: Callable[[], T], pause_s: float = _FIRST_PAUSE_S) -> T:
-    """The call's result; a failure that may pass is tried again, a few times within seconds.
-
-    Raises:
-        FuseryError: the last failure, or the first that a retry can't help.
-    """
-    for attempt in range(_ATTEMPTS):
-        try:
-            return call()
-        except FuseryError as error:
-            if not error.retryable or attempt == _ATTEMPTS - 1:
-                raise
-        time.sleep(min(pause_s * 2**attempt, _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0))
-    raise AssertionError("the last attempt returns or raises")
-
-
 class HttpServer:
     """A server that speaks JSON; `name` is how messages call it. The token is in no message and no repr."""
 
@@ -93,7 +73,7 @@ class HttpServer:
         log.setLevel(max(log.level, logging.WARNING))
 
     def get(self, path: str) -> Any:
-        return retried(lambda: self._call("GET", path, None, _MAX_ANSWER_BYTES))
+        return retry(lambda: self._call("GET", path, None, _MAX_ANSWER_BYTES), _POLICY)
 
     def post(self, path: str, body: dict[str, Any], max_bytes: int = _MAX_ANSWER_BYTES) -> Any:
         """The answer's JSON value; not more than `max_bytes` of it are ever read.
@@ -103,7 +83,7 @@ class HttpServer:
             Unavailable: it is overloaded, loading or not there, after a few attempts.
             ConfigError, AddressError: it wants another token, or is no such server.
         """
-        return retried(lambda: self._call("POST", path, body, max_bytes))
+        return retry(lambda: self._call("POST", path, body, max_bytes), _POLICY)
 
     def _call(self, method: str, path: str, body: dict[str, Any] | None, max_bytes: int) -> Any:
         try:
