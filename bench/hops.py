@@ -32,15 +32,18 @@ from fusery.formats import shards
 from fusery.formats.shards import CapturedDocument, CorpusDocument
 from fusery.formats.store import Store
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
-from fusery.worker import hops
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, corpus_shard, tokenizer_name
+from fusery.worker import align
+from fusery.worker.fuse import HOPS
+from fusery.worker.names import corpus_shard, tokenizer_name
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
+from fusery.worker.tables import load_vocabulary_map
 
 TOKENIZERS = Path(__file__).parent / "work" / "tokenizers"
 SOURCES, TARGET = ("smollm2", "gpt-neox"), "llama-2"
 DOCUMENT_BYTES = 2000
 CORE = (
     (ByteTokenizer, "tokenize_batch"),
-    *((hops, name) for name in ("align", "project", "with_fallback")),
+    *((align, name) for name in ("align", "project", "with_fallback")),
     *((fusion, name) for name in ("cost_of", "fuse", "merged")),
 )
 
@@ -100,7 +103,7 @@ def prepared(store: Store, documents: int, k: int, **sections: Any) -> Plan:
         meta = {"source": source.model_fingerprint, "tokenizer": source.tokenizer_fingerprint}
         name = plan.artefact(ShardTask(Hop.CAPTURE, source.name, 0))
         store.publish(name, shards.write_captured(answers, meta, "float16"))
-        hops.load_vocabulary_map(store, plan, source)
+        load_vocabulary_map(store, plan, source)
     return plan
 
 
@@ -136,7 +139,7 @@ def measured(store: Store, plan: Plan, task: ShardTask, repeats: int) -> dict[st
         spent: dict[str, float] = {}
         with core_timed(spent):
             start = time.process_time()
-            entry = hops.HOPS[task.hop](store, plan, task)
+            entry = HOPS[task.hop](store, plan, task)
             total = time.process_time() - start
         inside = sum(spent.values())
         runs.append({"seconds": total, "outside": (total - inside) / total, "tokens": entry.facts["tokens"], **spent})

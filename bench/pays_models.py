@@ -16,8 +16,9 @@ import yaml
 from fusery.pipeline import evaluation_baselines
 from fusery.pipeline.preflight import Run, open_run, publish_input
 from fusery.source.engines.transformers import TransformersEngine, load_engine
-from fusery.worker import hops
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, digest, plan_name, tokenizer_name
+from fusery.worker.capture import capture
+from fusery.worker.names import digest, plan_name, tokenizer_name
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
 
 ROOT = Path(__file__).parent.parent
 DEMO, WORK = ROOT / "examples" / "work" / "tiny", Path(__file__).parent / "work" / "when_fusing_pays"
@@ -141,7 +142,7 @@ def fused(point: Point) -> tuple[Run, Plan]:
     for shard in range(plan.corpus_shards):
         task = ShardTask(Hop.CAPTURE, "source", shard)
         if run.store.find(plan.artefact(task)) is None:
-            hops.capture(run.store, plan, task, client)
+            capture(run.store, plan, task, client)
     evaluation_baselines.make_missing(run, plan)
     return run, plan
 

@@ -49,7 +49,7 @@ def carry_out(trial: Trial) -> dict[str, float]:
     from fusery.pipeline.preflight import open_run
     from fusery.source.engines.transformers import load_engine
     from fusery.trainer.job import TrainJob, train
-    from fusery.worker.hops import load_vocabulary_map
+    from fusery.worker.tables import load_vocabulary_map
 
     torch.set_num_threads(1)
     run = open_run(EXAMPLE)

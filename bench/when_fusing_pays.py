@@ -49,8 +49,8 @@ from fusery.evaluation.scores import Scores
 from fusery.pipeline import steps
 from fusery.source.engines.transformers import load_engine
 from fusery.trainer.job import TrainJob, train
-from fusery.worker import hops
-from fusery.worker.plan import digest
+from fusery.worker.names import digest
+from fusery.worker.tables import load_vocabulary_map
 
 PICTURE = ROOT / "docs" / "images" / "when_fusing_pays.png"
 TUNING_DOCUMENTS = 60
@@ -122,7 +122,7 @@ def trained(point: Point, rate: float, clm_only: bool, budget: Budget) -> Scores
                     target=str(target_folder(point)),
                     output=Path(folder),
                     documents=steps.fused_documents(run, plan),
-                    partitions=[hops.load_vocabulary_map(run.store, plan, plan.sources[0]).cell_of_target_V],
+                    partitions=[load_vocabulary_map(run.store, plan, plan.sources[0]).cell_of_target_V],
                     training=run.config.training.model_copy(update=changes),
                     config_digest="bench",
                     seed=point.seed,

@@ -42,9 +42,10 @@ from fusery.pipeline.execution import HopsJob, coordinate, new_launch
 from fusery.pipeline.local import start_broker
 from fusery.pipeline.processes import Child, Supervisor, fusery_command
 from fusery.settings import child_environment
-from fusery.worker import hops as worker_hops
 from fusery.worker.app import TASK_NAME, make_app
-from fusery.worker.plan import Hop, Plan, ShardTask, corpus_shard
+from fusery.worker.fuse import HOPS
+from fusery.worker.names import corpus_shard
+from fusery.worker.plan import Hop, Plan, ShardTask
 
 DOCUMENTS = 131
 """Of 2000 bytes: a shard of the default size."""
@@ -148,7 +149,7 @@ def _align_and_fuse(store_url: str, plan_json: str, shard: int) -> None:
     store, plan = Store(store_url), Plan.model_validate_json(plan_json)
     fuse = ShardTask(Hop.FUSE, "", shard)
     for task in (*plan.needs(fuse), fuse):
-        worker_hops.HOPS[task.hop](store, plan, task)
+        HOPS[task.hop](store, plan, task)
 
 
 @dataclass

@@ -10,7 +10,8 @@ from fusery.pipeline.attempts import Attempts
 from fusery.pipeline.coordinator import Coordinator, Pace
 from fusery.pipeline.shard_table import ShardTable
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, attempts_folder, started_folder, tokenizer_name
+from fusery.worker.names import attempts_folder, started_folder, tokenizer_name
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
 
 
 def plan(sources: int = 2, shards: int = 3) -> Plan:

@@ -12,7 +12,8 @@ from fusery.core.coverage import BINS
 from fusery.formats.store import Store
 from fusery.pipeline.preflight import Run, open_run
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, plan_name, tokenizer_name
+from fusery.worker.names import plan_name, tokenizer_name
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
 from picomodels import pico_byte_tokenizer
 from picorun import write_run
 

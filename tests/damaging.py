@@ -18,8 +18,12 @@ from fusery.formats import shards
 from fusery.formats.shards import CorpusDocument
 from fusery.formats.store import Store
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
-from fusery.worker import hops
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, plan_name, tokenizer_name
+from fusery.worker import tables
+from fusery.worker.capture import capture
+from fusery.worker.fuse import HOPS
+from fusery.worker.names import plan_name, tokenizer_name
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
+from fusery.worker.tables import load_vocabulary_map
 from picomodels import TEXTS, pico_byte_tokenizer
 
 _KINDS = ("byte_level", "unigram")
@@ -166,11 +170,11 @@ def _makers(
 
 def _build_map(store: Store, plan: Plan, source: PlannedSource) -> object:
     # A worker keeps its maps; another one reads what the store has.
-    hops._vocabulary_map.cache_clear()
-    return hops.load_vocabulary_map(store, plan, source)
+    tables._vocabulary_map.cache_clear()
+    return load_vocabulary_map(store, plan, source)
 
 
 def _perform(store: Store, plan: Plan, task: ShardTask) -> object:
     if task.hop is Hop.CAPTURE:
-        return hops.capture(store, plan, task, FakeSource(task.source))  # type: ignore[arg-type]
-    return hops.HOPS[task.hop](store, plan, task)
+        return capture(store, plan, task, FakeSource(task.source))  # type: ignore[arg-type]
+    return HOPS[task.hop](store, plan, task)

@@ -20,7 +20,8 @@ from fusery.pipeline.coordinator import PACE
 from fusery.pipeline.execution import HopsJob, coordinate, new_launch
 from fusery.settings import settings
 from fusery.telemetry import set_up_logging
-from fusery.worker.plan import Plan, coordinator_name
+from fusery.worker.names import coordinator_name
+from fusery.worker.plan import Plan
 
 
 def publish_inputs(store: Store, inputs: Path) -> None:

@@ -19,7 +19,8 @@ from fusery.formats import shards
 from fusery.formats.shards import CorpusDocument
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.source.client import SourceClient
-from fusery.worker.plan import Plan, PlannedSource, corpus_shard, tokenizer_name
+from fusery.worker.names import corpus_shard, tokenizer_name
+from fusery.worker.plan import Plan, PlannedSource
 from picomodels import pico_byte_tokenizer
 from picorun import documents
 

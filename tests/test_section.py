@@ -13,7 +13,8 @@ from fusery.errors import ConfigError
 from fusery.run_config import RunConfig
 from fusery.run_file import read_run_file
 from fusery.run_sections import AlignmentSpec, FusionSpec
-from fusery.worker.plan import Hop, Plan, PlannedSource, digest
+from fusery.worker.names import digest
+from fusery.worker.plan import Hop, Plan, PlannedSource
 
 RUN: dict[str, Any] = {
     "name": "tiny",

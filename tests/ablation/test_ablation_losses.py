@@ -25,8 +25,9 @@ from fusery.pipeline import execution
 from fusery.pipeline.hop_progress import DeadLetter, Progress
 from fusery.pipeline.processes import Supervisor
 from fusery.pipeline.progress import Board
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, attempts_folder, captures_folder
-from fusery.worker.plan import capture_name as name_of_capture
+from fusery.worker.names import attempts_folder, captures_folder
+from fusery.worker.names import capture_name as name_of_capture
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
 from picorun import write_run
 
 BOARD = Board(Console(file=io.StringIO()))

@@ -22,8 +22,9 @@ from fusery.pipeline.preflight import Run, open_run, publish_input
 from fusery.pipeline.train_step import train_step
 from fusery.source.api import Distributions, Document, ModelDescription
 from fusery.source.engines.transformers import TransformersEngine, load_engine
-from fusery.worker import hops
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, plan_name, tokenizer_name
+from fusery.worker.capture import capture
+from fusery.worker.names import plan_name, tokenizer_name
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
 from picorun import write_run
 
 torch.set_num_threads(1)
@@ -84,7 +85,7 @@ def carry_hops_out(file: Path) -> tuple[Run, Plan]:
     for name, engine in engines.items():
         client: Any = EngineClient(engine)
         for shard in range(plan.corpus_shards):
-            hops.capture(run.store, plan, ShardTask(Hop.CAPTURE, name, shard), client)
+            capture(run.store, plan, ShardTask(Hop.CAPTURE, name, shard), client)
         steps.measure_source(run, plan, name, client, lambda *mark: MARKS.append(mark))
     baselines.make_missing(run, plan)
     return run, plan

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fusery.formats.lease import followed_lease
 from fusery.formats.store import Store
-from fusery.worker.plan import coordinator_name
+from fusery.worker.names import coordinator_name
 
 NAME = coordinator_name("r")
 

@@ -24,7 +24,8 @@ from fusery.pipeline.progress import Board, Shown, hop_lines
 from fusery.retry import RetryPolicy
 from fusery.source.api import Document
 from fusery.source.client import SourceClient
-from fusery.worker.plan import Hop, ShardTask, attempts_folder
+from fusery.worker.names import attempts_folder
+from fusery.worker.plan import Hop, ShardTask
 from fusery.worker.started import MAX_ATTEMPTS
 from sourceservers import UniformEngine, running
 

@@ -15,7 +15,8 @@ from fusery.pipeline.coordinator import Coordinator, Pace
 from fusery.pipeline.hop_progress import Progress
 from fusery.pipeline.shard_table import ShardTable
 from fusery.run_sections import CaptureSpec
-from fusery.worker.plan import Hop, ShardTask, attempts_folder
+from fusery.worker.names import attempts_folder
+from fusery.worker.plan import Hop, ShardTask
 from fusery.worker.started import MAX_ATTEMPTS
 
 CAPTURE, ALIGN, FUSE = (ShardTask(hop, "" if hop is Hop.FUSE else "s0", 0) for hop in Hop)

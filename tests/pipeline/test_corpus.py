@@ -20,7 +20,7 @@ from fusery.formats.store import Store
 from fusery.pipeline import corpus, corpus_reading
 from fusery.pipeline.corpus import open_corpora, publish_corpora
 from fusery.pipeline.corpus_scan import likely_tokens
-from fusery.worker.plan import corpus_shard
+from fusery.worker.names import corpus_shard
 from strategies import texts
 
 few_texts = st.lists(st.text("abc ", max_size=24), min_size=1, max_size=30)

@@ -22,7 +22,8 @@ from fusery.pipeline.coverage import normalizers as normalizers_of
 from fusery.pipeline.coverage import warnings_of, why_few_positions, why_little_mass
 from fusery.run_sections import CoverageSpec
 from fusery.worker.facts import Tally, counts_of, token_images
-from fusery.worker.plan import Hop, Plan, tokenizer_name
+from fusery.worker.names import tokenizer_name
+from fusery.worker.plan import Hop, Plan
 from picomodels import pico_byte_tokenizer
 
 BYTE_LEVEL, WITH_BOS = pico_byte_tokenizer("byte_level"), pico_byte_tokenizer("sentencepiece")

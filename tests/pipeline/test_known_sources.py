@@ -13,7 +13,7 @@ from fusery.formats.store import Store
 from fusery.pipeline.known_sources import Asked, remember, why_asked_anew
 from fusery.run_sections import CaptureSpec
 from fusery.source.api import ModelDescription
-from fusery.worker.plan import capture_name
+from fusery.worker.names import capture_name
 
 CORPUS = "c" * 64
 MODEL = ModelDescription("m", None, "1" * 64, "2" * 64, "vllm 0.32.0", 99, 512, "unknown")

@@ -27,7 +27,7 @@ from fusery.pipeline.provenance import git_commit, lineage, of_training, origin
 from fusery.pipeline.report_files import PAGE, report_step, write_report
 from fusery.registry.licences import run_licences
 from fusery.registry.record import FusionRecord, Registered
-from fusery.worker import hops
+from fusery.worker.capture import capture
 from fusery.worker.plan import Hop, Plan, ShardTask
 from picomodels import pico_model
 from picorun import documents, write_corpus, write_run
@@ -44,7 +44,7 @@ def evaluated(folder: Path, fused: float = 2.0, **sections: Any) -> tuple[Run, P
     publish_input(run)
     for name, kind in KINDS.items():
         client: Any = FakeSource(kind)
-        hops.capture(run.store, plan, ShardTask(Hop.CAPTURE, name, 0), client)
+        capture(run.store, plan, ShardTask(Hop.CAPTURE, name, 0), client)
     finish(run, plan)
     report = Report(
         run_id=run.run_id,
@@ -257,6 +257,6 @@ def test_there_is_a_text_of_each_domain_in_whichever_shard_it_begins(tmp_path: P
     for shard in range(plan.corpus_shards):
         for name, kind in KINDS.items():
             client: Any = FakeSource(kind)
-            hops.capture(run.store, plan, ShardTask(Hop.CAPTURE, name, shard), client)
+            capture(run.store, plan, ShardTask(Hop.CAPTURE, name, shard), client)
     assert plan.corpus_shards > 1
     assert [sample.domain for sample in report_files._samples(run, plan)] == names[:3]

@@ -19,7 +19,8 @@ from fusery.pipeline.hop_progress import DeadLetter, FailedAttempts, HopProgress
 from fusery.pipeline.preflight import Run, open_run
 from fusery.pipeline.progress_note import keep_lines
 from fusery.pipeline.status import show_status, state
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, coordinator_name, plan_name, progress_name
+from fusery.worker.names import coordinator_name, plan_name, progress_name
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
 from picorun import write_run
 
 SHARDS = 3

@@ -17,8 +17,11 @@ from fusery.pipeline import planning, store_command
 from fusery.pipeline.holdings import Holding, captured_top_k, holdings, remove, usage, verify
 from fusery.pipeline.store_command import Removal
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
-from fusery.worker import hops
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, coordinator_name, plan_name, tokenizer_name
+from fusery.worker import tables
+from fusery.worker.capture import capture
+from fusery.worker.fuse import HOPS
+from fusery.worker.names import coordinator_name, plan_name, tokenizer_name
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
 from picomodels import TEXTS, pico_byte_tokenizer
 
 DOCUMENTS = [CorpusDocument(f"d{i}", "x", text) for i, text in enumerate(TEXTS)]
@@ -52,14 +55,14 @@ def carry_out(store: Store, plan: Plan, *, completes: bool) -> FakeSource:
         tokenizer = pico_byte_tokenizer(kind)
         store.publish(tokenizer_name(tokenizer.fingerprint), tokenizer.definition().encode(), {"name": kind})
     store.write_note(plan_name(plan.run_id), plan.model_dump(mode="json"))
-    hops._vocabulary_map.cache_clear()
+    tables._vocabulary_map.cache_clear()
     source = FakeSource("unigram")
     for task in plan.tasks:
         if store.find(plan.artefact(task)) is None:
             if task.hop is Hop.CAPTURE:
-                hops.capture(store, plan, task, source)  # type: ignore[arg-type]
+                capture(store, plan, task, source)  # type: ignore[arg-type]
             else:
-                hops.HOPS[task.hop](store, plan, task)
+                HOPS[task.hop](store, plan, task)
     if completes:
         store.write_note(f"runs/{plan.run_id}/complete.json", {"promised": "x"})
     return source

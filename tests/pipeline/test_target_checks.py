@@ -16,7 +16,7 @@ from fusery.pipeline import preflight_checks
 from fusery.pipeline.preflight import open_run
 from fusery.pipeline.preflight_checks import check_run, check_target
 from fusery.trainer.job import train
-from fusery.worker.plan import plan_name
+from fusery.worker.names import plan_name
 from picomodels import ARCHITECTURES, pico_model, pico_tokenizer
 from picorun import write_run
 from refusals import assert_nothing_was_done

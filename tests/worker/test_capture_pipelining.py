@@ -10,13 +10,13 @@ import pytest
 
 from fusery.errors import InvalidInput
 from fusery.formats import shards
-from fusery.formats.shards import CorpusDocument
+from fusery.formats.shards import CapturedDocument, CorpusDocument
 from fusery.formats.store import Entry, Store
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.source.api import Document, ModelDescription
 from fusery.source.client import SourceClient
 from fusery.source.engines.transformers import load_engine
-from fusery.worker import hops
+from fusery.worker.capture import batches, capture
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
 from picomodels import TEXTS, pico_model
 from sourceservers import UniformEngine, running
@@ -55,21 +55,21 @@ def one_at_a_time(store: Store, plan: Plan, client: SourceClient) -> Entry:
         def compute_many(self, requests, *arguments, **named):  # type: ignore[no-untyped-def]
             return (client.compute(request, *arguments, **named) for request in requests)
 
-    return hops.capture(store, plan, TASK, Alone(client.address))
+    return capture(store, plan, TASK, Alone(client.address))
 
 
 def test_a_captured_shard_has_the_bytes_of_one_request_at_a_time(tmp_path: Path) -> None:
     engine = load_engine(str(pico_model("llama")), device="cpu")
     entries = []
     with running(engine) as server, SourceClient(server.address) as client:
-        for name, capture in (
-            ("together", lambda store, plan: hops.capture(store, plan, TASK, client)),
+        for name, make in (
+            ("together", lambda store, plan: capture(store, plan, TASK, client)),
             ("alone", lambda store, plan: one_at_a_time(store, plan, client)),
         ):
             store = Store(str(tmp_path / name))
             plan = planned(store, engine.model)
-            assert len(list(hops.batches(DOCUMENTS, plan.capture.batch_bytes))) > 4
-            entries.append(capture(store, plan))
+            assert len(list(batches(DOCUMENTS, plan.capture.batch_bytes))) > 4
+            entries.append(make(store, plan))
     assert entries[0] == entries[1]
 
 
@@ -90,7 +90,7 @@ def test_two_servers_of_a_list_share_a_shard(tmp_path: Path) -> None:
         running(noting(1)) as other,
         SourceClient(f"{one.address},{other.address}") as client,
     ):
-        entry = hops.capture(store, plan, TASK, client)
+        entry = capture(store, plan, TASK, client)
     assert all(asked)
     assert asked[0] | asked[1] == {document.doc_id for document in DOCUMENTS}
     assert not asked[0] & asked[1]
@@ -105,7 +105,7 @@ def test_the_source_has_the_next_request_before_an_answer_is_used(
     numbers = iter(range(len(begun)))
     engine = UniformEngine(lambda _: begun[next(numbers)].set())
     used: list[bool] = []
-    make = hops.CapturedDocument
+    make = CapturedDocument
 
     def use(*arguments: object) -> object:
         used.append(begun[min(len(used) + 1, requests - 1)].wait(30))
@@ -114,10 +114,10 @@ def test_the_source_has_the_next_request_before_an_answer_is_used(
     store = Store(str(tmp_path))
     # A request for each document.
     plan = planned(store, engine.model, batch_bytes=16)
-    requests = len(list(hops.batches(DOCUMENTS, plan.capture.batch_bytes)))
-    monkeypatch.setattr(hops, "CapturedDocument", use)
+    requests = len(list(batches(DOCUMENTS, plan.capture.batch_bytes)))
+    monkeypatch.setattr("fusery.worker.capture.CapturedDocument", use)
     with running(engine) as server, SourceClient(server.address) as client:
-        hops.capture(store, plan, TASK, client)
+        capture(store, plan, TASK, client)
     assert used == [True] * len(DOCUMENTS)
 
 
@@ -130,5 +130,5 @@ def test_an_error_for_good_leaves_no_shard(tmp_path: Path) -> None:
     store = Store(str(tmp_path))
     plan = planned(store, engine.model)
     with running(engine) as server, SourceClient(server.address) as client, pytest.raises(InvalidInput, match="no"):
-        hops.capture(store, plan, TASK, client)
+        capture(store, plan, TASK, client)
     assert store.find(plan.artefact(TASK)) is None

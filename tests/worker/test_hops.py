@@ -19,8 +19,12 @@ from fusery.formats.shards import CorpusDocument, FusedDocument
 from fusery.formats.store import Store
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.source.api import Distributions, Document
-from fusery.worker import hops
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, corpus_shard, tokenizer_name
+from fusery.worker.align import align_shard
+from fusery.worker.capture import batches, capture
+from fusery.worker.fuse import HOPS
+from fusery.worker.names import corpus_shard, tokenizer_name
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
+from fusery.worker.tables import load_vocabulary_map
 from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 from s3server import new_store_url, s3_server
 
@@ -61,9 +65,9 @@ def carry_out(store: Store, plan: Plan, sources: list[FakeSource]) -> list[Fused
     fused = []
     for task in plan.tasks:
         if task.hop is Hop.CAPTURE:
-            hops.capture(store, plan, task, by_name[task.source])  # type: ignore[arg-type]
+            capture(store, plan, task, by_name[task.source])  # type: ignore[arg-type]
         else:
-            entry = hops.HOPS[task.hop](store, plan, task)
+            entry = HOPS[task.hop](store, plan, task)
             if task.hop is Hop.FUSE:
                 fused.extend(shards.read_fused(store.read(entry.name)))
     return fused
@@ -78,7 +82,7 @@ def store(tmp_path: Path) -> Store:
 def test_most_evidence_names_the_cell_of_the_token_that_follows(store: Store, target: str, kinds: list[str]) -> None:
     plan = make_plan(store, target, kinds)
     fused = carry_out(store, plan, [FakeSource(kinds[0])])
-    vocabulary = hops.load_vocabulary_map(store, plan, plan.sources[0])
+    vocabulary = load_vocabulary_map(store, plan, plan.sources[0])
     right = rows = 0
     for document, corpus in zip(fused, DOCUMENTS, strict=True):
         assert document.doc_id == corpus.doc_id
@@ -144,16 +148,16 @@ def test_requests_are_a_function_of_the_shard_and_hold_similar_lengths(store: St
     plan = make_plan(store, "byte_level", ["byte_level"])
     one, other = FakeSource("byte_level"), FakeSource("byte_level")
     task = ShardTask(Hop.CAPTURE, "s0", 0)
-    hops.capture(store, plan, task, one)  # type: ignore[arg-type]
+    capture(store, plan, task, one)  # type: ignore[arg-type]
     store.discard(plan.artefact(task))
-    hops.capture(store, plan, task, other)  # type: ignore[arg-type]
+    capture(store, plan, task, other)  # type: ignore[arg-type]
     assert one.requests == other.requests
 
 
 @given(lengths=st.lists(st.integers(1, 50), min_size=1, max_size=30), limit=st.integers(1, 200))
 def test_batches_hold_every_document_once_within_the_limit(lengths: list[int], limit: int) -> None:
     documents = [CorpusDocument(str(i), "x", "a" * length) for i, length in enumerate(lengths)]
-    found = list(hops.batches(documents, limit))
+    found = list(batches(documents, limit))
     assert sorted(d.doc_id for batch in found for d in batch) == sorted(d.doc_id for d in documents)
     assert all(len(batch) == 1 or len(batch) * max(len(d.text) for d in batch) <= limit for batch in found)
 
@@ -162,14 +166,14 @@ def test_a_server_that_tokenises_otherwise_is_found_out_with_the_document(store:
     plan = make_plan(store, "byte_level", ["sentencepiece"])
     task = ShardTask(Hop.CAPTURE, "s0", 0)
     # The plan says sentencepiece, the server answers as unigram would.
-    hops.capture(store, plan, task, FakeSource("unigram"))  # type: ignore[arg-type]
+    capture(store, plan, task, FakeSource("unigram"))  # type: ignore[arg-type]
     with pytest.raises(InvalidInput, match=r"document d0: source s0 tokenised it differently"):
-        hops.align_shard(store, plan, ShardTask(Hop.ALIGN, "s0", 0))
+        align_shard(store, plan, ShardTask(Hop.ALIGN, "s0", 0))
 
 
 def test_a_vocabulary_map_is_built_once_and_kept(store: Store) -> None:
     plan = make_plan(store, "byte_level", ["unigram"])
-    built = hops.load_vocabulary_map(store, plan, plan.sources[0])
+    built = load_vocabulary_map(store, plan, plan.sources[0])
     entry = store.find(plan.vocabulary_map("s0"))
     assert entry is not None
     assert entry.facts == {"cells": built.cells}
@@ -215,9 +219,9 @@ def test_a_hop_says_which_documents_it_is_about_to_work_on(store: Store) -> None
             heard.append(list(ids))
 
         if hop is Hop.CAPTURE:
-            hops.capture(store, plan, task, FakeSource("unigram"), at=at)  # type: ignore[arg-type]
+            capture(store, plan, task, FakeSource("unigram"), at=at)  # type: ignore[arg-type]
         else:
-            hops.HOPS[hop](store, plan, task, at=at)
+            HOPS[hop](store, plan, task, at=at)
         assert sorted({doc_id for ids in heard for doc_id in ids}) == ["d0", "d1", "d2", "d3"]
         if hop is Hop.ALIGN:
             assert heard[1:] == [["d0"], ["d1"], ["d2"], ["d3"]]

@@ -13,9 +13,10 @@ import pytest
 from coordinatorworkers import Workers, plan
 from fusery.errors import Corrupt, Unavailable
 from fusery.formats.store import Store
-from fusery.worker import hops, launches
+from fusery.worker import launches
 from fusery.worker.launches import Launch, read_launch
-from fusery.worker.plan import attempts_folder, launch_name, tokenizer_name
+from fusery.worker.names import attempts_folder, launch_name, tokenizer_name
+from fusery.worker.tables import load_tokenizer
 from picomodels import pico_byte_tokenizer
 
 TRUE, FALSE = "source-a:50051", "10.6.6.6:50051"
@@ -177,7 +178,7 @@ def test_a_tokenizer_that_is_not_the_plans_is_taken_away(tmp_path: Path) -> None
     good, other = (pico_byte_tokenizer(kind) for kind in ("sentencepiece", "unigram"))
     store.publish(tokenizer_name(good.fingerprint), other.definition().encode())
     with pytest.raises(Corrupt, match="its fingerprint is") as caught:
-        hops.load_tokenizer(store, good.fingerprint)
+        load_tokenizer(store, good.fingerprint)
     store.discard(str(caught.value.artefact))
     store.publish(tokenizer_name(good.fingerprint), good.definition().encode())
-    assert hops.load_tokenizer(store, good.fingerprint).fingerprint == good.fingerprint
+    assert load_tokenizer(store, good.fingerprint).fingerprint == good.fingerprint

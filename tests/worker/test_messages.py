@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from coordinatorworkers import Workers, plan
 from fusery.worker.launches import Launch
 from fusery.worker.messages import MAX_BYTES, TASK_NAME, asked, rewritten, rewritten_unacked
-from fusery.worker.plan import Hop, ShardTask, attempts_folder, started_folder
+from fusery.worker.names import attempts_folder, started_folder
+from fusery.worker.plan import Hop, ShardTask
 from fusery.worker.transport import Channel, _taken
 
 GOOD = ["r", "launch", "s0", 0, 0]

@@ -19,7 +19,8 @@ from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker.app import TASK_NAME, make_app
 from fusery.worker.command import run_worker
 from fusery.worker.launches import Launch
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask, attempts_folder, started_folder
+from fusery.worker.names import attempts_folder, started_folder
+from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
 from fusery.worker.started import MAX_ATTEMPTS, Attempt
 from sourceservers import UniformEngine, running
 

@@ -26,8 +26,8 @@ from fusery.pipeline import steps
 from fusery.pipeline.preflight import Run, open_run
 from fusery.settings import settings
 from fusery.telemetry import set_up_logging
-from fusery.worker.hops import load_vocabulary_map
 from fusery.worker.plan import Hop, Plan
+from fusery.worker.tables import load_vocabulary_map
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from fusery.evaluation.scores import Scores
 from fusery.json_text import parse_json, read_json_object
 from fusery.pipeline.coverage import aligned_counts, coverage_of, fused_counts
 from fusery.pipeline.preflight import Run
-from fusery.worker.plan import Plan, digest
+from fusery.worker.names import digest
+from fusery.worker.plan import Plan
 
 
 def table_of(ablation: Ablation, plans: Plans, failed: Mapping[str, str], reasons: Mapping[str, str]) -> Table:

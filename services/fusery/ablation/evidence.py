@@ -25,7 +25,8 @@ from fusery.pipeline.processes import Child, Supervisor, fusery_command
 from fusery.pipeline.progress import Board, Line, Shown
 from fusery.run_config import RunConfig
 from fusery.settings import child_environment
-from fusery.worker.plan import Hop, Plan, ShardTask, digest, plan_name
+from fusery.worker.names import digest, plan_name
+from fusery.worker.plan import Hop, Plan, ShardTask
 
 _SECTIONS = ("capture", "alignment", "fusion", "sources")
 _NOT_CAPTURED = "captures are missing; run the same command again, which asks the sources for them"

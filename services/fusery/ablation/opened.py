@@ -11,7 +11,8 @@ from fusery.ablation.evidence import Captures
 from fusery.ablation.file import AblationFile, read_ablation
 from fusery.ablation.trainings import Training, training
 from fusery.pipeline.preflight import Run, open_run
-from fusery.worker.plan import Plan, digest
+from fusery.worker.names import digest
+from fusery.worker.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

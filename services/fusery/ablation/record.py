@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fusery.ablation.results import Row, Table
 from fusery.domain_names import mlflow_name
 from fusery.registry.session import session
-from fusery.worker.plan import digest
+from fusery.worker.names import digest
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -37,7 +37,7 @@ from fusery.registry.licences import check_licences
 from fusery.registry.tracking import default_artifact_folder
 from fusery.run_sections import USUAL_SEQUENCE_LENGTH
 from fusery.stop_signals import stops_in_order
-from fusery.worker.plan import coordinator_name, digest
+from fusery.worker.names import coordinator_name, digest
 
 _TABLE_WIDTH = 200
 """Columns of a table that goes into a pipe or a file."""

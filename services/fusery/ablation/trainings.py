@@ -15,7 +15,8 @@ from fusery.pipeline import steps
 from fusery.pipeline.preflight import Run
 from fusery.run_config import RunConfig
 from fusery.run_sections import TrainingSpec
-from fusery.worker.plan import Hop, Plan, digest
+from fusery.worker.names import digest
+from fusery.worker.plan import Hop, Plan
 
 _VERSION = 1
 """Raised when the same settings would train another model."""

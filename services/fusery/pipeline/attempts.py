@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from fusery.errors import Corrupt, FuseryError, StoreFull
 from fusery.formats.store import Store
 from fusery.pipeline.hop_progress import FailedAttempts
-from fusery.worker.plan import Hop, ShardTask, attempts_folder, started_folder
+from fusery.worker.names import attempts_folder, started_folder
+from fusery.worker.plan import Hop, ShardTask
 
 log = logging.getLogger(__name__)
 Read = TypeVar("Read", bound="_Note")

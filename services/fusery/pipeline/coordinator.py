@@ -28,7 +28,8 @@ from fusery.pipeline.absences import Absences, Streaks
 from fusery.pipeline.attempts import KILLED, Attempts, Failure, Reasons
 from fusery.pipeline.hop_progress import DeadLetter, HopProgress, Progress
 from fusery.pipeline.shard_table import ShardTable, ranges
-from fusery.worker.plan import Hop, ShardTask, tokenizer_name
+from fusery.worker.names import tokenizer_name
+from fusery.worker.plan import Hop, ShardTask
 from fusery.worker.started import MAX_ATTEMPTS
 
 log = logging.getLogger(__name__)

@@ -25,7 +25,7 @@ from fusery.pipeline.corpus_reading import Report, Side, no_report, pieces, read
 from fusery.pipeline.corpus_scan import Corpora, Corpus, Removed, Selection, checks_of, scan
 from fusery.run_file import RunFile
 from fusery.source.api import Document, ModelDescription, check_tokens
-from fusery.worker.plan import corpus_shard
+from fusery.worker.names import corpus_shard
 
 
 def open_corpora(run: RunFile, store: Store | None, report: Report = no_report) -> Corpora:

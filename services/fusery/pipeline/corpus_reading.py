@@ -21,7 +21,7 @@ from fusery.pipeline.corpus_hub import dataset_state, read_dataset
 from fusery.pipeline.corpus_rows import Meter
 from fusery.run_config import CorpusFile
 from fusery.run_file import RunFile
-from fusery.worker.plan import digest
+from fusery.worker.names import digest
 
 _READING_VERSION = 2
 """Raised when the same files would give other documents."""

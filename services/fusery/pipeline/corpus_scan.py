@@ -27,7 +27,7 @@ from fusery.formats.shards import CorpusDocument
 from fusery.formats.store import Store
 from fusery.pipeline.corpus_reading import Report, Side, no_report, pieces
 from fusery.run_file import RunFile
-from fusery.worker.plan import corpus_shard
+from fusery.worker.names import corpus_shard
 
 TEXT_BYTES, LABEL_BYTES = 16, 8
 _LIKELY_LONGEST, _LIKELY_LONGEST_BYTES = 1024, 8 << 20

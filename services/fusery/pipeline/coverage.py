@@ -16,8 +16,8 @@ from fusery.formats.store import Store
 from fusery.json_text import parse_json
 from fusery.run_sections import CoverageSpec
 from fusery.worker import facts
-from fusery.worker.hops import load_tokenizer
 from fusery.worker.plan import Hop, Plan, ShardTask
+from fusery.worker.tables import load_tokenizer
 
 Coverage = dict[str, dict[str, dict[str, Any]]]
 

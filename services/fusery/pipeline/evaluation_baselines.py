@@ -20,8 +20,12 @@ from fusery.pipeline.evaluation_needs import check_measured
 from fusery.pipeline.preflight import Run
 from fusery.run_config import EngineKind, SourceSpec, split_engine
 from fusery.source.client import SourceClient
-from fusery.worker import hops
-from fusery.worker.plan import Hop, Plan, ShardTask, digest
+from fusery.worker.align import align_shard
+from fusery.worker.capture import capture
+from fusery.worker.fuse import fuse_shard
+from fusery.worker.names import digest
+from fusery.worker.plan import Hop, Plan, ShardTask
+from fusery.worker.tables import load_tokenizer, load_vocabulary_map
 
 
 def single_source_plan(plan: Plan, source: str) -> Plan:
@@ -61,7 +65,7 @@ def capture_held_out(
     missing = [shard for shard, name in enumerate(names) if run.store.find(name) is None]
     for done, shard in enumerate(missing, len(names) - len(missing)):
         mark(f"capture held-out {source}", done, len(names), "shards")
-        hops.capture(run.store, held_out, ShardTask(Hop.CAPTURE, source, shard), client)
+        capture(run.store, held_out, ShardTask(Hop.CAPTURE, source, shard), client)
     if missing:
         mark(f"capture held-out {source}", len(names), len(names), "shards")
 
@@ -88,10 +92,10 @@ def measure_ensemble(run: Run, plan: Plan, documents: Sequence[HeldOutDocument])
     expect = {"target": plan.target_tokenizer_fingerprint}
     names = [held_out.artefact(ShardTask(Hop.FUSE, "", shard)) for shard in range(held_out.corpus_shards)]
     fused = [document for name in names for document in shards.read_fused(run.store.read(name), expect)]
-    cells = [hops.load_vocabulary_map(run.store, held_out, source).cell_of_target_V for source in held_out.sources]
+    cells = [load_vocabulary_map(run.store, held_out, source).cell_of_target_V for source in held_out.sources]
     model = load_model(run.file.model(run.config.target.model), run.config.target.revision, device=None)
     bits = ensemble_bits(split(model), fused, cells)
-    tokenizer = hops.load_tokenizer(run.store, plan.target_tokenizer_fingerprint)
+    tokenizer = load_tokenizer(run.store, plan.target_tokenizer_fingerprint)
     texts = tokenizer.tokenize_batch(
         [document.text for document in documents], [document.doc_id for document in documents]
     )
@@ -112,8 +116,8 @@ def make_missing(run: Run, plan: Plan) -> None:
             continue
         for need in plan.needs(fused):
             if run.store.find(plan.artefact(need)) is None:
-                hops.align_shard(run.store, plan, need)
-        hops.fuse_shard(run.store, plan, fused)
+                align_shard(run.store, plan, need)
+        fuse_shard(run.store, plan, fused)
 
 
 def _needed_captures(run: Run, held_out: Plan, source: str) -> list[str]:

@@ -16,7 +16,7 @@ from fusery.evaluation.task_scores import TaskScores
 from fusery.json_text import parse_json
 from fusery.pipeline.evaluation_needs import check_domains
 from fusery.pipeline.preflight import Run
-from fusery.worker.plan import digest
+from fusery.worker.names import digest
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ from fusery.pipeline.hop_progress import Progress
 from fusery.pipeline.publisher import Publisher
 from fusery.pipeline.shard_table import ShardTable
 from fusery.worker.launches import Launch, launch_ids, read_launch
-from fusery.worker.plan import Hop, Plan, plan_name, progress_name
+from fusery.worker.names import plan_name, progress_name
+from fusery.worker.plan import Hop, Plan
 
 log = logging.getLogger(__name__)
 

@@ -22,16 +22,8 @@ from fusery.formats import shards
 from fusery.formats.store import Store
 from fusery.json_text import parse_json
 from fusery.run_sections import CaptureSpec
-from fusery.worker.plan import (
-    Hop,
-    Plan,
-    capture_name,
-    captures_folder,
-    coordinator_name,
-    corpus_shard,
-    plan_name,
-    tokenizer_name,
-)
+from fusery.worker.names import capture_name, captures_folder, coordinator_name, corpus_shard, plan_name, tokenizer_name
+from fusery.worker.plan import Hop, Plan
 
 QUARANTINE = "quarantine"
 SINGLE = ("tokenizers", "maps", "training")

@@ -14,7 +14,7 @@ from fusery.errors import Corrupt
 from fusery.formats.store import Store
 from fusery.run_sections import CaptureSpec
 from fusery.source.api import ModelDescription
-from fusery.worker.plan import capture_name, captures_folder
+from fusery.worker.names import capture_name, captures_folder
 
 _FOLDER = "sources"
 _TOLD = ("architecture", "dtype", "vocabulary_size", "tokenizer_fingerprint")

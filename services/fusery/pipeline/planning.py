@@ -16,7 +16,8 @@ from fusery.pipeline.known_sources import Asked, remember, why_asked_anew
 from fusery.pipeline.preflight import Run, publish_input
 from fusery.pipeline.progress import Board, Line, Shown
 from fusery.source.api import ModelDescription
-from fusery.worker.plan import Hop, Plan, PlannedSource, tokenizer_name
+from fusery.worker.names import tokenizer_name
+from fusery.worker.plan import Hop, Plan, PlannedSource
 
 _POLL_S = 0.5
 

@@ -21,7 +21,7 @@ from fusery.registry.names import check_name_early
 from fusery.run_config import ModelSpec
 from fusery.run_file import RunFile
 from fusery.settings import settings
-from fusery.worker.plan import plan_name
+from fusery.worker.names import plan_name
 
 _LOADED_BYTES = 1 << 30
 """Of weights that a check loads: seconds. Of a larger target, or one on the Hub, the architecture is asked; its weights

@@ -17,7 +17,8 @@ from fusery.registry.model_card import Lineage
 from fusery.registry.record import ModelLicence, Origin
 from fusery.registry.redaction import without_secrets
 from fusery.run_config import EngineKind, ModelSpec, SourceSpec, split_engine
-from fusery.worker.plan import Plan, digest
+from fusery.worker.names import digest
+from fusery.worker.plan import Plan
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "safetensors", "numpy", "pyarrow", "mlflow")
 _GIT_S = 10

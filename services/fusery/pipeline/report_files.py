@@ -22,8 +22,8 @@ from fusery.pipeline.provenance import lineage
 from fusery.registry.licences import run_licences
 from fusery.registry.redaction import published_yaml, without_secrets
 from fusery.registry.training_metrics import Step, read_steps
-from fusery.worker.hops import load_tokenizer
 from fusery.worker.plan import Hop, Plan, ShardTask
+from fusery.worker.tables import load_tokenizer
 
 PAGE = "report.html"
 _SAMPLE_BYTES, _MOST_SAMPLE_BYTES, _SAMPLES, _MOST_SHARDS = 240, 2000, 3, 64

@@ -38,7 +38,8 @@ from fusery.pipeline.run_children import keep_run_file
 from fusery.registry.licences import check_licences
 from fusery.run_file import MOUNTED, command_on
 from fusery.stop_signals import stops_in_order
-from fusery.worker.plan import Hop, Plan, ShardTask, coordinator_name, digest, plan_name
+from fusery.worker.names import coordinator_name, digest, plan_name
+from fusery.worker.plan import Hop, Plan, ShardTask
 
 log = logging.getLogger(__name__)
 

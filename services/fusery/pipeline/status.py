@@ -31,7 +31,8 @@ from fusery.pipeline.progress_note import line_of, read_board
 from fusery.pipeline.shard_table import ShardTable
 from fusery.settings import settings
 from fusery.shown_text import shown
-from fusery.worker.plan import Plan, coordinator_name, plan_name
+from fusery.worker.names import coordinator_name, plan_name
+from fusery.worker.plan import Plan
 
 _WATCH_S = 5.0
 

@@ -31,7 +31,8 @@ from fusery.registry.datasets import HELD_OUT
 from fusery.source.api import Distributions, Document, ModelDescription
 from fusery.source.client import SourceClient
 from fusery.trainer.documents import Stored
-from fusery.worker.plan import Hop, Plan, ShardTask, digest, plan_name
+from fusery.worker.names import digest, plan_name
+from fusery.worker.plan import Hop, Plan, ShardTask
 
 FUSED, CLM, TARGET_BEFORE = "fused", "clm", "target_before"
 ENSEMBLE, MERGED = "ensemble", "weight merging"

@@ -24,8 +24,9 @@ from fusery.pipeline.steps import (
 )
 from fusery.registry.follow import Followed
 from fusery.registry.tracking import default_artifact_folder
-from fusery.worker.hops import load_tokenizer, load_vocabulary_map
-from fusery.worker.plan import Plan, digest
+from fusery.worker.names import digest
+from fusery.worker.plan import Plan
+from fusery.worker.tables import load_tokenizer, load_vocabulary_map
 
 
 def train_step(

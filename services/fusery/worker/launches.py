@@ -22,7 +22,8 @@ from fusery.formats.store import Store
 from fusery.settings import settings
 from fusery.source.client import SourceClient, client_from_settings
 from fusery.source.token import read_token
-from fusery.worker.plan import Plan, launch_name, launches_folder
+from fusery.worker.names import launch_name, launches_folder
+from fusery.worker.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

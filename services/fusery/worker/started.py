@@ -8,7 +8,8 @@ from typing import Any
 
 from fusery.formats.lease import BEAT_S, Beating
 from fusery.formats.store import Store
-from fusery.worker.plan import ShardTask, attempts_folder, started_folder
+from fusery.worker.names import attempts_folder, started_folder
+from fusery.worker.plan import ShardTask
 
 MAX_ATTEMPTS = 3
 """A task that failed or lost its process so often is given up."""

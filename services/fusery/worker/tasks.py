@@ -19,12 +19,15 @@ from fusery.errors import ConfigError, Corrupt, FuseryError, Overloaded, SourceA
 from fusery.formats.store import Entry, Store
 from fusery.settings import settings
 from fusery.source.call import without_address
-from fusery.worker import hops
 from fusery.worker.app import app_from_environment
+from fusery.worker.capture import capture
+from fusery.worker.fuse import HOPS
 from fusery.worker.launches import Launch, read_launch
 from fusery.worker.messages import TASK_NAME, asked
-from fusery.worker.plan import Hop, ShardTask, attempts_folder, started_folder
+from fusery.worker.names import attempts_folder, started_folder
+from fusery.worker.plan import Hop, ShardTask
 from fusery.worker.started import MAX_ATTEMPTS, Attempt
+from fusery.worker.tables import At
 
 log = logging.getLogger(__name__)
 
@@ -130,14 +133,14 @@ def _work(store: Store, launch: Launch, task: ShardTask, was_tried: bool) -> Non
         attempt.end()
 
 
-def perform(store: Store, launch: Launch, task: ShardTask, at: hops.At) -> Entry:
+def perform(store: Store, launch: Launch, task: ShardTask, at: At) -> Entry:
     """Makes the artefact of `task`; `at` is told which documents come next."""
     if task.hop is not Hop.CAPTURE:
-        return hops.HOPS[task.hop](store, launch.plan, task, at=at)
+        return HOPS[task.hop](store, launch.plan, task, at=at)
     return _capture(store, launch, task, at)
 
 
-def _capture(store: Store, launch: Launch, task: ShardTask, at: hops.At) -> Entry:
+def _capture(store: Store, launch: Launch, task: ShardTask, at: At) -> Entry:
     """Hop 1; a source that is away is found out at once, so that tasks of other sources do not wait behind this one.
 
     Raises:
@@ -146,7 +149,7 @@ def _capture(store: Store, launch: Launch, task: ShardTask, at: hops.At) -> Entr
     _knock(launch, task.source, SourceAway)
     try:
         with launch.client(task.source, retry_for_s=_PATIENCE_S) as client:
-            return hops.capture(store, launch.plan, task, client, at=at)
+            return capture(store, launch.plan, task, client, at=at)
     except Overloaded as full:
         raise SourceAway(f"source {task.source}: {without_address(full)}") from full
     except Unavailable:
