@@ -77,7 +77,7 @@ def plot_bits_per_byte(report: Report, path: Path) -> Path:
 
 def plot_gains(report: Report, path: Path) -> Path:
     """Change of bits per byte from every other model to fused, by domain; faded where the interval holds 0; `path`."""
-    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.colors import FuncNorm, LinearSegmentedColormap
 
     domains, by_domain = shown_domains(report), report.domain_gains()
     cells = {name: [*(by_domain[name][d] for d in domains), mean] for name, mean in report.gains().items()}
@@ -89,9 +89,11 @@ def plot_gains(report: Report, path: Path) -> Path:
     columns = [*domains, mean_label(report.domains)]
     figure = _figure(2.8 + 1.15 * len(columns), 1.5 + 0.55 * len(cells))
     axes = figure.subplots()
-    colours = LinearSegmentedColormap.from_list("change", ["#0072B2", "#ffffff", "#D55E00"])
     most = max((abs(value) for row in values for value in row), default=0.0) or 0.01
-    image = _heatmap(axes, values, texts, (list(cells), columns), colours, _by_root(most))
+    colours = LinearSegmentedColormap.from_list("change", ["#0072B2", "#ffffff", "#D55E00"])
+    # Colours by the root of the change, to the largest there is: one that is large leaves the others not pale.
+    by_root = FuncNorm((lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * x**2), -most, most)
+    image = _heatmap(axes, values, texts, (list(cells), columns), colours, by_root)
     digits = 0 if most >= 0.08 else 1 if most >= 0.008 else 2
     ticks = [-most, -most / 4, 0.0, most / 4, most]
     bar = figure.colorbar(image, ax=axes, ticks=ticks, format=lambda share, _: _signed(share, digits))
@@ -182,13 +184,6 @@ def _signed(share: float, digits: int) -> str:
     """'−20 %', '0 %', '+5 %': one form for all ticks of a scale."""
     shown = f"{100 * share:+.{digits}f} %".replace("-", "−")
     return shown if float(f"{100 * share:.{digits}f}") else f"{0:.{digits}f} %"
-
-
-def _by_root(most: float) -> Normalize:
-    """Colours by the root of the change, to the largest there is: one that is large leaves the others not pale."""
-    from matplotlib.colors import FuncNorm
-
-    return FuncNorm((lambda x: np.sign(x) * np.sqrt(np.abs(x)), lambda x: np.sign(x) * x**2), -most, most)
 
 
 def _heatmap(

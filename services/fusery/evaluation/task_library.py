@@ -200,18 +200,14 @@ def load_task(name: str, settings: TaskSettings) -> Any:
 def _scores(name: str, metric: str, few_shot: int, samples: Sequence[Mapping[str, Any]], cut: int) -> TaskScores:
     """Of the library's notes on every item."""
     ordered = sorted(samples, key=lambda sample: int(sample["doc_id"]))
-    wrong = [sample[metric] for sample in ordered if not _is_share(sample[metric])]
-    if wrong:
-        raise ConfigError(
-            f"evaluation.tasks: {name} gives an item {wrong[0]!r} as {metric}, expected 0 to 1; leave it out"
-        )
+    for score in (sample[metric] for sample in ordered):
+        # numpy's bool and numbers too.
+        if not hasattr(score, "__float__") or not 0 <= float(score) <= 1:
+            raise ConfigError(
+                f"evaluation.tasks: {name} gives an item {score!r} as {metric}, expected 0 to 1; leave it out"
+            )
     items = tuple(str(sample["doc_hash"])[:16] for sample in ordered)
     return TaskScores(name, metric, few_shot, items, tuple(float(sample[metric]) for sample in ordered), cut)
-
-
-def _is_share(score: object) -> bool:
-    # numpy's bool and numbers too.
-    return hasattr(score, "__float__") and 0 <= float(score) <= 1
 
 
 def metric_of(name: str, task: Any) -> str:

@@ -52,7 +52,13 @@ def give_tasks(run: Run, models: Mapping[str, TaskModel], tasks: Sequence[str]) 
     if not tasks:
         return {}, {}
     settings = _settings(run)
-    names = {(model, task): _name(run, model, models[model], task) for model in models for task in tasks}
+    names = {}
+    for task in tasks:
+        decides_task = data_digest(task, settings)
+        for model, place in models.items():
+            slug = re.sub(r"[^a-z0-9_-]+", "-", f"{model}-{task}".lower())
+            parts = [place.made_from, task, decides_task]
+            names[model, task] = f"{run.name}/tasks/{slug}-{digest(parts)[:8]}.json"
     remarks: dict[str, str] = {}
     for task in tasks:
         if any(run.store.find(names[model, task]) is None for model in models):
@@ -90,9 +96,3 @@ def _settings(run: Run) -> TaskSettings:
     spec = run.config.evaluation
     data = None if spec.task_data is None else Path(run.file.resolve(spec.task_data))
     return TaskSettings(data, spec.task_limit, spec.code_execution)
-
-
-def _name(run: Run, model: str, place: TaskModel, task: str) -> str:
-    parts = [place.made_from, task, data_digest(task, _settings(run))]
-    slug = re.sub(r"[^a-z0-9_-]+", "-", f"{model}-{task}".lower())
-    return f"{run.name}/tasks/{slug}-{digest(parts)[:8]}.json"
