@@ -112,17 +112,8 @@ def nothing() -> Counts:
     return Counts(0, 0, 0, 0, 0, 0, np.zeros(len(Image)), 0.0, np.zeros(BINS, np.int64))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Masses:
-    """What becomes of the captured mass of some rows; see `Counts`."""
-
-    mass_I: Float64Array
-    cell_tokens: float
-    kept_B: IntArray
-
-
-def masses(used: TopK, images: TokenImages, drops_duplicates: bool = False) -> Masses:
-    """The mass of the source rows `used` (source token ids), by what its tokens become.
+def masses(used: TopK, images: TokenImages, drops_duplicates: bool = False) -> Counts:
+    """Counts of the source rows `used` (source token ids): how many, and their mass by what its tokens become.
 
     `drops_duplicates`: of the entries of a row with one cell only the first is kept, as the paper's implementation
     does it; the others count as without a cell.
@@ -139,7 +130,8 @@ def masses(used: TopK, images: TokenImages, drops_duplicates: bool = False) -> M
     bins = np.minimum((kept_R * BINS).astype(np.int64), BINS - 1)
     # Dropping goes with maps to single tokens only, so no larger cell is left out here.
     cell_tokens = float(np.dot(images.cell_tokens_V.take(used.ids_RK.ravel(), mode="clip"), flat))
-    return Masses(of_row_RI.sum(axis=0), cell_tokens, np.bincount(bins, minlength=BINS))
+    kept_B = np.bincount(bins, minlength=BINS)
+    return Counts(0, 0, used.rows, 0, 0, 0, of_row_RI.sum(axis=0), cell_tokens, kept_B)
 
 
 def deciles(counts_B: IntArray) -> list[float] | None:

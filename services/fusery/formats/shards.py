@@ -81,10 +81,7 @@ class FusedDocument:
 
 
 def write_corpus(documents: Sequence[CorpusDocument], meta: Meta) -> bytes:
-    columns = {
-        name: pa.array([getattr(d, name) for d in documents], pa.string()) for name in ("doc_id", "domain", "text")
-    }
-    return _write("corpus", columns, meta)
+    return _write("corpus", _texts(documents, "doc_id", "domain", "text"), meta)
 
 
 def read_corpus(content: bytes) -> list[CorpusDocument]:
@@ -96,7 +93,7 @@ def read_corpus(content: bytes) -> list[CorpusDocument]:
 def write_captured(documents: Sequence[CapturedDocument], meta: Meta, log_probs: str) -> bytes:
     """`log_probs`: float16 or float32, how the top-k's log-probabilities are kept."""
     columns = {
-        "doc_id": pa.array([d.doc_id for d in documents], pa.string()),
+        **_texts(documents, "doc_id"),
         "token_ids": _lists([d.token_ids_T for d in documents], np.uint32),
         "byte_ends": _lists([d.byte_ends_T for d in documents], np.uint32),
         "next_log_probs": _lists([d.next_log_probs_T for d in documents], np.float32),
@@ -140,8 +137,7 @@ def write_aligned(documents: Sequence[AlignedDocument], meta: Meta) -> bytes:
     """A source's cost on each document stands in the column `quality`, as the first version called it."""
     sources = [d.source for d in documents]
     columns = {
-        "doc_id": pa.array([d.doc_id for d in documents], pa.string()),
-        "domain": pa.array([d.domain for d in documents], pa.string()),
+        **_texts(documents, "doc_id", "domain"),
         "target_tokens": pa.array([d.target_tokens for d in documents], pa.uint32()),
         "quality": pa.array([s.cost for s in sources], pa.float64()),
         "positions": _lists([s.positions_R for s in sources], np.uint32),
@@ -164,8 +160,7 @@ def read_aligned(content: bytes, expect: Meta | None = None) -> list[AlignedDocu
 def write_fused(documents: Sequence[FusedDocument], meta: Meta) -> bytes:
     evidence = [d.evidence for d in documents]
     columns = {
-        "doc_id": pa.array([d.doc_id for d in documents], pa.string()),
-        "domain": pa.array([d.domain for d in documents], pa.string()),
+        **_texts(documents, "doc_id", "domain"),
         "token_ids": _lists([d.token_ids_N for d in documents], np.uint32),
         "positions": _lists([e.positions_R for e in evidence], np.uint32),
         "sources": _lists([e.sources_R for e in evidence], np.uint8),
@@ -250,6 +245,10 @@ def _padded(counts: IntArray, ids: IntArray, log_probs: FloatArray, k: int) -> T
     ids_RK, log_probs_RK = np.full(present.shape, PAD, np.int64), np.full(present.shape, -np.inf, np.float32)
     ids_RK[present], log_probs_RK[present] = ids, log_probs
     return TopK(ids_RK, log_probs_RK)
+
+
+def _texts(documents: Sequence[Any], *names: str) -> dict[str, pa.Array]:
+    return {name: pa.array([getattr(document, name) for document in documents], pa.string()) for name in names}
 
 
 def _lists(arrays: Sequence[npt.NDArray[Any]], dtype: npt.DTypeLike) -> pa.Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -40,17 +40,13 @@ class Tally:
 
     def add(self, domain: str, source: TokenizedText, target: TokenizedText, used: TopK) -> None:
         """One document; `used`: the source's captured rows that are evidence, before any fallback."""
-        found = coverage.masses(used, self.images, self.drops_duplicates)
-        counts = Counts(
+        counts = replace(
+            coverage.masses(used, self.images, self.drops_duplicates),
             documents=1,
             positions=max(len(target.ids_T) - 1, 0),
-            with_evidence=used.rows,
             source_rows=len(source.ids_T),
             source_astray=_astray(source),
             target_astray=_astray(target),
-            mass_I=found.mass_I,
-            cell_tokens=found.cell_tokens,
-            kept_B=found.kept_B,
         )
         before = self._domains.get(domain)
         self._domains[domain] = counts if before is None else before.plus(counts)
