@@ -31,7 +31,7 @@ NO_CONTEXT_LIMIT = 1 << 20
 """Context length given to models that have none of their own (state-space models, ALiBi without a limit)."""
 
 _WEIGHTS, _DESCRIPTION = "*.safetensors", ("*.json", "*.model", "*.txt", "*.jinja")
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _CONTEXT_KEYS = ("max_position_embeddings", "n_positions", "max_seq_len", "n_ctx", "seq_length")
 
 
@@ -42,7 +42,7 @@ def check_checkpoint(model: str, revision: str | None = None) -> None:
         ModelError: the folder, its config.json, its safetensors weights or its tokenizer are missing or broken.
     """
     if not is_folder(model):
-        if not _HUB_ID.fullmatch(model):
+        if not HUB_ID.fullmatch(model):
             raise ModelError(f"model {model!r}: neither an existing folder nor a Hub id of the form name or owner/name")
         return
     folder = Path(model).expanduser()

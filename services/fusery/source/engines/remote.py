@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import IntArray, TopK
 from fusery.errors import InvalidInput, Mismatch, ModelError
 from fusery.json_text import parse_json
+from fusery.models.checkpoint import HUB_ID
 from fusery.models.tokenizer import read_definition
 from fusery.source.api import Distributions, Document, Limits, ModelDescription, check_request, check_tokens
 
@@ -32,7 +32,6 @@ UNKNOWN_DTYPE = "unknown"
 PROBE = "The 12 quick foxes\tjump over\r\n   the lazy dog, don't they?"
 """Tokenised by both sides at the start. ASCII, so that tokenizers of any kind know its characters."""
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 _ROUNDING = 1e-3
 
 Entries = Iterable[tuple[int, float]]
@@ -54,7 +53,7 @@ def hub_id(named: str) -> str:
     Raises:
         ModelError: a path of that machine, which another machine must not open.
     """
-    if not _HUB_ID.fullmatch(named):
+    if not HUB_ID.fullmatch(named):
         raise ModelError(
             f"the server calls its model {named!r}, which is no Hub id; name its tokenizer: --tokenizer FOLDER"
         )
