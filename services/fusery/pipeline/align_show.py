@@ -5,7 +5,7 @@ Colour only adds: what is evidence and what is not is told by the characters, so
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from fusery.core.rules import Positions
-from fusery.pipeline.align_text import Box, Layout, Token, laid_out, lines, probability
-from fusery.pipeline.align_view import Cell, Match, SourceView, View
+from fusery.pipeline.align_text import Box, Layout, Token, clipped, laid_out, lines, probability
+from fusery.pipeline.align_view import Cell, Guess, Match, SourceView, View
 
 EVIDENCE, NO_EVIDENCE, TEXT_END = "┃", "┊", "│"
 _STYLE = {EVIDENCE: "bold green", NO_EVIDENCE: "yellow", TEXT_END: "dim"}
@@ -30,18 +30,20 @@ def show(view: View, console: Console) -> None:
     """Prints the whole comparison."""
     modes = view.modes
     head = f"positions {modes.positions.value}, vocabulary {modes.vocabulary.value}; {len(view.text.encode())} bytes"
-    _say(console, head, "dim")
+    console.print(Text(head, "dim"))
     legend = Text()
     for mark, meaning in ((EVIDENCE, "evidence  "), (NO_EVIDENCE, "none  "), (TEXT_END, "end of the text")):
         legend.append(mark, _STYLE[mark]).append(f" {meaning}", "dim")
     console.print(legend)
     for source in view.sources:
         console.print()
-        _say(console, _title(source), "bold")
+        note = "tokens only: a tokenizer has no distributions"
+        note = note if source.guesses is None else f"top {source.top_k} kept"
+        console.print(Text(f"source {source.name} ({source.given}), {source.cells} cells, {note}", "bold"))
         _show_tokens(view, source, console)
         if source.matches:
             console.print()
-            console.print(_said(view, source, console.width) if source.guesses else _met(view, source, console.width))
+            console.print(_table(view, source, console.width))
             _show_pairs(view, source, console)
         console.print(Text(summary(view, source)), soft_wrap=not console.is_terminal)
 
@@ -86,15 +88,6 @@ def cell_label(cell: Cell, following: Token | None, width: int = 1000) -> str:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.0f} %"
-
-
-def _say(console: Console, text: str, style: str = "") -> None:
-    console.print(Text(text, style))
-
-
-def _title(source: SourceView) -> str:
-    note = f"top {source.top_k} kept" if source.guesses is not None else "tokens only: a tokenizer has no distributions"
-    return f"source {source.name} ({source.given}), {source.cells} cells, {note}"
 
 
 def _show_tokens(view: View, source: SourceView, console: Console) -> None:
@@ -153,49 +146,52 @@ def _row(tokens: Sequence[Token], boxes: Sequence[Box], matched: set[int], width
     return columns
 
 
-def _said(view: View, source: SourceView, width: int) -> Table:
-    """What the source expects at each matched position: its tokens, the cells that they become, the target's next."""
-    guesses = source.guesses or ()
+def _table(view: View, source: SourceView, width: int) -> Table:
+    """What both sides go on with at each matched position; a tokenizer alone has neither probabilities nor cells."""
+    headings: tuple[str, ...] = ("byte", "after", "p", "source", "p", "as cells", "kept", "target's next")
     # Beside the texts stand byte, kept mass, three probabilities, a mark and what separates columns.
     room = max(width - 38, 36)
     token = max(room // 5, 8)
-    cell = room - 3 * token
+    if source.guesses is None:
+        headings = ("byte", "after", "target's next", "source's next", "one cell")
+        token = max((width - 22) // 3, 8)
     table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-    headings = ("byte", "after", "p", "source", "p", "as cells", "kept", "target's next")
     for heading in headings:
         table.add_column(heading, justify="right" if heading in ("byte", "p", "kept") else "left", no_wrap=True)
     for match in source.matches:
-        following = view.target[match.position + 1]
-        said = guesses[match.row]
-        table.add_row(
-            str(view.target[match.position].end),
-            _after(view, source, match, token),
-            _stack([probability(guess.probability, 2) for guess in said]),
-            _stack([_clipped(guess.shown, token) for guess in said]),
-            _stack([probability(c.mass, 2) for c in match.cells]),
-            _stack([_clipped(cell_label(c, following, cell), cell) for c in match.cells], _best(match)),
-            "" if match.kept_mass is None else probability(match.kept_mass, 2),
-            _next(following, match, token),
-        )
+        cells = _met(view, source, match, token)
+        if source.guesses is not None:
+            cells = _said(view, source.guesses[match.row], match, token, room - 3 * token)
+        table.add_row(str(view.target[match.position].end), _after(view, source, match, token), *cells)
     return table
 
 
-def _met(view: View, source: SourceView, width: int) -> Table:
+def _said(view: View, said: Sequence[Guess], match: Match, token: int, cell: int) -> list[Text]:
+    """What the source expects: its tokens, the cells that they become, the target's next, in columns so wide."""
+    following = view.target[match.position + 1]
+    labels = [_clipped(cell_label(c, following, cell), cell) for c in match.cells]
+    mark: tuple[str, str] | str = "  "
+    if match.next_is_best:
+        mark = ("✓ ", "bold green")
+        labels[0].stylize("green")
+    return [
+        _stack(Text(probability(guess.probability, 2)) for guess in said),
+        _stack(_clipped(guess.shown, token) for guess in said),
+        _stack(Text(probability(c.mass, 2)) for c in match.cells),
+        _stack(labels),
+        Text("" if match.kept_mass is None else probability(match.kept_mass, 2)),
+        Text.assemble(mark, f"{probability(match.next_mass or _UNKEPT, 2)} ", _clipped(following.shown, token)),
+    ]
+
+
+def _met(view: View, source: SourceView, match: Match, token: int) -> list[Text]:
     """Where the source could speak, if it had distributions: what both sides go on with."""
-    token = max((width - 22) // 3, 8)
-    table = Table(box=None, padding=(0, 1), pad_edge=False, header_style="dim")
-    for heading in ("byte", "after", "target's next", "source's next", "one cell"):
-        table.add_column(heading, justify="right" if heading == "byte" else "left", no_wrap=True)
-    for match in source.matches:
-        goes_on = match.row + 1 < len(source.tokens)
-        table.add_row(
-            str(view.target[match.position].end),
-            _after(view, source, match, token),
-            _clipped(view.target[match.position + 1].shown, token),
-            _clipped(source.tokens[match.row + 1].shown, token) if goes_on else Text("nothing", "dim"),
-            "✓" if match.same_cell else "",
-        )
-    return table
+    goes_on = match.row + 1 < len(source.tokens)
+    return [
+        _clipped(view.target[match.position + 1].shown, token),
+        _clipped(source.tokens[match.row + 1].shown, token) if goes_on else Text("nothing", "dim"),
+        Text("✓" if match.same_cell else ""),
+    ]
 
 
 def _after(view: View, source: SourceView, match: Match, width: int) -> Text:
@@ -205,25 +201,13 @@ def _after(view: View, source: SourceView, match: Match, width: int) -> Text:
     return shown if target == other else Text("\n").join([shown, Text.assemble(_clipped(other, width), style="dim")])
 
 
-def _next(following: Token, match: Match, width: int) -> Text:
-    mark = ("✓ ", "bold green") if match.next_is_best else "  "
-    return Text.assemble(mark, f"{probability(match.next_mass or _UNKEPT, 2)} ", _clipped(following.shown, width))
-
-
-def _best(match: Match) -> str:
-    return "green" if match.next_is_best else ""
-
-
-def _stack(parts: Sequence[str | Text], style_of_first: str = "") -> Text:
+def _stack(parts: Iterable[Text]) -> Text:
     """One line each."""
-    texts = [Text(part) if isinstance(part, str) else part for part in parts]
-    if texts and style_of_first:
-        texts[0].stylize(style_of_first)
-    return Text("\n").join(texts)
+    return Text("\n").join(parts)
 
 
 def _clipped(shown: str, width: int) -> Text:
-    return Text(shown if cell_len(shown) <= width else set_cell_size(shown, width - 1) + "…")
+    return Text(clipped(shown, width))
 
 
 def _show_pairs(view: View, source: SourceView, console: Console) -> None:

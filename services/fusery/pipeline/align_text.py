@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 
 from fusery.core.tokens import ByteTokenizer
 
@@ -58,6 +58,11 @@ def probability(value: float, digits: int) -> str:
     """'0.250', '<0.001': never 0 for what is only small."""
     shown = f"{value:.{digits}f}"
     return shown if float(shown) or value == 0 else f"<{10.0**-digits:.{digits}f}"
+
+
+def clipped(shown: str, width: int) -> str:
+    """At most `width` columns of it, the last of them "…" where something was cut."""
+    return shown if cell_len(shown) <= width else set_cell_size(shown, width - 1) + "…"
 
 
 class TokenNames:

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 from rich.text import Text
 
 from fusery import output
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import InvalidInput
-from fusery.pipeline.align_text import TokenNames, probability
+from fusery.pipeline.align_text import TokenNames, clipped, probability
 from fusery.source.api import Distributions, Document, ModelDescription, check_ids
 from fusery.source.client import client_from_settings
 
@@ -55,7 +55,7 @@ def table(
     model: ModelDescription, names: TokenNames, rows: Sequence[dict[str, Any]], width: int | None
 ) -> Iterator[Text]:
     """The lines of the table for people, at most `width` columns where that can be done; None: one line a row."""
-    shown = [_clipped(names.shown(row["token_id"])) for row in rows]
+    shown = [clipped(names.shown(row["token_id"]), _WIDEST_TOKEN) for row in rows]
     token = max(5, *(cell_len(name) for name in shown))
     room = None if width is None else max(width - token - 24, _NARROWEST_ROOM)
     cut = [_lines([_candidate(names, candidate) for candidate in row["candidates"]], room) for row in rows]
@@ -63,7 +63,7 @@ def table(
     heading = heading if room is None or room >= len(heading) else "candidates"
     across = max(len(heading), *(line.cell_len for lines in cut for line in lines))
     title = f"{model.name} ({model.architecture}, vocabulary {model.vocabulary_size}, context {model.context_length})"
-    yield Text(title if width is None else _clipped(title, width), "italic")
+    yield Text(title if width is None else clipped(title, width), "italic")
     yield Text(f" byte  {_filled('token', token)}  p(next)  {_filled(heading, across)}  tail", "bold")
     for row, name, (first, *more) in zip(rows, shown, cut, strict=True):
         follows = "" if row["next_probability"] is None else probability(row["next_probability"], 3)
@@ -85,12 +85,8 @@ def _lines(candidates: Sequence[Text], room: int | None) -> list[Text]:
 
 
 def _candidate(names: TokenNames, candidate: dict[str, Any]) -> Text:
-    name = _clipped(names.shown(candidate["token_id"]))
+    name = clipped(names.shown(candidate["token_id"]), _WIDEST_TOKEN)
     return Text.assemble((name, "bold"), " ", (probability(candidate["probability"], 2), "dim"))
-
-
-def _clipped(shown: str, width: int = _WIDEST_TOKEN) -> str:
-    return shown if cell_len(shown) <= width else set_cell_size(shown, width - 1) + "…"
 
 
 def _filled(shown: str, width: int) -> str:
