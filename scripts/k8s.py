@@ -6,7 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from fusery.cluster.manifests.render import RenderedJob, render
+from fusery.cluster.manifests.names import Step
+from fusery.cluster.manifests.render import render
 
 ROOT = Path(__file__).resolve().parents[1]
 RENDERED = {
@@ -26,7 +27,7 @@ def main() -> int:
     os.chdir(ROOT)
     for name, (example, job) in RENDERED.items():
         path = ROOT / "k8s" / f"{name}.yaml"
-        made = render(Path(f"examples/kubernetes/{example}.yaml"), RenderedJob(job), {})
+        made = render(Path(f"examples/kubernetes/{example}.yaml"), None if job == "run" else Step(job), {})
         if "--check" not in sys.argv[1:]:
             path.write_text(made, encoding="utf-8")
         elif not path.is_file() or path.read_text(encoding="utf-8") != made:

@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from charts import ROOT, Manifest
-from fusery.cluster.manifests.manifests import Step, run_objects, step_objects
+from fusery.cluster.manifests.manifests import run_objects, step_objects
+from fusery.cluster.manifests.names import Step
 from fusery.run_config import RunConfig
 
 TINY = ROOT / "examples" / "tiny.yaml"

@@ -106,10 +106,13 @@ class PodsSpec(Section):
             raise ValueError(f"{suspect[0]} looks like a secret, and this text lies in a ConfigMap; mount a Secret")
         return env
 
-    def _changed(self) -> set[str]:
-        """Keys with another value than their default: a section read from its own dump has all of them."""
+    def _is_without_needs(self, what: str) -> None:
+        """Refuses needs of pods that are not there: keys with another value than their default."""
         fields = type(self).model_fields.items()
-        return {name for name, field in fields if getattr(self, name) != field.get_default(call_default_factory=True)}
+        default = {name: field.get_default(call_default_factory=True) for name, field in fields}
+        given = sorted(name for name in default.keys() - {"kind"} if getattr(self, name) != default[name])
+        if given:
+            raise ValueError(f"{', '.join(given)}: for {what}; the run's pod has its needs under kubernetes.run")
 
 
 class RunPod(PodsSpec):
@@ -137,12 +140,8 @@ class TrainerPods(PodsSpec):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> TrainerPods:
-        given = self._changed() - {"kind"}
-        if self.kind is TrainerKind.RUN and given:
-            raise ValueError(
-                f"{', '.join(sorted(given))}: for a training with pods of its own (kind: job, jobset or trainjob); "
-                "the run's pod has its needs under kubernetes.run"
-            )
+        if self.kind is TrainerKind.RUN:
+            self._is_without_needs("a training with pods of its own (kind: job, jobset or trainjob)")
         if self.sharded and self.processes == 1:
             raise ValueError("sharded: needs several processes; give nodes or gpus_per_node over 1, or leave it out")
         return self
@@ -156,12 +155,8 @@ class EvaluatePods(PodsSpec):
 
     @model_validator(mode="after")
     def _fits_its_kind(self) -> EvaluatePods:
-        given = self._changed() - {"kind"}
-        if self.kind is StepKind.RUN and given:
-            raise ValueError(
-                f"{', '.join(sorted(given))}: for an evaluation with a pod of its own (kind: job); the run's pod has "
-                "its needs under kubernetes.run"
-            )
+        if self.kind is StepKind.RUN:
+            self._is_without_needs("an evaluation with a pod of its own (kind: job)")
         return self
 
 
@@ -221,7 +216,7 @@ class KubernetesSpec(Section):
     grace_s: int = Field(default=300, ge=30, le=86_400)
     """For a pod that is stopped: the step at hand and a checkpoint."""
     ttl_s: int = Field(default=604_800, ge=60)
-    """A finished job stays as long, for whoever follows it; then the cluster deletes it. What it made stays."""
+    """A finished job stays as long, to be followed; then the cluster deletes it. What it made stays."""
     user: int = Field(default=10001, ge=1)
     """The release's security.runAsUser."""
     fs_group: int = Field(default=10001, ge=1)

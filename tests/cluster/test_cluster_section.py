@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from clusterruns import configured, content
-from fusery.cluster.manifests.manifests import Step, config_map, run_objects, step_objects
+from fusery.cluster.manifests.manifests import config_map, run_objects, step_objects
+from fusery.cluster.manifests.names import Step
 from fusery.errors import ConfigError, TooLarge
 from fusery.run_file import read_run_file
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from charts import ROOT
 from clusterruns import PLACEMENTS, SECRETS, TINY, TRAINERS, configured, jobs, objects, pods
-from fusery.cluster.manifests.manifests import Owner, Step, base_name, run_name, run_objects, step_name, step_objects
+from fusery.cluster.manifests.manifests import Owner, run_objects, step_objects
+from fusery.cluster.manifests.names import Step, base_name, run_name, step_name
 from fusery.cluster.manifests.training import TERMINATED
 from fusery.run_config import RunConfig
 from fusery.run_file import read_run_file

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from fusery.cli import main
-from fusery.cluster.manifests.manifests import base_name, run_name, run_objects
+from fusery.cluster.manifests.manifests import run_objects
+from fusery.cluster.manifests.names import base_name, run_name
 from fusery.run_file import read_run_file
 from fusery.settings import child_environment
 from kubeserver import write_kubeconfig

@@ -97,7 +97,7 @@ def test_a_log_that_is_begun_again_anywhere_gives_every_line_once(gaps: list[tup
     for gap, text in gaps:
         tick += gap + 1
         lines.append((tick, f"2026-01-01T00:{tick // 240:02}:{tick // 4 % 60:02}.{tick % 4 * 25:02}0000000Z {text}"))
-    reader, given_lines = Reader("p", "main", None), []
+    reader, given_lines = Reader("p", "main", None, say=print, silent=print), []
     for cut in [*sorted(cuts), len(lines)]:
         since = reader.where().get("sinceTime", "")[: len("2026-01-01T00:00:00")]
         for _, line in [entry for entry in lines[:cut] if entry[1] >= since]:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from charts import ROOT, Helm, Rendered
-from fusery.cluster.manifests.manifests import Owner, Step, run_objects, step_objects
+from fusery.cluster.manifests.manifests import Owner, run_objects, step_objects
+from fusery.cluster.manifests.names import Step
 from fusery.cluster_section import TrainerKind
 from fusery.run_config import RunConfig
 from fusery.run_file import read_run_file

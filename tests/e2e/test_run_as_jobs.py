@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from clusterruns import configured
-from fusery.cluster.manifests.manifests import Step, step_objects
+from fusery.cluster.manifests.manifests import step_objects
+from fusery.cluster.manifests.names import Step
 from fusery.cluster.manifests.pods import RUN_FILE
 from launchers import clean, free_port
 from picorun import write_run

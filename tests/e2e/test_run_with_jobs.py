@@ -15,7 +15,7 @@ import pytest
 
 from clusterrules import BY_KIND
 from fusery import cli
-from fusery.cluster.manifests.manifests import Step, step_name
+from fusery.cluster.manifests.names import Step, step_name
 from fusery.cluster.manifests.pods import RUN_FILE
 from fusery.pipeline import steps
 from fusery.pipeline.preflight import open_run

@@ -16,7 +16,7 @@ from rich.console import Console
 from clusterjobs import QUICK
 from clusterrules import BY_KIND
 from fusery.cluster.api.errors import NotAllowed
-from fusery.cluster.manifests.manifests import Step, step_name
+from fusery.cluster.manifests.names import Step, step_name
 from fusery.errors import ConfigError, FuseryError, InvalidInput
 from fusery.formats.store import Store
 from fusery.pipeline import step_jobs

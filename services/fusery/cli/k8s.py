@@ -22,7 +22,8 @@ def set_up(parser: Parser) -> None:
 
 
 def call(given: Arguments) -> None:
-    from fusery.cluster.manifests.render import RenderedJob, render
+    from fusery.cluster.manifests.names import Step
+    from fusery.cluster.manifests.render import render
     from fusery.errors import ConfigError
     from fusery.output import write_utf8
 
@@ -31,4 +32,4 @@ def call(given: Arguments) -> None:
     if arguments and given.job != "train":
         raise ConfigError(f"{arguments[0]}: goes with --job train, got --job {given.job}")
     changes = {key: getattr(given, key) for key in ("namespace", "release", "image")}
-    write_utf8(render(given.file, RenderedJob(given.job), changes, arguments))
+    write_utf8(render(given.file, None if given.job == "run" else Step(given.job), changes, arguments))

@@ -1,4 +1,4 @@
-"""`fusery run FILE.yaml --on kubernetes`: the run's Job, created or taken up, and followed from where somebody sits.
+"""`fusery run FILE.yaml --on kubernetes`: the run's Job, created or taken up, and followed from this machine.
 
 What happens in the cluster does not hang on this command: it may be stopped, and given again from another machine.
 """
@@ -24,7 +24,7 @@ from fusery.errors import FuseryError, Interrupted
 
 _LOOK_S = 0.5
 _TAIL = 20
-"""Lines of the log that whoever takes a run up is shown of what went before."""
+"""Lines of the log that are shown of what went before, when a run is taken up."""
 
 _STYLES = {Kind.STATE: "dim", Kind.TROUBLE: "yellow", Kind.LOG: ""}
 
@@ -87,7 +87,7 @@ def _follow(cluster: Cluster, launched: Launched, say: Voice, pace: Pace) -> Out
 
 
 def _end(shown: str, outcome: Outcome, again: str) -> int:
-    """The exit code; and for whoever looks at the last line only, what it means."""
+    """Returns the exit code, and prints what it means."""
     if outcome.succeeded:
         return 0
     code = 1 if outcome.exit_code is None else outcome.exit_code

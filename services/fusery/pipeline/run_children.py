@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusery import tracing
-from fusery.cluster.manifests.manifests import Step
+from fusery.cluster.manifests.names import Step
 from fusery.errors import ConfigError, FuseryError, InvalidInput
 from fusery.json_text import parse_json
 from fusery.pipeline import local, step_jobs, steps

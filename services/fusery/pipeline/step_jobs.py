@@ -19,7 +19,8 @@ from fusery.cluster.api.errors import POD
 from fusery.cluster.api.follow import Deleted, Follower, Kind, Outcome
 from fusery.cluster.api.launch import launch, patiently, rehearse
 from fusery.cluster.api.watches import PACE, Pace
-from fusery.cluster.manifests.manifests import Owner, Step, step_objects
+from fusery.cluster.manifests.manifests import Owner, step_objects
+from fusery.cluster.manifests.names import Step
 from fusery.cluster_section import StepKind, TrainerKind
 from fusery.errors import ConfigError, FuseryError, InvalidInput
 from fusery.pipeline.preflight import Run

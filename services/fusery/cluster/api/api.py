@@ -33,18 +33,6 @@ _MALFORMED = (AttributeError, KeyError, TypeError, ValueError)
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """One line of a watch: ADDED, MODIFIED, DELETED or BOOKMARK, and the object as it is now."""
-
-    kind: str
-    object: Object
-
-    @property
-    def version(self) -> str:
-        return str(self.object["metadata"]["resourceVersion"])
-
-
-@dataclass(frozen=True, slots=True)
 class Listing:
     """Objects of one kind, and the version of the whole, from which a watch goes on."""
 
@@ -70,7 +58,7 @@ class Cluster:
         return self._object(asked, {"dryRun": "All"} if is_rehearsal else {}, manifest) or {}
 
     def get(self, place: Place, name: str) -> Object | None:
-        """The object; None: there is none."""
+        """Returns the object, or None if there is none."""
         return self._object(Asked("get", place, self.namespace, name), may_miss=True)
 
     def list(self, place: Place, **selectors: str) -> Listing:
@@ -84,8 +72,8 @@ class Cluster:
         options = {"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"}
         self._object(Asked("delete", place, self.namespace, name), body=options, may_miss=True)
 
-    def watch(self, place: Place, version: str, lasts_s: int, **selectors: str) -> Iterator[Change]:
-        """What happens after `version`, until the watch ends by itself.
+    def watch(self, place: Place, version: str, lasts_s: int, **selectors: str) -> Iterator[tuple[str, Object]]:
+        """What happens after `version` (ADDED, MODIFIED, DELETED, BOOKMARK) and to what, until the watch ends.
 
         Raises:
             Expired: the cluster has forgotten that version.
@@ -98,7 +86,7 @@ class Cluster:
                 content = parse_json(line)
             if content["type"] == "ERROR":
                 raise refusal(int(content["object"].get("code", 500)), content["object"], asked, self.server)
-            yield Change(content["type"], content["object"])
+            yield content["type"], content["object"]
 
     def log(self, pod: str, container: str, follow: bool, **options: str) -> Iterator[str]:
         """Lines of a container's log, each with its time in front. `options`: sinceTime, tailLines.
@@ -120,7 +108,7 @@ class Cluster:
             content = answer.data
         if answer.status == 404 and may_miss:
             return None
-        if not _is_success(answer):
+        if not 200 <= answer.status <= 299:
             raise refusal(answer.status, content, asked, self.server)
         with connecting(self.server):
             found: Object = parse_json(content)
@@ -130,7 +118,7 @@ class Cluster:
         with connecting(self.server):
             answer = self._ask(asked, query, None, reads_s)
         try:
-            if not _is_success(answer):
+            if not 200 <= answer.status <= 299:
                 raise refusal(answer.status, answer.data, asked, self.server)
             rest = b""
             with connecting(self.server):
@@ -147,7 +135,7 @@ class Cluster:
         given = [(name, value) for name, value in query.items() if value]
         headers = {"Accept": "application/json", "Content-Type": "application/json"}
         request = self.client.param_serialize(
-            asked.method,
+            {"create": "POST", "delete": "DELETE"}.get(asked.verb, "GET"),
             asked.path,
             query_params=given,
             header_params=headers,
@@ -155,10 +143,6 @@ class Cluster:
             auth_settings=["BearerToken"],
         )
         return self.client.call_api(*request, _request_timeout=(_CONNECT_S, reads_s)).response
-
-
-def _is_success(answer: Any) -> bool:
-    return bool(200 <= answer.status <= 299)
 
 
 def from_kubeconfig(namespace: str | None = None, path: str | None = None) -> Cluster:
@@ -169,7 +153,7 @@ def from_kubeconfig(namespace: str | None = None, path: str | None = None) -> Cl
     Raises:
         ConfigError: there is no kubeconfig, it is none, or it names no cluster.
     """
-    config, settings = _modules(), _configuration()
+    config, settings = _modules()
     path = path or cluster_settings().kubeconfig or "~/.kube/config"
     try:
         config.load_kube_config(config_file=path, client_configuration=settings)
@@ -194,7 +178,7 @@ def from_service_account() -> Cluster:
     Raises:
         ConfigError: this is no pod, or it has no token.
     """
-    config, settings = _modules(), _configuration()
+    config, settings = _modules()
     token, authority = str(SERVICE_ACCOUNT / "token"), str(SERVICE_ACCOUNT / "ca.crt")
     try:
         config.incluster_config.InClusterConfigLoader(token, authority).load_and_set(settings)
@@ -207,21 +191,18 @@ def from_service_account() -> Cluster:
     return _cluster(settings, namespace)
 
 
-def _modules() -> Any:
+def _modules() -> tuple[Any, Any]:
+    """The client's `config`, and settings for it to fill."""
     try:
+        from kubernetes.client import Configuration
+
         from kubernetes import config
     except ModuleNotFoundError as error:
         if error.name != "kubernetes":
             raise
         raise ConfigError(f"the package kubernetes is not installed: {how_to_install('kubernetes')}") from error
-    return config
-
-
-def _configuration() -> Any:
-    from kubernetes.client import Configuration
-
-    # Whoever calls knows better than urllib3 what is worth another attempt.
-    return Configuration(retries=False)
+    # The caller knows better than urllib3 what is worth another attempt.
+    return config, Configuration(retries=False)
 
 
 def _cluster(settings: Any, namespace: str) -> Cluster:

@@ -15,8 +15,6 @@ from fusery.json_text import parse_json
 Object = dict[str, Any]
 """An object of the API, as JSON values."""
 
-_METHODS = {"create": "POST", "delete": "DELETE"}
-
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -55,10 +53,6 @@ class Asked:
     namespace: str
     name: str = ""
     part: str = ""
-
-    @property
-    def method(self) -> str:
-        return _METHODS.get(self.verb, "GET")
 
     @property
     def path(self) -> str:
@@ -163,8 +157,8 @@ def connecting(server: str) -> Iterator[None]:
     """Turns what the connection runs into, in the block, into errors in words.
 
     Raises:
-        Unavailable: nobody answers there, or the answer broke off.
-        ConfigError: whoever answers has another certificate.
+        Unavailable: nothing answers there, or the answer broke off.
+        ConfigError: what answers has another certificate.
     """
     from kubernetes.client.exceptions import ApiException
     from urllib3.exceptions import HTTPError, SSLError
@@ -179,16 +173,13 @@ def connecting(server: str) -> Iterator[None]:
             raise
         raise ConfigError(f"{_tls(server)}: {' '.join(str(error.reason).split())}") from error
     except (HTTPError, OSError, json.JSONDecodeError) as error:
+        # urllib3 puts the connection object in front.
+        said = str(error).rpartition(">: ")[2] or type(error).__name__
         raise Unavailable(
-            f"the Kubernetes API at {server} does not answer: {_short(error)}; look whether it is the right address "
+            f"the Kubernetes API at {server} does not answer: {said}; look whether it is the right address "
             "(the kubeconfig's current context) and can be reached from here (in a pod: network policies)"
         ) from error
 
 
 def _tls(server: str) -> str:
     return f"the Kubernetes API at {server} shows a certificate that the kubeconfig's authority did not sign"
-
-
-def _short(error: Exception) -> str:
-    # urllib3 puts the connection object in front.
-    return str(error).rpartition(">: ")[2] or type(error).__name__

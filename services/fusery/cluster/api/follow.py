@@ -1,6 +1,6 @@
 """Follows a Job (a JobSet, a TrainJob) to its end: what its pods do and wait for, in words, and how it ended.
 
-Whatever keeps a pod from running is said where somebody looks: a node that is not there, an image that can't be pulled,
+What keeps a pod from running is said: a node that is not there, an image that can't be pulled,
 a Secret that is missing. It is said again every ten minutes, and waited for: such things are mended from outside.
 """
 
@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 from fusery.cluster.api import states
 from fusery.cluster.api.api import Cluster
 from fusery.cluster.api.errors import EVENT, JOB, POD, Object, Place
 from fusery.cluster.api.states import State
-from fusery.cluster.api.watches import PACE, Broken, Changed, Feeds, Listed, LogLine, News, Pace, Reader, Silent
+from fusery.cluster.api.watches import PACE, Feeds, Pace, Reader
 from fusery.errors import FuseryError, Unavailable
 
 _ENDS = (State.DONE, State.FAILED)
@@ -37,7 +38,7 @@ Say = Callable[[Kind, str], None]
 
 
 class Deleted(FuseryError):
-    """Somebody deleted the Job that was followed."""
+    """The Job that was followed was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +75,10 @@ class Follower:
     _asked_at: float = 0.0
 
     def __enter__(self) -> Follower:
-        self._feeds = Feeds(self.cluster, self.pace)
+        self._feeds = Feeds(self.cluster, self._broken, self.pace)
         self._asked_at = time.monotonic()
-        self._feeds.objects(self.place, fieldSelector=f"metadata.name={self.name}")
-        self._feeds.objects(POD, labelSelector=pods_of(self.place, self.name))
+        self._feeds.objects(self.place, self._see_job, fieldSelector=f"metadata.name={self.name}")
+        self._feeds.objects(POD, self._see_pods, labelSelector=pods_of(self.place, self.name))
         return self
 
     def __exit__(self, *exit_: object) -> None:
@@ -90,8 +91,7 @@ class Follower:
             Deleted: the Job is gone.
             NotAllowed: the account may not read what it must.
         """
-        for news in self._feeds.news(wait_s):
-            self._take(news)
+        self._feeds.take(wait_s)
         if self._job is None:
             return None
         self._speak(self._job)
@@ -101,39 +101,24 @@ class Follower:
         self._ask_events()
         return None
 
-    def _take(self, news: News) -> None:
-        match news:
-            case LogLine():
-                self.say(Kind.LOG, news.text)
-            case Broken():
-                if news.is_over:
-                    raise news.error
-                self._trouble("", f"{news.error}; trying again")
-            case Silent():
-                # The log of a pod that is gone is missed by nobody.
-                if news.pod in self._pods:
-                    self._trouble(f"pod {news.pod}", f"its log can't be read: {news.error}")
-            case Listed() if news.place == POD:
-                self._pods = {name_of(pod): pod for pod in news.objects}
-            case Listed():
-                self._set_job(next(iter(news.objects), None), is_gone=not news.objects)
-            case Changed() if news.place == POD:
-                self._pods[name_of(news.object)] = news.object
-                if news.is_gone:
-                    del self._pods[name_of(news.object)]
-            case Changed():
-                self._set_job(news.object, news.is_gone)
+    def _broken(self, error: FuseryError, is_over: bool) -> None:
+        if is_over:
+            raise error
+        self._trouble("", f"{error}; trying again")
 
-    def _set_job(self, job: Object | None, is_gone: bool) -> None:
-        """Takes what is known of the Job. One that has ended may be deleted before somebody looks: its end stays.
+    def _see_pods(self, pods: dict[str, Object], _gone: Object | None) -> None:
+        self._pods = pods
+
+    def _see_job(self, jobs: dict[str, Object], gone: Object | None) -> None:
+        """Takes what is known of the Job. One that has ended may be deleted before it is looked at: its end stays.
 
         Raises:
             Deleted: it is gone, and had not ended.
         """
         if self._has_ended:
             return
-        self._job = job or self._job
-        if is_gone and not self._has_ended:
+        self._job = jobs.get(self.name) or gone or self._job
+        if not jobs and not self._has_ended:
             raise Deleted(f"{self._shown} in namespace {self.cluster.namespace} was deleted")
 
     @property
@@ -169,9 +154,17 @@ class Follower:
         name = name_of(pod)
         if name in self._readers or not pod.get("status", {}).get("containerStatuses"):
             return
+
+        def silent(error: FuseryError) -> None:
+            # The log of a pod that is gone is not missed.
+            if name in self._pods:
+                self._trouble(f"pod {name}", f"its log can't be read: {error}")
+
         # Pods that came after the first are all news.
         tail = self.tail if self.tail and not self._readers else None
-        self._readers[name] = self._feeds.log(name, container_of(pod), tail)
+        reader = Reader(name, container_of(pod), tail, partial(self.say, Kind.LOG), silent)
+        self._readers[name] = reader
+        self._feeds.log(reader)
 
     def _state(self, subject: str, text: str) -> None:
         if self._states.get(subject, "") != text:
@@ -199,12 +192,14 @@ class Follower:
         try:
             for subject, found in self._waiting():
                 known = states.of_pod(found).events if subject.startswith("pod ") else ()
-                for event in events_of(self.cluster, found):
-                    if event["reason"] in known:
-                        continue
-                    self._trouble(subject, f"{event['reason']}: {event['message']}")
+                about = f"involvedObject.name={name_of(found)},type=Warning"
+                for event in self.cluster.list(EVENT, fieldSelector=about).items:
+                    # Not of an object that had this name before.
+                    is_its_own = event["involvedObject"].get("uid") in (None, found["metadata"]["uid"])
+                    if is_its_own and event["reason"] not in known:
+                        self._trouble(subject, f"{event['reason']}: {event['message']}")
         except FuseryError as error:
-            # Whoever may not read them, or not now, still sees what the pods say.
+            # An account that may not read them, or not now, still sees what the pods say.
             self._trouble("events", f"can't be read: {error}")
 
     def _waiting(self) -> Iterator[tuple[str, Object]]:
@@ -226,9 +221,7 @@ class Follower:
             self._speak(self._job)
         for reader in self._readers.values():
             reader.finish(_LAST_WAIT_S)
-        for news in self._feeds.news(0.0):
-            if isinstance(news, LogLine):
-                self._take(news)
+        self._feeds.take(0.0)
         return outcome_of(self.cluster, state, reason, pods)
 
 
@@ -242,7 +235,7 @@ def outcome_of(cluster: Cluster, state: State, reason: str, pods: tuple[Object, 
 
 
 def last_lines(cluster: Cluster, pods: tuple[Object, ...]) -> tuple[str, ...]:
-    """The end of the log of a Job's newest pod; nothing where it can't be read any more."""
+    """The end of the log of a Job's newest pod; why not, where it can't be read."""
     pod = states.newest(pods)
     if pod is None:
         return ()
@@ -251,14 +244,6 @@ def last_lines(cluster: Cluster, pods: tuple[Object, ...]) -> tuple[str, ...]:
         return tuple(line.partition(" ")[2] for line in lines)
     except FuseryError as error:
         return (f"(its log can't be read: {error})",)
-
-
-def events_of(cluster: Cluster, found: Object) -> Iterator[Object]:
-    """Warnings of one object, and of none that had its name before."""
-    about = f"involvedObject.name={name_of(found)},type=Warning"
-    for event in cluster.list(EVENT, fieldSelector=about).items:
-        if event["involvedObject"].get("uid") in (None, found["metadata"]["uid"]):
-            yield event
 
 
 def pods_of(place: Place, name: str) -> str:

@@ -1,6 +1,6 @@
 """Creates the objects of a run or of a step, once: what goes on is taken up, what failed is made anew.
 
-Names are functions of the run's YAML, so the API itself says whether somebody was here before: the same command, given
+Names are functions of the run's YAML, so the API itself says whether the job was made before: the same command, given
 twice or by a process that was killed and started again, leads to one Job.
 """
 
@@ -44,8 +44,8 @@ def launch(cluster: Cluster, objects: Sequence[Object], say: Say, keeps_done: bo
     `keeps_done`: a Job that has ended well (or whose run did not pass its gate) is left as it is; else it is made anew.
 
     Raises:
-        Mismatch: it goes on with another YAML, or an object of that name is of somebody else.
-        Unavailable: the API does not answer; or somebody else creates and deletes the same objects.
+        Mismatch: it goes on with another YAML, or an object of that name belongs to something else.
+        Unavailable: the API does not answer; or another process creates and deletes the same objects.
     """
     job = objects[-1]
     for _ in range(_ROUNDS):
@@ -55,7 +55,9 @@ def launch(cluster: Cluster, objects: Sequence[Object], say: Say, keeps_done: bo
             launched = _taken_up(cluster, objects, found, keeps_done)
             if launched is not None:
                 return launched
-            _say_again(say, found)
+            state, reason = states.state_of(found)
+            ended = "has ended" if state is State.DONE else f"failed ({reason or 'its pods say no more'})"
+            say(Kind.STATE, f"{_shown(found)} {ended}; it is deleted and started again")
             cluster.delete(Place.of(job), name_of(job))
             continue
         try:
@@ -64,10 +66,10 @@ def launch(cluster: Cluster, objects: Sequence[Object], say: Say, keeps_done: bo
             cluster.create(job)
             return Launched(Place.of(job), name_of(job), True)
         except AlreadyThere:
-            # Somebody else at the same moment: what it made is looked at anew.
+            # Another process at the same moment: what it made is looked at anew.
             continue
     raise Unavailable(
-        f"{_shown(job)} in namespace {cluster.namespace}: somebody else creates and deletes it at the same time; "
+        f"{_shown(job)} in namespace {cluster.namespace}: another process creates and deletes it at the same time; "
         "see who with kubectl get events, then give the same command again"
     )
 
@@ -76,7 +78,7 @@ def _taken_up(cluster: Cluster, objects: Sequence[Object], found: Object, keeps_
     """What is there; None: it has to be made anew."""
     job = objects[-1]
     place, name = Place.of(job), name_of(job)
-    is_same = _command(found) == _command(job) and all(_is_same(cluster, part) for part in objects[:-1])
+    is_same = _does_the_same(cluster, objects, found)
     state, reason = states.state_of(found)
     if state in (State.ACTIVE, State.SUSPENDED):
         if not is_same:
@@ -90,12 +92,6 @@ def _taken_up(cluster: Cluster, objects: Sequence[Object], found: Object, keeps_
     outcome = outcome_of(cluster, state, reason, cluster.list(POD, labelSelector=pods_of(place, name)).items)
     is_final = outcome.succeeded or outcome.exit_code == GateFailed.exit_code
     return Launched(place, name, False, outcome) if is_final else None
-
-
-def _say_again(say: Say, found: Object) -> None:
-    state, reason = states.state_of(found)
-    ended = "has ended" if state is State.DONE else f"failed ({reason or 'its pods say no more'})"
-    say(Kind.STATE, f"{_shown(found)} {ended}; it is deleted and started again")
 
 
 def _standing(cluster: Cluster, manifest: Object) -> Object | None:
@@ -127,19 +123,20 @@ def _check_ours(cluster: Cluster, found: Object, manifest: Object) -> None:
         )
 
 
-def _is_same(cluster: Cluster, part: Object) -> bool:
-    """Whether an object beside a Job says what it must: the YAML of the run."""
-    if "data" not in part:
-        return True
-    found = cluster.get(Place.of(part), name_of(part))
-    return found is None or found.get("data") == part["data"]
-
-
-def _command(job: Object) -> object:
-    """What the containers of a Job do; of other kinds, their YAML says enough."""
-    if Place.of(job).kind != "Job":
-        return None
-    return [container.get("args") for container in job["spec"]["template"]["spec"]["containers"]]
+def _does_the_same(cluster: Cluster, objects: Sequence[Object], found: Object) -> bool:
+    """Whether a Job that is there has our commands, and the objects beside it our YAML."""
+    if Place.of(found).kind == "Job":
+        # Other kinds are told by their YAML alone.
+        got, wanted = (
+            [box.get("args") for box in job["spec"]["template"]["spec"]["containers"]] for job in (found, objects[-1])
+        )
+        if got != wanted:
+            return False
+    for part in objects[:-1]:
+        there = cluster.get(Place.of(part), name_of(part)) if "data" in part else None
+        if there is not None and there.get("data") != part["data"]:
+            return False
+    return True
 
 
 def _put(cluster: Cluster, part: Object) -> None:

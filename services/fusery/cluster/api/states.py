@@ -1,4 +1,4 @@
-"""What the state of a Job or a pod means, in words for whoever waits for it."""
+"""What the state of a Job or a pod means, in words for the people who wait for it."""
 
 from __future__ import annotations
 
@@ -71,8 +71,12 @@ def of_pod(pod: Object) -> PodWords:
     for container in _containers(status):
         waiting = container["state"].get("waiting")
         if waiting is not None and waiting.get("reason", "") not in (*_STARTS, ""):
-            about = f"can't pull {container.get('image')}" if waiting["reason"] in _IMAGE else ""
-            return PodWords(_waiting(container, waiting), True, about, events=_START_EVENTS)
+            reason, image, about = waiting["reason"], container.get("image"), ""
+            text = "can't be started"
+            if reason in _IMAGE:
+                text, about = f"can't pull its image{f' {image}' if image else ''}", f"can't pull {image}"
+            why = waiting.get("message") or "kubectl describe says more"
+            return PodWords(f"{text} ({reason}): {why}", True, about, events=_START_EVENTS)
     code = exit_code(pod)
     if code is not None:
         return PodWords(
@@ -100,13 +104,6 @@ def _containers(status: Object) -> Iterator[Object]:
     yield from status.get("containerStatuses", [])
 
 
-def _waiting(container: Object, waiting: Object) -> str:
-    reason, message = waiting["reason"], waiting.get("message", "")
-    what = "can't pull its image" if reason in _IMAGE else "can't be started"
-    image = f" {container['image']}" if reason in _IMAGE and container.get("image") else ""
-    return f"{what}{image} ({reason}): {message or 'kubectl describe says more'}"
-
-
 def exit_code(pod: Object) -> int | None:
     """Of the pod's first container, or of an init container that failed; None: it runs, or its node took it along."""
     status = pod.get("status", {})
@@ -121,7 +118,7 @@ def exit_code(pod: Object) -> int | None:
 def why_ended(pod: Object) -> str:
     """Why a pod with an exit code over 0 ended: what that means, and what the pod itself said last.
 
-    A pod of a run leaves the end of its log in its state (terminationMessagePolicy), for whoever may not read logs.
+    A pod of a run leaves the end of its log in its state (terminationMessagePolicy), for those without a right to logs.
     """
     code, status = exit_code(pod) or 0, pod.get("status", {})
     ends = [container["state"].get("terminated") or {} for container in _containers(status)]
@@ -189,10 +186,9 @@ def _age(pod: Object) -> str:
 
 def newest(pods: Sequence[Object]) -> Object | None:
     """The pod whose log is worth reading: of several at the same time the first of its Job."""
-    shown = sorted(pods, key=lambda pod: (_age(pod), -index_of(pod)))
-    return shown[-1] if shown else None
 
+    def place(pod: Object) -> tuple[str, int]:
+        return _age(pod), -int(pod["metadata"].get("labels", {}).get("batch.kubernetes.io/job-completion-index", 0))
 
-def index_of(pod: Object) -> int:
-    labels = pod["metadata"].get("labels", {})
-    return int(labels.get("batch.kubernetes.io/job-completion-index", 0))
+    # Times are whole seconds; of equal ones the last pod that was seen.
+    return max(reversed(pods), key=place, default=None)

@@ -7,10 +7,10 @@ balancer. So a feed lists, watches from there, and lists anew whenever the watch
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from queue import Empty, SimpleQueue
-from typing import Any
 
 from fusery.cluster.api.api import Cluster
 from fusery.cluster.api.errors import Expired, Object, Place
@@ -32,55 +32,22 @@ class Pace:
 PACE = Pace()
 
 
-@dataclass(frozen=True, slots=True)
-class Listed:
-    """All objects of a feed at one moment."""
-
-    place: Place
-    objects: tuple[Object, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """One object as it is now, or was when it went."""
-
-    place: Place
-    object: Object
-    is_gone: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LogLine:
-    pod: str
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Broken:
-    """A feed can't go on (`is_over`), or not now. `error` says why."""
-
-    error: FuseryError
-    is_over: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Silent:
-    """A log that can't be read any more, or not by this account."""
-
-    pod: str
-    error: FuseryError
-
-
-News = Listed | Changed | LogLine | Broken | Silent
+Seen = Callable[[dict[str, Object], Object | None], None]
+"""Takes all objects of a feed by name, and the one that has just gone."""
 
 
 @dataclass(slots=True)
 class Feeds:
-    """The feeds of one follower. Use as a context manager: the threads end soon after it."""
+    """The feeds of one follower. Use as a context manager: the threads end soon after it.
+
+    What they find is handed over by `take`, in the follower's own thread.
+    """
 
     cluster: Cluster
+    broken: Callable[[FuseryError, bool], None]
+    """Takes why a feed can't go on now, and whether it is over for good."""
     pace: Pace = PACE
-    _news: SimpleQueue[News] = field(default_factory=SimpleQueue)
+    _calls: SimpleQueue[Callable[[], None]] = field(default_factory=SimpleQueue)
     _stop: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Feeds:
@@ -89,56 +56,61 @@ class Feeds:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
 
-    def objects(self, place: Place, **selectors: str) -> None:
+    def objects(self, place: Place, seen: Seen, **selectors: str) -> None:
         """Starts the feed of the objects that the selectors choose."""
-        self._start(self._watch, place, selectors)
+        self._start(self._watch, place, seen, selectors)
 
-    def log(self, pod: str, container: str, tail: int | None) -> Reader:
-        """Starts the feed of a container's log, from its last `tail` lines on (None: from the first)."""
-        reader = Reader(pod, container, tail)
+    def log(self, reader: Reader) -> None:
+        """Starts the feed of a container's log."""
         reader.thread = self._start(self._read, reader)
-        return reader
 
-    def news(self, wait_s: float) -> Iterator[News]:
-        """What has come, after at most `wait_s` of waiting for the first of it."""
+    def take(self, wait_s: float) -> None:
+        """Hands over what has come, after at most `wait_s` of waiting for the first of it."""
         try:
-            yield self._news.get(timeout=wait_s)
+            self._calls.get(timeout=wait_s)()
             while True:
-                yield self._news.get_nowait()
+                self._calls.get_nowait()()
         except Empty:
             return
 
-    def _start(self, target: Any, *arguments: Any) -> threading.Thread:
-        # A daemon: a request that is under way holds nobody up.
+    def _start(self, target: Callable[..., None], *arguments: object) -> threading.Thread:
+        # A daemon: a request that is under way holds nothing up.
         thread = threading.Thread(target=target, args=arguments, daemon=True)
         thread.start()
         return thread
 
-    def _watch(self, place: Place, selectors: dict[str, str]) -> None:
+    def _watch(self, place: Place, seen: Seen, selectors: dict[str, str]) -> None:
         pause_s, has_worked = self.pace.pause_s, False
         while not self._stop.is_set():
             try:
                 listing = self.cluster.list(place, **selectors)
-                self._news.put(Listed(place, listing.items))
+                objects = {found["metadata"]["name"]: found for found in listing.items}
+                self._calls.put(partial(seen, dict(objects), None))
                 pause_s, has_worked = self.pace.pause_s, True
-                self._watch_from(place, listing.version, selectors)
+                self._watch_from(place, seen, listing.version, objects, selectors)
             except Expired:
                 self._stop.wait(self.pace.pause_s)
             except FuseryError as error:
                 # What worked for hours is not over because an account is not known for a minute.
                 is_over = not has_worked and not isinstance(error, Unavailable)
-                self._news.put(Broken(error, is_over))
+                self._calls.put(partial(self.broken, error, is_over))
                 if is_over:
                     return
                 self._stop.wait(pause_s)
                 pause_s = min(2 * pause_s, self.pace.longest_pause_s)
 
-    def _watch_from(self, place: Place, version: str, selectors: dict[str, str]) -> None:
+    def _watch_from(
+        self, place: Place, seen: Seen, version: str, objects: dict[str, Object], selectors: dict[str, str]
+    ) -> None:
         while not self._stop.is_set():
-            for change in self.cluster.watch(place, version, self.pace.watch_s, **selectors):
-                version = change.version
-                if change.kind != "BOOKMARK":
-                    self._news.put(Changed(place, change.object, change.kind == "DELETED"))
+            for kind, changed in self.cluster.watch(place, version, self.pace.watch_s, **selectors):
+                version = str(changed["metadata"]["resourceVersion"])
+                if kind == "DELETED":
+                    objects.pop(changed["metadata"]["name"], None)
+                elif kind != "BOOKMARK":
+                    objects[changed["metadata"]["name"]] = changed
+                if kind != "BOOKMARK":
+                    self._calls.put(partial(seen, dict(objects), changed if kind == "DELETED" else None))
                 if self._stop.is_set():
                     return
             # Something in between may end every watch at once; what happens meanwhile comes with the next.
@@ -153,35 +125,38 @@ class Feeds:
                 for line in self.cluster.log(reader.pod, reader.container, follow=not is_last, **reader.where()):
                     pause_s = self.pace.pause_s
                     if (text := reader.take(line)) is not None:
-                        self._news.put(LogLine(reader.pod, text))
+                        self._calls.put(partial(reader.say, text))
             except Unavailable:
                 # The watches say so; and a log may just have been silent for long.
                 pause_s = min(2 * pause_s, self.pace.longest_pause_s)
                 self._stop.wait(pause_s)
                 continue
             except FuseryError as error:
-                if is_last or not _may_start(error):
-                    self._news.put(Silent(reader.pod, error))
+                # Refused (400) only because its container has not started; subclasses say what else.
+                may_start = type(error) is InvalidInput
+                if is_last or not may_start:
+                    self._calls.put(partial(reader.silent, error))
                     return
             if is_last:
                 return
             reader.has_ended.wait(pause_s)
 
 
-def _may_start(error: FuseryError) -> bool:
-    """Whether a log is refused (400) only because its container has not started; its subclasses say what else."""
-    return type(error) is InvalidInput
-
-
 @dataclass(slots=True)
 class Reader:
-    """How far a log is read. `has_ended`: the container has, so what is there is all that comes."""
+    """How far a log is read, from its last `tail` lines on (None: from the first).
+
+    `say` takes its lines; `silent` why it can't be read any more, or not by this account.
+    """
 
     pod: str
     container: str
     tail: int | None
+    say: Callable[[str], None]
+    silent: Callable[[FuseryError], None]
     last: str = ""
     has_ended: threading.Event = field(default_factory=threading.Event)
+    """The container has, so what is there is all that comes."""
     thread: threading.Thread | None = None
 
     def where(self) -> dict[str, str]:

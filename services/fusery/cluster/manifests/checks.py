@@ -1,4 +1,4 @@
-"""What is wrong with a run that is right on one machine and can't be carried out in a cluster."""
+"""Finds what keeps a run that works on one machine out of a cluster."""
 
 from __future__ import annotations
 
@@ -45,8 +45,11 @@ def check_placement(config: RunConfig, step: Step | None = None) -> None:
     """
     # Secrets alone, for the others show what they find.
     wrong = [*_secrets(config)] or [*_addresses(config), *_paths(config), *_loopbacks(config)]
-    if step is not None and (reason := _own_job(config.kubernetes, step)) is not None:
-        wrong.append(reason)
+    kubernetes = config.kubernetes
+    if step is Step.TRAIN and kubernetes.trainer.kind is TrainerKind.RUN:
+        wrong.append("kubernetes.trainer.kind: run trains in the run's own pod; write kind: job (or jobset, trainjob)")
+    if step is Step.EVALUATE and kubernetes.evaluate.kind is StepKind.RUN:
+        wrong.append("kubernetes.evaluate.kind: run measures in the run's own pod; write kind: job")
     if wrong:
         raise ConfigError("\n".join(wrong))
 
@@ -136,11 +139,3 @@ def _loopbacks(config: RunConfig) -> Iterator[str]:
         url = getattr(config.services, key)
         if url is not None and _LOOPBACK.search(url):
             yield f"services.{key}: {url!r} is each pod's own loopback; leave it out, or name one of the network"
-
-
-def _own_job(kubernetes: KubernetesSpec, step: Step) -> str | None:
-    if step is Step.TRAIN and kubernetes.trainer.kind is TrainerKind.RUN:
-        return "kubernetes.trainer.kind: run trains in the run's own pod; write kind: job (or jobset, trainjob)"
-    if step is Step.EVALUATE and kubernetes.evaluate.kind is StepKind.RUN:
-        return "kubernetes.evaluate.kind: run measures in the run's own pod; write kind: job"
-    return None

@@ -13,20 +13,8 @@ from dataclasses import dataclass
 from fusery.cluster.manifests.checks import check_placement, check_size
 from fusery.cluster.manifests.names import Component, Step, base_name, labels, run_name, step_name
 from fusery.cluster.manifests.pods import Manifest, Part, command_args
-from fusery.cluster.manifests.training import Labelled, evaluation_objects, job, training_objects
+from fusery.cluster.manifests.training import evaluation_objects, job, training_objects
 from fusery.run_config import RunConfig
-
-__all__ = [
-    "Manifest",
-    "Owner",
-    "Step",
-    "base_name",
-    "config_map",
-    "run_name",
-    "run_objects",
-    "step_name",
-    "step_objects",
-]
 
 TEXT_DIGEST = "fusery/run-file-sha256"
 """The annotation by which two files of one name are told apart."""
@@ -34,7 +22,7 @@ TEXT_DIGEST = "fusery/run-file-sha256"
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """The run's Job in the cluster: whoever deletes it deletes the jobs of its steps, which write a checkpoint."""
+    """The run's Job in the cluster. Deleting it deletes the jobs of its steps, which write a checkpoint."""
 
     name: str
     uid: str
@@ -74,8 +62,7 @@ def run_objects(config: RunConfig, text: str, arguments: Sequence[str] = ()) -> 
     kubernetes = config.kubernetes
     args = command_args(config, "run", *arguments)
     part = Part(Component.RUN, kubernetes.run, kubernetes.run.gpus, kubernetes.grace_s, args)
-    whole = Labelled(run_name(config), _metadata(config, run_name(config), Component.RUN))
-    return config_map(config, text), job(config, whole, part)
+    return config_map(config, text), job(config, _metadata(config, run_name(config), Component.RUN), part)
 
 
 def step_objects(
@@ -89,14 +76,13 @@ def step_objects(
         ConfigError: the step runs in the run's own pod, or the run can't be carried out in a cluster as it is.
     """
     check_placement(config, step)
-    name = step_name(config, step, arguments)
     component = Component.TRAINER if step is Step.TRAIN else Component.EVALUATE
-    metadata = _metadata(config, name, component)
+    metadata = _metadata(config, step_name(config, step, arguments), component)
     if owner is not None:
         metadata["ownerReferences"] = [owner.reference()]
     args = command_args(config, step.value, *arguments)
     objects = training_objects if step is Step.TRAIN else evaluation_objects
-    return objects(config, Labelled(name, metadata), args)
+    return objects(config, metadata, args)
 
 
 def _metadata(config: RunConfig, name: str, component: Component) -> Manifest:

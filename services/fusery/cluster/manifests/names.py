@@ -1,4 +1,4 @@
-"""Names and labels of a run's objects: functions of the run's YAML, so that whoever has it finds them again.
+"""Names and labels of a run's objects: functions of the run's YAML, so that they can be found again from it.
 
 A pod of a JobSet is called NAME-node-0-999-xxxxx and its host name must have at most 63 characters; so NAME has at
 most 46.

@@ -76,7 +76,10 @@ def _pod(config: RunConfig, part: Part) -> Manifest:
         "enableServiceLinks": kubernetes.addressing is Addressing.ENVIRONMENT,
         "terminationGracePeriodSeconds": part.grace_s,
         **_given("imagePullSecrets", [{"name": name} for name in kubernetes.image_pull_secrets]),
-        **_placement(spec),
+        **_given("nodeSelector", dict(spec.node_selector)),
+        **_given("tolerations", [toleration.model_dump(exclude_none=True) for toleration in spec.tolerations]),
+        **_given("runtimeClassName", spec.runtime_class),
+        **_given("priorityClassName", spec.priority_class),
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": kubernetes.user,
@@ -90,17 +93,10 @@ def _pod(config: RunConfig, part: Part) -> Manifest:
     }
 
 
-def _placement(spec: PodsSpec) -> Manifest:
-    tolerations = [toleration.model_dump(exclude_none=True) for toleration in spec.tolerations]
-    return {
-        **_given("nodeSelector", dict(spec.node_selector)),
-        **_given("tolerations", tolerations),
-        **_given("runtimeClassName", spec.runtime_class),
-        **_given("priorityClassName", spec.priority_class),
-    }
-
-
 def _container(config: RunConfig, part: Part, mounts: Sequence[Manifest]) -> Manifest:
+    # A GPU's request is its limit.
+    gpus = {part.spec.gpu_resource: str(part.gpus)} if part.gpus else {}
+    requests, limits = dict(part.spec.resources.requests), dict(part.spec.resources.limits) | gpus
     return {
         "name": part.container_name,
         "image": image(config.kubernetes, part.spec, part.gpus),
@@ -116,7 +112,7 @@ def _container(config: RunConfig, part: Part, mounts: Sequence[Manifest]) -> Man
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "resources": _resources(part.spec, part.gpus),
+        "resources": {**_given("requests", requests), **_given("limits", limits)},
         "volumeMounts": list(mounts),
     }
 
@@ -128,20 +124,11 @@ def image(kubernetes: KubernetesSpec, spec: PodsSpec, gpus: int) -> str:
     return (kubernetes.gpu_image or f"{kubernetes.image}-gpu") if gpus else kubernetes.image
 
 
-def _resources(spec: PodsSpec, gpus: int) -> Manifest:
-    requests: dict[str, str] = dict(spec.resources.requests)
-    limits: dict[str, str] = dict(spec.resources.limits)
-    if gpus:
-        # A GPU's request is its limit.
-        limits[spec.gpu_resource] = str(gpus)
-    return {**_given("requests", requests), **_given("limits", limits)}
-
-
 def _environment(config: RunConfig, part: Part) -> list[Manifest]:
     """Variables by name; a part's own come first, for others may refer to them."""
     kubernetes = config.kubernetes
     values: dict[str, Any] = dict(part.env)
-    # Lines that kubectl logs shows to people; whoever collects logs has the release's own setting for the rest.
+    # Lines that kubectl logs shows to people; collectors of logs have the release's own setting for the rest.
     values["FUSERY_LOG_FORMAT"] = "text"
     if part.component is Component.RUN:
         # A release that was installed a moment ago still loads its models.
@@ -167,25 +154,19 @@ def _storage(config: RunConfig, part: Part) -> tuple[list[Manifest], list[Manife
     found: list[_Storage] = [
         ("tmp", {"emptyDir": {}}, "/tmp", False),
         ("run", {"configMap": {"name": base_name(config)}}, FILE_FOLDER, True),
-        *_data(kubernetes),
-        *_secrets(kubernetes, part.component),
     ]
-    if (size := _shared_memory(part)) is not None:
-        found.append(("shared-memory", {"emptyDir": {"medium": "Memory", "sizeLimit": size}}, "/dev/shm", False))
-    volumes = [{"name": name, **source} for name, source, _, _ in found]
-    mounts = [{"name": name, "mountPath": path, **_given("readOnly", is_read)} for name, _, path, is_read in found]
-    return volumes, mounts
-
-
-def _data(kubernetes: KubernetesSpec) -> list[_Storage]:
-    found: list[_Storage] = []
     if kubernetes.store.volume:
         found.append(("store", _claim(kubernetes.store.claim or f"{kubernetes.full_name}-store"), "/store", False))
     if kubernetes.work_claim is not None:
         found.append(("work", _claim(kubernetes.work_claim), "/work", False))
     if kubernetes.models.volume:
         found.append(("models", _claim(kubernetes.models.claim or f"{kubernetes.full_name}-models"), "/models", True))
-    return found
+    found += _secrets(kubernetes, part.component)
+    if (size := part.spec.shared_memory or ("1Gi" if part.gpus > 1 else None)) is not None:
+        found.append(("shared-memory", {"emptyDir": {"medium": "Memory", "sizeLimit": size}}, "/dev/shm", False))
+    volumes = [{"name": name, **source} for name, source, _, _ in found]
+    mounts = [{"name": name, "mountPath": path, **_given("readOnly", is_read)} for name, _, path, is_read in found]
+    return volumes, mounts
 
 
 def _secrets(kubernetes: KubernetesSpec, component: Component) -> list[_Storage]:
@@ -214,10 +195,6 @@ def _secret(name: str, *keys: str) -> Manifest:
     # 0440: the group is the pod's fsGroup.
     items = [{"key": key, "path": key} for key in keys]
     return {"secret": {"secretName": name, "defaultMode": 0o440, "items": items}}
-
-
-def _shared_memory(part: Part) -> str | None:
-    return part.spec.shared_memory or ("1Gi" if part.gpus > 1 else None)
 
 
 def _given(key: str, value: Any) -> Manifest:

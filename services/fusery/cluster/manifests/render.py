@@ -4,27 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from fusery.cluster.manifests.manifests import Manifest, config_map, run_objects, step_objects
+from fusery.cluster.manifests.manifests import config_map, run_objects, step_objects
 from fusery.cluster.manifests.names import Step
+from fusery.cluster.manifests.pods import Manifest
 from fusery.errors import ConfigError, InvalidInput, TooLarge
 from fusery.run_config import RunConfig
 from fusery.run_file import RunFile, read_run_file
 from fusery.yaml_text import parse_yaml
-
-
-class RenderedJob(StrEnum):
-    """What is rendered."""
-
-    RUN = "run"
-    TRAIN = "train"
-    EVALUATE = "evaluate"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,27 +55,27 @@ def read_cluster_file(path: Path, changes: Mapping[str, str | None]) -> ClusterF
 
 
 def cluster_objects(
-    given: ClusterFile, job: RenderedJob = RenderedJob.RUN, arguments: Sequence[str] = ()
+    given: ClusterFile, step: Step | None = None, arguments: Sequence[str] = ()
 ) -> tuple[Manifest, ...]:
-    """Everything that the job needs beside the release, in the order in which it is created.
+    """Everything that the job of a step (None: of the run) needs beside the release, in the order of its creation.
 
     Raises:
         InvalidInput: the run can't be carried out in a cluster as it is; every line names the file and a key.
     """
     try:
-        if job is RenderedJob.RUN:
+        if step is None:
             return run_objects(given.config, given.text, arguments)
-        return config_map(given.config, given.text), *step_objects(given.config, Step(job.value), arguments)
+        return config_map(given.config, given.text), *step_objects(given.config, step, arguments)
     except (ConfigError, TooLarge) as error:
         shown = "\n".join(f"{given.file.path}: {line}" for line in str(error).splitlines())
         kind: type[InvalidInput] = type(error)
         raise kind(shown) from error
 
 
-def render(path: Path, job: RenderedJob, changes: Mapping[str, str | None], arguments: Sequence[str] = ()) -> str:
+def render(path: Path, step: Step | None, changes: Mapping[str, str | None], arguments: Sequence[str] = ()) -> str:
     """The manifests as YAML documents, with a first line that says what they are."""
-    objects = cluster_objects(read_cluster_file(path, changes), job, arguments)
-    shown = " ".join(["fusery k8s render", str(path), *([] if job is RenderedJob.RUN else ["--job", job.value])])
+    objects = cluster_objects(read_cluster_file(path, changes), step, arguments)
+    shown = " ".join(["fusery k8s render", str(path), *([] if step is None else ["--job", step])])
     return f"# {' '.join([shown, *arguments])}\n{to_yaml(objects)}"
 
 

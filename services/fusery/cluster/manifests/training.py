@@ -7,7 +7,7 @@ the others end, all pods are made anew, meet at the first one, and go on from th
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from fusery.cluster.manifests.names import Component
@@ -33,49 +33,41 @@ _MEETING_S = 3600
 _NODE, _NODE_INDEX = "node", "batch.kubernetes.io/job-completion-index"
 
 
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """The name of a job and its metadata, which has it too."""
-
-    name: str
-    metadata: Manifest
-
-
-def evaluation_objects(config: RunConfig, whole: Labelled, args: tuple[str, ...]) -> tuple[Manifest, ...]:
+def evaluation_objects(config: RunConfig, metadata: Manifest, args: tuple[str, ...]) -> tuple[Manifest, ...]:
     """The Job of an evaluation. What is measured stays measured, so it is stopped without delay."""
     spec = config.kubernetes.evaluate
     part = Part(Component.EVALUATE, spec, spec.gpus, _EVALUATE_GRACE_S, (*args, *_THREADS), env=_cpus("evaluate"))
-    return (job(config, whole, part),)
+    return (job(config, metadata, part),)
 
 
-def training_objects(config: RunConfig, whole: Labelled, args: tuple[str, ...]) -> tuple[Manifest, ...]:
+def training_objects(config: RunConfig, metadata: Manifest, args: tuple[str, ...]) -> tuple[Manifest, ...]:
     """The objects of a training, by kind; the last one is the job."""
     trainer = config.kubernetes.trainer
     if trainer.kind is TrainerKind.TRAINJOB:
-        return _train_job(config, whole, args)
+        return _train_job(config, metadata, args)
     if trainer.kind is TrainerKind.JOBSET:
-        return (_job_set(config, whole, args),)
+        return (_job_set(config, metadata, args),)
     if trainer.nodes > 1:
-        service = _meeting_place(config, whole)
-        host = service_host(config.kubernetes, whole.name)
+        service = _meeting_place(config, metadata)
+        host = service_host(config.kubernetes, metadata["name"])
         # A headless Service gives every pod a name of its own; else the Service's address is the first pod's.
-        first = f"{whole.name}-0.{host}" if config.kubernetes.addressing is Addressing.DNS else host
+        first = f"{metadata['name']}-0.{host}" if config.kubernetes.addressing is Addressing.DNS else host
         part = _trainer(config, args, first)
         spec = _indexed(config, part, retries=config.kubernetes.retries * trainer.nodes)
-        spec["template"]["spec"]["subdomain"] = whole.name
-        return service, _job(config, whole, spec, trainer.queue)
-    return (job(config, whole, _trainer(config, args, None)),)
+        spec["template"]["spec"]["subdomain"] = metadata["name"]
+        return service, _job(config, metadata, spec, trainer.queue)
+    return (job(config, metadata, _trainer(config, args, None)),)
 
 
-def job(config: RunConfig, whole: Labelled, part: Part) -> Manifest:
+def job(config: RunConfig, metadata: Manifest, part: Part) -> Manifest:
     """A Job of one pod."""
     spec = {"backoffLimit": config.kubernetes.retries, **_outcome(part), "template": pod_template(config, part)}
-    return _job(config, whole, spec, part.spec.queue)
+    return _job(config, metadata, spec, part.spec.queue)
 
 
-def _job(config: RunConfig, whole: Labelled, spec: Manifest, queue: str | None) -> Manifest:
-    head = {**_suspended(queue), "ttlSecondsAfterFinished": config.kubernetes.ttl_s}
-    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": _queued(whole.metadata, queue), "spec": head | spec}
+def _job(config: RunConfig, metadata: Manifest, spec: Manifest, queue: str | None) -> Manifest:
+    spec = {"ttlSecondsAfterFinished": config.kubernetes.ttl_s, **spec}
+    return _queued("batch/v1", "Job", metadata, queue, spec)
 
 
 def _indexed(config: RunConfig, part: Part, retries: int) -> Manifest:
@@ -139,9 +131,9 @@ def _cpus(container: str) -> dict[str, Any]:
     return {"CPUS": {"resourceFieldRef": field}}
 
 
-def _meeting_place(config: RunConfig, whole: Labelled) -> Manifest:
+def _meeting_place(config: RunConfig, metadata: Manifest) -> Manifest:
     """The Service by which the nodes of a training find the first one, before any of them is ready."""
-    selector = {"batch.kubernetes.io/job-name": whole.name}
+    selector = {"batch.kubernetes.io/job-name": metadata["name"]}
     spec: Manifest = {
         "publishNotReadyAddresses": True,
         "selector": selector,
@@ -151,19 +143,14 @@ def _meeting_place(config: RunConfig, whole: Labelled) -> Manifest:
         spec["clusterIP"] = "None"
     else:
         selector[_NODE_INDEX] = "0"
-    return {"apiVersion": "v1", "kind": "Service", "metadata": dict(whole.metadata), "spec": spec}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": dict(metadata), "spec": spec}
 
 
-def _job_set(config: RunConfig, whole: Labelled, args: tuple[str, ...]) -> Manifest:
+def _job_set(config: RunConfig, metadata: Manifest, args: tuple[str, ...]) -> Manifest:
     trainer = config.kubernetes.trainer
-    part = _trainer(config, args, f"{whole.name}-{_NODE}-0-0.{whole.name}" if trainer.nodes > 1 else None)
-    head = {**_suspended(trainer.queue), "ttlSecondsAfterFinished": config.kubernetes.ttl_s}
-    return {
-        "apiVersion": "jobset.x-k8s.io/v1alpha2",
-        "kind": "JobSet",
-        "metadata": _queued(whole.metadata, trainer.queue),
-        "spec": {**head, **_set(config, part)},
-    }
+    part = _trainer(config, args, f"{metadata['name']}-{_NODE}-0-0.{metadata['name']}" if trainer.nodes > 1 else None)
+    spec = {"ttlSecondsAfterFinished": config.kubernetes.ttl_s, **_set(config, part)}
+    return _queued("jobset.x-k8s.io/v1alpha2", "JobSet", metadata, trainer.queue, spec)
 
 
 def _set(config: RunConfig, part: Part, labels: dict[str, str] | None = None) -> Manifest:
@@ -179,7 +166,7 @@ def _set(config: RunConfig, part: Part, labels: dict[str, str] | None = None) ->
     }
 
 
-def _train_job(config: RunConfig, whole: Labelled, args: tuple[str, ...]) -> tuple[Manifest, ...]:
+def _train_job(config: RunConfig, metadata: Manifest, args: tuple[str, ...]) -> tuple[Manifest, ...]:
     """A TrainingRuntime with the pod, and the TrainJob that says on how many nodes; Kubeflow adds where they meet."""
     trainer, api = config.kubernetes.trainer, "trainer.kubeflow.org/v1alpha1"
     base = _trainer(config, args, None, container=_NODE)
@@ -189,28 +176,20 @@ def _train_job(config: RunConfig, whole: Labelled, args: tuple[str, ...]) -> tup
     runtime = {
         "apiVersion": api,
         "kind": "TrainingRuntime",
-        "metadata": dict(whole.metadata),
+        "metadata": dict(metadata),
         "spec": {"mlPolicy": {"numNodes": trainer.nodes, "torch": {}}, "template": {"spec": spec}},
     }
-    reference = {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime", "name": whole.name}
-    train_job = {
-        "apiVersion": api,
-        "kind": "TrainJob",
-        "metadata": _queued(whole.metadata, trainer.queue),
-        "spec": {
-            **_suspended(trainer.queue),
-            "runtimeRef": reference,
-            "trainer": {"numNodes": trainer.nodes, "numProcPerNode": max(1, trainer.gpus_per_node)},
-        },
+    reference = {"apiGroup": "trainer.kubeflow.org", "kind": "TrainingRuntime", "name": metadata["name"]}
+    spec = {
+        "runtimeRef": reference,
+        "trainer": {"numNodes": trainer.nodes, "numProcPerNode": max(1, trainer.gpus_per_node)},
     }
-    return runtime, train_job
+    return runtime, _queued(api, "TrainJob", metadata, trainer.queue, spec)
 
 
-def _suspended(queue: str | None) -> Manifest:
-    return {} if queue is None else {"suspend": True}
-
-
-def _queued(metadata: Manifest, queue: str | None) -> Manifest:
-    if queue is None:
-        return dict(metadata)
-    return {**metadata, "labels": {**metadata["labels"], "kueue.x-k8s.io/queue-name": queue}}
+def _queued(api: str, kind: str, metadata: Manifest, queue: str | None, spec: Manifest) -> Manifest:
+    """The job as the cluster is given it: with a queue it starts suspended, until Kueue admits it."""
+    if queue is not None:
+        metadata = {**metadata, "labels": {**metadata["labels"], "kueue.x-k8s.io/queue-name": queue}}
+        spec = {"suspend": True, **spec}
+    return {"apiVersion": api, "kind": kind, "metadata": dict(metadata), "spec": spec}
