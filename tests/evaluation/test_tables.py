@@ -11,7 +11,7 @@ from rich.console import Console
 from fusery.evaluation.gain import Gain, Interval
 from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
-from fusery.evaluation.tables import bits_per_byte_cells, gain_line, percent, render_tables, to_markdown
+from fusery.evaluation.tables import bits_per_byte_cells, gain_figures, percent, render_tables, to_markdown
 
 
 def scores_of(*bits: float, domains: tuple[str, ...] = ("prose", "code")) -> Scores:
@@ -89,14 +89,14 @@ def test_gain_lines_start_with_clm_and_say_how_sure_they_are() -> None:
 
 def test_an_interval_that_holds_zero_is_called_no_difference() -> None:
     def line(low: float, high: float) -> str:
-        return gain_line("CLM", Gain(Interval(0, 0, 0), Interval(-0.026, low, high), 50, 20, 100))
+        return gain_figures(Gain(Interval(0, 0, 0), Interval(-0.026, low, high), 50, 20, 100))
 
-    assert line(-0.031, -0.02) == "fused against CLM: −2.6 % bits per byte, 95 % interval [−3.1 %, −2.0 %]"
+    assert line(-0.031, -0.02) == "−2.6 % bits per byte, 95 % interval [−3.1 %, −2.0 %]"
     assert line(-0.06, 0.01).endswith("[−6.0 %, +1.0 %]; the interval holds 0: no difference shown")
 
 
 def test_an_interval_from_a_handful_of_documents_is_called_too_narrow() -> None:
-    line = gain_line("CLM", Gain(Interval(0, 0, 0), Interval(-0.02, -0.03, -0.01), 50, 3, 100))
+    line = gain_figures(Gain(Interval(0, 0, 0), Interval(-0.02, -0.03, -0.01), 50, 3, 100))
     assert line.endswith("[−3.0 %, −1.0 %] (too narrow: a domain has only 3 documents)")
 
 

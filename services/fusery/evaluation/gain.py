@@ -28,6 +28,11 @@ class Interval:
     low: float
     high: float
 
+    @property
+    def is_sure(self) -> bool:
+        """Whether the interval does not hold 0."""
+        return self.high < 0 or self.low > 0
+
     def to_json(self) -> dict[str, float]:
         return asdict(self)
 
@@ -45,11 +50,6 @@ class Gain:
     documents: int
     fewest_documents: int
     resamples: int
-
-    @property
-    def is_sure(self) -> bool:
-        """Whether the interval does not hold 0."""
-        return self.relative.high < 0 or self.relative.low > 0
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON; the keys are documented in docs/evaluation-json.md."""

@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from fusery.core.rules import FusionRule
 from fusery.evaluation import tables
 from fusery.evaluation.plots import left_out
 from fusery.evaluation.report import Report
@@ -65,6 +64,5 @@ def page(report: Report, provenance: Provenance, pictures: Mapping[str, bytes], 
         "is_own": tables.is_own,
         "left_out": left_out,
         "covered": {domain for of_source in report.coverage.values() for domain in of_source},
-        "averaged": report.training.get("fusion.rule", FusionRule.MIN_CE.value) != FusionRule.MIN_CE.value,
     }
     return environment.from_string(source).render()

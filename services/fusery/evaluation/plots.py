@@ -83,7 +83,7 @@ def plot_gains(report: Report, path: Path) -> Path:
     cells = {name: [*(by_domain[name][d] for d in domains), mean] for name, mean in report.gains().items()}
     values = [[gain.relative.value for gain in row] for row in cells.values()]
     texts = [
-        [percent(gain.relative.value) + ("" if gain.is_sure else "\n(may be 0)") for gain in row]
+        [percent(gain.relative.value) + ("" if gain.relative.is_sure else "\n(may be 0)") for gain in row]
         for row in cells.values()
     ]
     columns = [*domains, mean_label(report.domains)]

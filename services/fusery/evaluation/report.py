@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from fusery.core.rules import FusionRule
 from fusery.errors import Corrupt, Mismatch
 from fusery.evaluation.gain import Gain, domain_gains, paired_gain
 from fusery.evaluation.scores import Scores
@@ -124,6 +125,11 @@ class Report:
     @property
     def domains(self) -> tuple[str, ...]:
         return tuple(self.fused.domains)
+
+    @property
+    def averages(self) -> bool:
+        """Whether fusion gave every source a weight, in place of choosing one."""
+        return bool(self.training.get("fusion.rule", FusionRule.MIN_CE.value) != FusionRule.MIN_CE.value)
 
     def gains(self) -> dict[str, Gain]:
         """Gain of fused over every other model, by the names of `models`; the same seed gives the same bounds."""

@@ -14,7 +14,6 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from fusery.core.rules import FusionRule
 from fusery.domain_names import mean_label
 from fusery.evaluation.gain import Gain
 from fusery.evaluation.report import Report
@@ -98,11 +97,12 @@ def is_own(heading: str) -> bool:
 
 
 def gain_lines(report: Report) -> list[str]:
-    """One line for each model that fused is compared with, CLM first."""
+    """'fused against CLM: −2.6 % bits per byte, …' for each model that fused is compared with, CLM first."""
     gains = report.gains()
     ordered = sorted(gains, key=lambda name: name != "CLM")
     return [
-        gain_line(name, gains[name]) + ("" if report.is_comparable(name) else " (not on the same bytes, see †)")
+        f"fused against {name}: {gain_figures(gains[name])}"
+        + ("" if report.is_comparable(name) else " (not on the same bytes, see †)")
         for name in ordered
     ]
 
@@ -162,7 +162,7 @@ def task_lines(report: Report) -> list[str]:
             value, low, high = (
                 f"{100 * share:+.1f}".replace("-", _MINUS) for share in (gain.value, gain.low, gain.high)
             )
-            sure = "" if gain.low > 0 or gain.high < 0 else "; the interval holds 0: no difference shown"
+            sure = "" if gain.is_sure else "; the interval holds 0: no difference shown"
             lines.append(
                 f"fused against {model} in {len(common)} tasks: {value} points, 95 % interval [{low}, {high}]{sure}"
             )
@@ -176,15 +176,10 @@ def verdict_lines(report: Report) -> list[str]:
     return [f"gate {report.verdict.word}", *report.verdict.reasons]
 
 
-def gain_line(name: str, gain: Gain) -> str:
-    """'fused against CLM: −2.6 % bits per byte, 95 % interval [−3.1 %, −2.0 %]'."""
-    return f"fused against {name}: {gain_figures(gain)}"
-
-
 def gain_figures(gain: Gain) -> str:
     """'−2.6 % bits per byte, 95 % interval [−3.1 %, −2.0 %]', and what weakens it."""
     change = gain.relative
-    sure = "" if gain.is_sure else "; the interval holds 0: no difference shown"
+    sure = "" if change.is_sure else "; the interval holds 0: no difference shown"
     if gain.fewest_documents < _FEW_DOCUMENTS:
         sure += f" (too narrow: a domain has only {gain.fewest_documents} documents)"
     return f"{percent(change.value)} bits per byte, 95 % interval [{percent(change.low)}, {percent(change.high)}]{sure}"
@@ -208,8 +203,7 @@ def evidence_cells(report: Report) -> list[Cells]:
     for domain, shares in report.wins.items():
         for source, share in shares.items():
             by_source.setdefault(source, {})[domain] = share
-    averaged = report.training.get("fusion.rule") == FusionRule.AVG_CE.value
-    title = "Weight that AvgCE gave the source" if averaged else "Positions at which MinCE chose the source"
+    title = "Weight that AvgCE gave the source" if report.averages else "Positions at which MinCE chose the source"
     wins = _share_cells(title, "source", by_source, lambda value: value)
     return [cells for cells in (*coverage, wins) if cells.rows]
 
