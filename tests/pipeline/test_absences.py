@@ -13,12 +13,11 @@ from rich.console import Console
 
 from coordinatorworkers import Workers, plan
 from fusery.errors import Mismatch, Overloaded, Unavailable
-from fusery.pipeline import patience, steps
+from fusery.pipeline import local, steps
 from fusery.pipeline.absences import Absences
 from fusery.pipeline.attempts import Failure
 from fusery.pipeline.hop_progress import FailedAttempts, Progress
-from fusery.pipeline.local import Services
-from fusery.pipeline.patience import patient_client
+from fusery.pipeline.local import Services, patient_client
 from fusery.pipeline.planning import measure_sources
 from fusery.pipeline.progress import Board, Shown, hop_lines
 from fusery.retry import RetryPolicy
@@ -157,9 +156,9 @@ def test_progress_that_an_earlier_version_kept_can_be_read() -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patience, "_RETRY_FOR_S", 0.2)
-    monkeypatch.setattr(patience, "_POLICY", RetryPolicy(0.1, 10.0))
-    monkeypatch.setattr(patience, "_KNOCK_AGAIN_S", 0.0)
+    monkeypatch.setattr(local, "_RETRY_FOR_S", 0.2)
+    monkeypatch.setattr(local, "_POLICY", RetryPolicy(0.1, 10.0))
+    monkeypatch.setattr(local, "_KNOCK_AGAIN_S", 0.0)
 
 
 @pytest.mark.usefixtures("impatient")

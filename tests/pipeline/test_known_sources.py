@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from fusery.formats.store import Store
-from fusery.pipeline.known_sources import Asked, remember, why_asked_anew
+from fusery.pipeline.planning import Asked, remember, why_asked_anew
 from fusery.run_sections import CaptureSpec
 from fusery.source.api import ModelDescription
 from fusery.worker.names import capture_name

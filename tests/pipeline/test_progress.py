@@ -9,8 +9,7 @@ from rich.console import Console
 
 from fusery.pipeline import progress
 from fusery.pipeline.hop_progress import HopProgress, Progress
-from fusery.pipeline.progress import Board, Line, hop_lines, table_row
-from fusery.pipeline.progress_note import line_of
+from fusery.pipeline.progress import Board, Line, hop_lines, line_of, table_row
 from fusery.worker.plan import Hop
 
 

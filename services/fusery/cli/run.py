@@ -22,10 +22,10 @@ def call(given: Arguments) -> int | None:
     if given.on == "kubernetes":
         return _on_kubernetes(given)
     from fusery.pipeline.registration import accept_step
-    from fusery.pipeline.run import Until, run_to_the_end
+    from fusery.pipeline.run import Stage, run_to_the_end
 
     accept_step(given.file, given.accept_license, given.relative_to)
-    until = None if given.until is None else Until(given.until)
+    until = None if given.until is None else Stage(given.until)
     run_to_the_end(given.file, until, as_json=given.json, folder=given.relative_to)
     return None
 

@@ -9,19 +9,19 @@ import os
 import secrets
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from fusery.errors import AddressError, Unavailable
+from fusery.errors import AddressError, FuseryError, Overloaded, Unavailable
 from fusery.pipeline.opened import ServedSource
-from fusery.pipeline.patience import Tell, patient_client
 from fusery.pipeline.preflight import Run, tokenizer_of
 from fusery.pipeline.processes import Child, Supervisor, fusery_command, wait_for_file
 from fusery.retry import RetryPolicy, retry
 from fusery.run_config import SourceSpec
 from fusery.settings import child_environment
+from fusery.source.call import Outlast, without_address
 from fusery.source.client import SourceClient, client_from_settings
 from fusery.source.conformance.checks import quick_test, refuse_failed
 from fusery.worker.broker import check_broker
@@ -121,3 +121,37 @@ def _start_worker(run: Run, supervisor: Supervisor, folder: Path, broker_url: st
     environment = child_environment(FUSERY_BROKER_URL=broker_url, FUSERY_STORE=run.store.url, CUDA_VISIBLE_DEVICES="")
     command = fusery_command("worker", "--processes", str(run.config.services.workers))
     supervisor.start(Child("worker", command, environment, folder / "worker.log"))
+
+
+_RETRY_FOR_S = 30.0
+_KNOCK_S, _KNOCK_AGAIN_S = 5.0, 1.0
+_POLICY = RetryPolicy(first_s=1.0, longest_s=10.0)
+
+Tell = Callable[[str], None]
+"""Hears what is wrong with a source that is waited for, and '' when it answers again."""
+
+
+def patient_client(address: str, source: str, tell: Tell) -> SourceClient:
+    """A client whose calls go on when the source is back, however long that takes."""
+    return client_from_settings(address, retry_for_s=_RETRY_FOR_S, outlast=_outlast(address, source, tell))
+
+
+def _outlast(address: str, source: str, tell: Tell) -> Outlast:
+    def outlast(error: Unavailable) -> bool:
+        is_away = isinstance(error, Overloaded)
+
+        def waits(trouble: FuseryError, _: float) -> None:
+            nonlocal is_away
+            is_away = True
+            tell(f"source {source}: {without_address(trouble)}")
+
+        retry(lambda: _knock(address), _POLICY, lambda trouble: isinstance(trouble, Unavailable), waits)
+        tell("")
+        return is_away
+
+    return outlast
+
+
+def _knock(address: str) -> None:
+    with client_from_settings(address, timeout_s=_KNOCK_S, retry_for_s=_KNOCK_AGAIN_S) as client:
+        client.knock()

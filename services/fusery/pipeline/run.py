@@ -31,8 +31,7 @@ from fusery.pipeline.hop_progress import Progress
 from fusery.pipeline.planning import hops_job, measure_sources, plan_of, publish_tokenizer
 from fusery.pipeline.preflight import Run, open_run, publish_input
 from fusery.pipeline.preflight_checks import check_registered_name, check_run
-from fusery.pipeline.progress import Board, Line, Shown
-from fusery.pipeline.progress_note import keep_lines, kept_lines
+from fusery.pipeline.progress import Board, Line, Shown, keep_lines, kept_lines
 from fusery.pipeline.registration import check_gate
 from fusery.pipeline.run_children import keep_run_file
 from fusery.registry.licences import check_licences
@@ -44,8 +43,8 @@ from fusery.worker.plan import Hop, Plan, ShardTask
 log = logging.getLogger(__name__)
 
 
-class Until(StrEnum):
-    """The last step of a run that is carried out."""
+class Stage(StrEnum):
+    """A stage of a run, in order: the hops, then what is made of their shards."""
 
     CAPTURE = "capture"
     ALIGN = "align"
@@ -53,11 +52,11 @@ class Until(StrEnum):
     TRAIN = "train"
     EVALUATE = "evaluate"
 
-    def includes(self, step: Until) -> bool:
-        return list(Until).index(step) <= list(Until).index(self)
+    def includes(self, stage: Stage) -> bool:
+        return list(Stage).index(stage) <= list(Stage).index(self)
 
 
-def run_to_the_end(path: Path, until: Until | None = None, as_json: bool = False, folder: Path | None = None) -> None:
+def run_to_the_end(path: Path, until: Stage | None = None, as_json: bool = False, folder: Path | None = None) -> None:
     """Carries the run of `path` out, or up to and with the step `until`, and shows its table.
 
     `folder`: what relative paths in the file are relative to; None: its own.
@@ -84,7 +83,7 @@ def run_to_the_end(path: Path, until: Until | None = None, as_json: bool = False
         check_gate(run)
 
 
-def _open_and_carry_out(path: Path, folder: Path | None, until: Until | None, board: Board) -> Run:
+def _open_and_carry_out(path: Path, folder: Path | None, until: Stage | None, board: Board) -> Run:
     with board.open():
         run = open_run(path, lambda *line: board.update(Line(*line)), folder=folder)
         board.say("run", f"run {run.run_id}: {len(run.config.sources)} sources, {_documents(run)}", run_id=run.run_id)
@@ -114,7 +113,7 @@ def _lead(run: Run, board: Board) -> Iterator[str]:
         yield launch
 
 
-def _carry_out(run: Run, launch: str, until: Until | None, board: Board) -> None:
+def _carry_out(run: Run, launch: str, until: Stage | None, board: Board) -> None:
     # What needs no model first: a model takes seconds.
     check_tasks(run)
     for line in check_licences(run):
@@ -126,15 +125,15 @@ def _carry_out(run: Run, launch: str, until: Until | None, board: Board) -> None
     again = _again(run.file.path, run.file.relative_to, until)
     board.say("store", f"store {run.store.url}; stop with {_stop(run)}, take up again with: {again}")
     plan = _hops(run, target.tokenizer, launch, until, board)
-    if until is not None and not until.includes(Until.TRAIN):
+    if until is not None and not until.includes(Stage.TRAIN):
         return
     for warning in warnings_of(run.store, plan, run.config.coverage):
         board.say("warning", f"warning: {warning.text}", "yellow")
     run_children.train(run, plan, board)
-    if until is Until.TRAIN:
+    if until is Stage.TRAIN:
         return
     run_children.evaluate(run, board)
-    if until is Until.EVALUATE:
+    if until is Stage.EVALUATE:
         return
     if run.config.registry.enabled:
         run_children.register(run, board)
@@ -144,7 +143,7 @@ def _carry_out(run: Run, launch: str, until: Until | None, board: Board) -> None
     run.store.write_note(f"{run.name}/complete.json", {"promised": _promised(run)})
 
 
-def _hops(run: Run, target: ByteTokenizer, launch: str, until: Until | None, board: Board) -> Plan:
+def _hops(run: Run, target: ByteTokenizer, launch: str, until: Stage | None, board: Board) -> Plan:
     """Capture, align and fuse; and the sources' scores, while their servers are up."""
     publish_input(run, lambda *line: board.update(Line(*line)))
     publish_tokenizer(run, target)
@@ -155,7 +154,7 @@ def _hops(run: Run, target: ByteTokenizer, launch: str, until: Until | None, boa
             return plan
     with local.services(run) as services:
         plan = plan_of(run, target, services, board)
-        hop = Hop(until.value) if until in (Until.CAPTURE, Until.ALIGN) else Hop.FUSE
+        hop = Hop(until.value) if until in (Stage.CAPTURE, Stage.ALIGN) else Hop.FUSE
         job = hops_job(run, plan, target, services, hop)
         progress = coordinate(job, launch, Shown(board))
         if progress.dead_letters:
@@ -227,7 +226,7 @@ def _show_result(run: Run, board: Board) -> None:
     board.say("report", f"report      {run.folder / 'report/report.html'}")
 
 
-def _again(path: Path, folder: Path | None, until: Until | None) -> str:
+def _again(path: Path, folder: Path | None, until: Stage | None) -> str:
     """The command that takes the run up."""
     place = [] if folder is None or path.parent == MOUNTED else ["--relative-to", str(folder)]
     return command_on(path, "run", *place, *([] if until is None else ["--until", until.value]))

@@ -26,8 +26,7 @@ from fusery.pipeline.coordinator import PACE
 from fusery.pipeline.execution import read_progress
 from fusery.pipeline.hop_progress import HopProgress, Progress
 from fusery.pipeline.preflight import Run, open_run
-from fusery.pipeline.progress import Line, hop_lines, progress_table, table_row
-from fusery.pipeline.progress_note import line_of, read_board
+from fusery.pipeline.progress import Line, hop_lines, line_of, progress_table, read_board, table_row
 from fusery.pipeline.shard_table import ShardTable
 from fusery.settings import settings
 from fusery.shown_text import shown

@@ -32,14 +32,13 @@ def run_worker(processes: int, hops: Sequence[str]) -> None:
     # SIGTERM as a soft shutdown, which ends; Celery's own answer waits for the last task, however long it takes. Read
     # when Celery is imported, here and in the children. Hops compute on the CPU: a GPU belongs to a source.
     set_variables(REMAP_SIGTERM="SIGQUIT", CUDA_VISIBLE_DEVICES="")
-    from fusery.worker.app import broker_url
+    from fusery.worker.app import add_heartbeat, broker_url
     from fusery.worker.broker import wait_for_broker
 
     wait_for_broker(broker_url(), _BROKER_TIMEOUT_S)
     # At every lost connection: that unfinished tasks are not cancelled then, which is what is wanted.
     warnings.filterwarnings("ignore", "In Celery 5.1 we introduced", category=PendingDeprecationWarning)
     from fusery import tracing
-    from fusery.worker.heartbeat import add_heartbeat
     from fusery.worker.tasks import app
 
     import_for_children()

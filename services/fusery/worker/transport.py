@@ -19,7 +19,7 @@ from typing import Any
 from kombu.transport import TRANSPORT_ALIASES, redis, virtual
 
 from fusery.settings import settings
-from fusery.worker.broker_access import PasswordFile
+from fusery.worker.broker import PasswordFile
 from fusery.worker.messages import rewritten, rewritten_unacked
 from fusery.worker.plan import Hop
 
