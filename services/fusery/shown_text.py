@@ -31,7 +31,7 @@ def shown_short(text: str, most: int) -> str:
 
 def in_markdown(text: str) -> str:
     """`text` as a few words of Markdown that read as it stands: no link, picture, code, HTML or table begins in it."""
-    return _MARKDOWN.sub(_with_backslash, shown(text))
+    return _MARKDOWN.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", shown(text))
 
 
 def in_markdown_code(text: str) -> str:
@@ -40,10 +40,6 @@ def in_markdown_code(text: str) -> str:
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if line.startswith("`") or line.endswith("`") or not line else ""
     return f"{fence}{pad}{line}{pad}{fence}"
-
-
-def _with_backslash(found: re.Match[str]) -> str:
-    return f"{found[0][:-1]}\\{found[0][-1]}"
 
 
 def _escape(character: str) -> str:

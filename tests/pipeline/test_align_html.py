@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from typing import Any
 
@@ -70,6 +71,13 @@ def test_the_texts_can_break_out_of_nothing() -> None:
     assert "<!--" not in hostile
     shown = "".join(token[1] for token in data_of(parsed)["rows"][0]["tokens"])
     assert shown == HOSTILE.replace(" ", "␣")
+
+
+def test_a_token_that_spells_nothing_is_no_special_one() -> None:
+    view = seen("a b", "byte_level", "byte_level")
+    empty = replace(view.target[0], spelled=b"", shown="∅")
+    content = data_of(Parsed(page(replace(view, target=(empty, *view.target[1:])))))
+    assert content["rows"][0]["tokens"][0][1:3] == ["∅", ""]
 
 
 def test_nothing_is_fetched() -> None:

@@ -107,10 +107,17 @@ def compare(request: Request) -> View:
             knock(each)
     with ExitStack() as open_models:
         with _waiting("reading tokenizers"):
-            target, *sources = [_enter(open_models, each, request.dtype) for each in names]
+            participants = []
+            for each in names:
+                with _naming(each):
+                    participants.append(open_models.enter_context(opened(each, request.dtype)))
+            target, *sources = participants
             of_target, *texts = [tokens_of(each, request.text) for each in (target, *sources)]
         for source, tokenized in zip(sources, texts, strict=True):
-            _check_context(source, tokenized)
+            count, limit = len(tokenized.ids_T), source.context_length
+            if limit is not None and count > limit:
+                problem = f"the text has {count} tokens, the model's context holds {limit}; give a shorter text"
+                raise source.named.error(InvalidInput, problem)
         readings = []
         twice = {name for name, count in Counter(source.name for source in sources).items() if count > 1}
         for source, tokenized in zip(sources, texts, strict=True):
@@ -138,11 +145,6 @@ def _naming(participant: Named) -> Iterator[None]:
         raise participant.error(AddressError, problem) from error
 
 
-def _enter(open_models: ExitStack, participant: Named, dtype: Dtype) -> Opened:
-    with _naming(participant):
-        return open_models.enter_context(opened(participant, dtype))
-
-
 def tokens_of(opened: Opened, text: str) -> TokenizedText:
     """The participant's tokens of `text`.
 
@@ -157,15 +159,6 @@ def tokens_of(opened: Opened, text: str) -> TokenizedText:
     if not len(tokenized.ids_T):
         raise opened.named.error(InvalidInput, "it reads the text as no token at all; give another text")
     return tokenized
-
-
-def _check_context(source: Opened, tokenized: TokenizedText) -> None:
-    """Returns if the source's model can read so many tokens. A target is not asked to."""
-    count, limit = len(tokenized.ids_T), source.context_length
-    if limit is not None and count > limit:
-        raise source.named.error(
-            InvalidInput, f"the text has {count} tokens, the model's context holds {limit}; give a shorter text"
-        )
 
 
 def _distributions(opened: Opened, request: Request, tokenized: TokenizedText) -> TopK | None:

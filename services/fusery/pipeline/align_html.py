@@ -14,7 +14,7 @@ from rich.cells import cell_len
 
 from fusery.pipeline.align_show import cell_label, summary
 from fusery.pipeline.align_text import Box, Layout, Token, laid_out, lines
-from fusery.pipeline.align_view import Match, SourceView, View
+from fusery.pipeline.align_view import SourceView, View
 
 _LINE_COLUMNS = 108
 """Columns of a line: with the names about 1000 pixels."""
@@ -39,7 +39,12 @@ def page(view: View) -> str:
         bands=_bands(view, names),
         data={
             "rows": [
-                {"name": name, "tokens": [_token(token) for token in tokens]}
+                {
+                    "name": name,
+                    "tokens": [
+                        [t.id, t.shown, None if t.spelled is None else t.spelled.hex(), t.start, t.end] for t in tokens
+                    ],
+                }
                 for name, tokens in zip([view.target_name, *names[1:]], _rows(view), strict=True)
             ],
             "sources": [_source(source, view) for source in view.sources],
@@ -107,24 +112,22 @@ def _boxes(
         }
 
 
-def _token(token: Token) -> list[Any]:
-    """As the page's script takes it: short arrays, whose fields it names."""
-    return [token.id, token.shown, None if token.spelled is None else token.spelled.hex(), token.start, token.end]
-
-
 def _source(source: SourceView, view: View) -> dict[str, Any]:
+    """As the page's script takes it: short arrays, whose fields it names."""
     guesses = source.guesses
     return {
         "name": source.name,
         "guesses": None
         if guesses is None
         else [[[guess.shown, round(guess.probability, 4)] for guess in row] for row in guesses],
-        "matches": [_match(match, view) for match in source.matches],
+        "matches": [
+            [
+                match.position,
+                match.row,
+                *(None if value is None else round(value, 4) for value in (match.kept_mass, match.next_mass)),
+                int(match.next_is_best),
+                [[cell_label(c, view.target[match.position + 1]), round(c.mass, 4)] for c in match.cells],
+            ]
+            for match in source.matches
+        ],
     }
-
-
-def _match(match: Match, view: View) -> list[Any]:
-    following = view.target[match.position + 1]
-    kept, mass = (None if value is None else round(value, 4) for value in (match.kept_mass, match.next_mass))
-    cells = [[cell_label(cell, following), round(cell.mass, 4)] for cell in match.cells]
-    return [match.position, match.row, kept, mass, int(match.next_is_best), cells]

@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -88,8 +87,21 @@ def show_coverage(path: Path, as_json: bool) -> None:
     view = CoverageView(plan, sources, *fused_counts(run.store, plan), floors, warnings)
     if as_json:
         print(output.to_json(to_json(view), indent=1))
-    else:
-        _print(view, output.console())
+        return
+    console, total = output.console(), plan.corpus_shards
+    rules = f"positions {plan.alignment.positions.value}, vocabulary {plan.alignment.vocabulary.value}"
+    console.print(Text(f"run {plan.run_id}: {rules}, top-k {plan.capture.top_k}"), soft_wrap=True)
+    if not view.is_whole:
+        console.print(Text(f"not all is there yet: {view.fused_shards} of {total} shards are fused", "yellow"))
+    for name, of in view.sources.items():
+        console.print(Text(f"\nsource {name}, {of.shards} of {total} shards aligned", "bold"), soft_wrap=True)
+        if of.domains:
+            console.print(_table(view, name, console.width >= _WIDE))
+    if len(view.sources) > 1 and view.joined:
+        parts = ", ".join(f"{domain} {_percent(share)}" for domain, share in view.together().items())
+        console.print(Text(f"\npositions with evidence of any source: {shown(parts)}"))
+    for warning in view.warnings:
+        console.print(Text(f"\nwarning: {shown(warning.text)}", "yellow"), soft_wrap=not console.is_terminal)
 
 
 def to_json(view: CoverageView) -> dict[str, Any]:
@@ -108,23 +120,6 @@ def to_json(view: CoverageView) -> dict[str, Any]:
         "floors": view.floors.model_dump(mode="json"),
         "warnings": [{**asdict(warning), "text": warning.text} for warning in view.warnings],
     }
-
-
-def _print(view: CoverageView, console: Console) -> None:
-    plan, total = view.plan, view.plan.corpus_shards
-    rules = f"positions {plan.alignment.positions.value}, vocabulary {plan.alignment.vocabulary.value}"
-    console.print(Text(f"run {plan.run_id}: {rules}, top-k {plan.capture.top_k}"), soft_wrap=True)
-    if not view.is_whole:
-        console.print(Text(f"not all is there yet: {view.fused_shards} of {total} shards are fused", "yellow"))
-    for name, of in view.sources.items():
-        console.print(Text(f"\nsource {name}, {of.shards} of {total} shards aligned", "bold"), soft_wrap=True)
-        if of.domains:
-            console.print(_table(view, name, console.width >= _WIDE))
-    if len(view.sources) > 1 and view.joined:
-        parts = ", ".join(f"{domain} {_percent(share)}" for domain, share in view.together().items())
-        console.print(Text(f"\npositions with evidence of any source: {shown(parts)}"))
-    for warning in view.warnings:
-        console.print(Text(f"\nwarning: {shown(warning.text)}", "yellow"), soft_wrap=not console.is_terminal)
 
 
 def _table(view: CoverageView, source: str, is_wide: bool) -> Table:

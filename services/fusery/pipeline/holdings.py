@@ -106,13 +106,13 @@ def usage(store: Store) -> Usage:
             continue
         if _has_note(store, f"{folder}/complete.json"):
             found.complete.add(run_id)
-        for name in {*_names(plan), *_names_of_measures(plan, held_out.get(plan.corpus_digest, ()))}:
+        for name in set(_names(plan, held_out.get(plan.corpus_digest, ()))):
             found.runs_of.setdefault(name, []).append(run_id)
     return found
 
 
-def _names(plan: Plan) -> Iterator[str]:
-    """Of all holdings that a run reads or makes."""
+def _names(plan: Plan, held_out: Iterable[str] = ()) -> Iterator[str]:
+    """Of all holdings that a run reads or makes; those of its baselines too, whether it asks for them or not."""
     yield corpus_shard(plan.corpus_digest, 0).rpartition("/")[0]
     yield plan.tokenizer(plan.target_tokenizer_fingerprint)
     yield plan.folder(Hop.FUSE)
@@ -121,11 +121,6 @@ def _names(plan: Plan) -> Iterator[str]:
         yield plan.vocabulary_map(source.name)
         yield plan.folder(Hop.CAPTURE, source.name)
         yield plan.folder(Hop.ALIGN, source.name)
-
-
-def _names_of_measures(plan: Plan, held_out: Iterable[str]) -> Iterator[str]:
-    """Of the holdings that a run's baselines read or make, whether it asks for them or not."""
-    for source in plan.sources:
         yield plan.of_source_alone(source.name).folder(Hop.FUSE)
     for digest in held_out:
         yield from _names(plan.over_held_out(digest, 1))

@@ -78,7 +78,11 @@ def open_run(path: Path, report: Report = no_report, folder: Path | None = None,
         if not _is_remote(spec):
             check_engine(file.model(spec.model), spec.revision, tokenizer_of(file, spec))
     store = Store(settings().store or file.store)
-    work = _work_folder(file, store)
+    work = store.local_path("runs").parent if store.is_local else Path(file.resolve("fusery-work"))
+    if (given := settings().work) is not None:
+        work = Path(given).expanduser().absolute()
+    elif config.services.work is not None:
+        work = Path(file.resolve(str(config.services.work)))
     corpora = open_corpora(file, store if asks_store else None, report)
     digests = FileDigests(work)
     identity = [config.digest(), corpora.train.digest, corpora.held_out.digest]
@@ -95,13 +99,6 @@ def publish_input(run: Run, report: Report = no_report) -> None:
     """
     publish_corpora(run.file, run.corpora, run.store, report)
     run.digests.remember()
-
-
-def _work_folder(file: RunFile, store: Store) -> Path:
-    given = settings().work or file.config.services.work
-    if given is not None:
-        return Path(file.resolve(str(given))) if settings().work is None else Path(given).expanduser().absolute()
-    return store.local_path("runs").parent if store.is_local else Path(file.resolve("fusery-work"))
 
 
 def _is_remote(spec: ModelSpec) -> bool:

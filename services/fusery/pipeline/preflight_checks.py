@@ -35,7 +35,13 @@ def check_run(run: Run) -> Checkpoint:
         ModelError, ConfigError, CorpusError, AddressError: what is wrong, with its place and a remedy.
     """
     _check_store(run)
-    _check_tls(run)
+    ours = [source.name for source in run.config.sources if source.address is None]
+    if settings().source_tls_ca_file is not None and ours:
+        # A source server that a run starts itself listens on loopback without TLS; a client speaks one or the other.
+        raise ConfigError(
+            f"{run.file.path}: FUSERY_SOURCE_TLS_CA_FILE is set, so every source needs the address of a server with "
+            f"TLS, and source {ours[0]} has none; start it with fusery serve-source, or unset the variable"
+        )
     _check_sequence_length(run, stated_context_length(run.file.model(run.config.target.model)))
     check_addresses(run)
     target = _inspect("target", run.file, run.config.target)
@@ -65,16 +71,6 @@ def check_registered_name(run: Run, target: Checkpoint) -> None:
     # It imports mlflow, which takes seconds.
     if run.config.registry.enabled and run.store.read_note(plan_name(run.run_id)) is None:
         check_name_early(run.config.registered_name, target.architecture, run.run_id, run.tracking_uri)
-
-
-def _check_tls(run: Run) -> None:
-    """Source servers that a run starts itself listen on loopback without TLS, and a client speaks one or the other."""
-    ours = [source.name for source in run.config.sources if source.address is None]
-    if settings().source_tls_ca_file is not None and ours:
-        raise ConfigError(
-            f"{run.file.path}: FUSERY_SOURCE_TLS_CA_FILE is set, so every source needs the address of a server with "
-            f"TLS, and source {ours[0]} has none; start it with fusery serve-source, or unset the variable"
-        )
 
 
 def _check_sequence_length(run: Run, context_length: int) -> None:

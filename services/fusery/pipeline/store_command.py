@@ -153,7 +153,12 @@ def show_removed(place: str | None, removal: Removal) -> None:
             if console.input("remove them? [y/N] ").strip().lower() not in ("y", "yes"):
                 raise ConfigError("nothing was removed")
         for holding in chosen:
-            _take_away(store, holding)
+            # Every artefact's entry goes before its data, then the folder.
+            for artefact in holding.artefacts:
+                store.discard(artefact)
+            parts = [] if holding.kind in SINGLE else holding.name.split("/")
+            for depth in range(len(parts), 1, -1):
+                store.remove_folder("/".join(parts[:depth]))
         console.print(f"{total} freed")
     store.sweep(_SWEPT_AFTER_S)
 
@@ -191,16 +196,6 @@ def choose(found: Sequence[Holding], used: Usage, removal: Removal) -> list[Hold
             "(it makes again what it needs)"
         )
     return list(chosen.values())
-
-
-def _take_away(store: Store, holding: Holding) -> None:
-    """Removes a holding: every artefact's entry before its data, then the folder."""
-    for artefact in holding.artefacts:
-        store.discard(artefact)
-    if holding.kind not in SINGLE:
-        parts = holding.name.split("/")
-        for depth in range(len(parts), 1, -1):
-            store.remove_folder("/".join(parts[:depth]))
 
 
 def _may_go(holding: Holding) -> bool:
