@@ -59,21 +59,27 @@ class ServerTls:
         """
         for path in self._files():
             _check_readable(path)
-        stamp = _stamp(self._files())
+        stamp = self.stamp()
         _check_pair(self.cert, self.key)
         if self.client_ca is not None:
             _check_authorities(self.client_ca)
         pair = (self.key.read_bytes(), self.cert.read_bytes())
         authorities = None if self.client_ca is None else self.client_ca.read_bytes()
-        if _stamp(self._files()) != stamp:
+        if self.stamp() != stamp:
             raise ConfigError(f"{self.cert} and {self.key} changed while they were read; try again")
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=authorities), stamp
 
-    def changed_since(self, stamp: Stamp) -> bool:
+    def stamp(self) -> Stamp:
+        """What changes when one of the files does.
+
+        Raises:
+            ConfigError: one is missing.
+        """
         try:
-            return _stamp(self._files()) != stamp
-        except ConfigError:
-            return True
+            found = [path.stat() for path in self._files()]
+        except OSError as error:
+            raise ConfigError(f"TLS file {error.filename} can't be read: {error.strerror}") from error
+        return tuple((status.st_ino, status.st_mtime_ns, status.st_size) for status in found)
 
     def _files(self) -> list[Path]:
         return [self.cert, self.key, *([] if self.client_ca is None else [self.client_ca])]
@@ -89,9 +95,9 @@ def server_credentials(tls: ServerTls) -> Any:
 
     def changed() -> Any:
         nonlocal stamp
-        if not tls.changed_since(stamp):
-            return None
         try:
+            if tls.stamp() == stamp:
+                return None
             configuration, stamp = tls.read()
         except (ConfigError, OSError) as error:
             log.error("TLS files have changed and can't be used; the former ones stay in use: %s", error)
@@ -114,27 +120,6 @@ class ClientTls:
     cert: Path | None = None
     key: Path | None = None
     server_name: str | None = None
-
-    @classmethod
-    def of(cls, ca: Path | None, cert: Path | None, key: Path | None, server_name: str | None) -> ClientTls | None:
-        """TLS that trusts `ca`; None, plain text, without it.
-
-        Raises:
-            ConfigError: only part of what belongs together is given.
-        """
-        if (cert is None) != (key is None):
-            raise ConfigError(
-                f"TLS of a source's client: got certificate {cert} and key {key}; set both of "
-                "FUSERY_SOURCE_TLS_CERT_FILE and FUSERY_SOURCE_TLS_KEY_FILE, or none"
-            )
-        if ca is None:
-            if cert is not None or server_name is not None:
-                raise ConfigError(
-                    "TLS of a source's client: a certificate or a server name, but no authority to trust; set "
-                    "FUSERY_SOURCE_TLS_CA_FILE too"
-                )
-            return None
-        return cls(ca, cert, key, server_name)
 
     def credentials(self) -> Any:
         """gRPC channel credentials.
@@ -159,9 +144,20 @@ def client_tls() -> ClientTls | None:
         ConfigError: only part of what belongs together is set.
     """
     place = settings()
-    return ClientTls.of(
-        place.source_tls_ca_file, place.source_tls_cert_file, place.source_tls_key_file, place.source_tls_server_name
-    )
+    ca, cert, key = place.source_tls_ca_file, place.source_tls_cert_file, place.source_tls_key_file
+    if (cert is None) != (key is None):
+        raise ConfigError(
+            f"TLS of a source's client: got certificate {cert} and key {key}; set both of "
+            "FUSERY_SOURCE_TLS_CERT_FILE and FUSERY_SOURCE_TLS_KEY_FILE, or none"
+        )
+    if ca is not None:
+        return ClientTls(ca, cert, key, place.source_tls_server_name)
+    if cert is not None or place.source_tls_server_name is not None:
+        raise ConfigError(
+            "TLS of a source's client: a certificate or a server name, but no authority to trust; set "
+            "FUSERY_SOURCE_TLS_CA_FILE too"
+        )
+    return None
 
 
 def open_channel(address: str, options: Sequence[tuple[str, Any]], tls: ClientTls | None) -> Any:
@@ -174,14 +170,6 @@ def open_channel(address: str, options: Sequence[tuple[str, Any]], tls: ClientTl
         return grpc.insecure_channel(address, options)
     named = () if tls.server_name is None else (("grpc.ssl_target_name_override", tls.server_name),)
     return grpc.secure_channel(address, tls.credentials(), (*options, *named))
-
-
-def _stamp(files: Sequence[Path]) -> Stamp:
-    try:
-        found = [path.stat() for path in files]
-    except OSError as error:
-        raise ConfigError(f"TLS file {error.filename} can't be read: {error.strerror}") from error
-    return tuple((status.st_ino, status.st_mtime_ns, status.st_size) for status in found)
 
 
 def _check_pair(cert: Path, key: Path) -> None:

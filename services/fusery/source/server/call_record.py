@@ -56,28 +56,23 @@ def trace_id_of(metadata: Iterable[tuple[str, Any]]) -> str | None:
 
 
 class RequestLog:
-    """One line per call, `name=value` with spaces between; nothing of the caller's text is in it."""
+    """One line per call, `name=value` with spaces between, times in milliseconds; nothing of the caller's text."""
 
     def observe(self, call: CallRecord) -> None:
-        facts = facts_of(call)
+        known: dict[str, str | int | float | None] = {
+            "method": call.method,
+            "code": call.code,
+            "ms": _ms(call.seconds),
+            "documents": call.documents,
+            "tokens": call.tokens,
+            "k": call.top_k,
+            "wait_ms": _ms(call.wait_s),
+            "compute_ms": _ms(call.compute_s),
+            "trace_id": call.trace_id,
+        }
+        facts = {name: value for name, value in known.items() if value is not None}
         line = " ".join(f"{name}={value}" for name, value in facts.items())
         log.info("call %s", line, extra={"call": facts})
-
-
-def facts_of(call: CallRecord) -> dict[str, str | int | float]:
-    """What a log line says of a call; times in milliseconds."""
-    facts: dict[str, str | int | float | None] = {
-        "method": call.method,
-        "code": call.code,
-        "ms": _ms(call.seconds),
-        "documents": call.documents,
-        "tokens": call.tokens,
-        "k": call.top_k,
-        "wait_ms": _ms(call.wait_s),
-        "compute_ms": _ms(call.compute_s),
-        "trace_id": call.trace_id,
-    }
-    return {name: value for name, value in facts.items() if value is not None}
 
 
 def _ms(seconds: float | None) -> float | None:
