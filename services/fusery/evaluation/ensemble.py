@@ -103,18 +103,13 @@ def next_probabilities(q_RV: Tensor, next_ids_R: Tensor, evidence: Evidence, cel
         kept = evidence.top.take(rows)
         ids_RK = torch.from_numpy(kept.ids_RK).to(q_RV.device)
         mass_RK = torch.from_numpy(np.exp(kept.log_probs_RK.astype(np.float64))).to(q_RV.device)
-        cell_of_V = _of_whole_vocabulary(cell_V, q_RV.shape[1]).to(q_RV.device)
+        # Models have more logits than their tokenizers have tokens.
+        cell_of_V = torch.full((q_RV.shape[1],), PAD, dtype=torch.int64, device=q_RV.device)
+        cell_of_V[: len(cell_V)] = torch.from_numpy(np.asarray(cell_V[: q_RV.shape[1]], np.int64))
         p = _of_source(q_RV[positions], next_ids_R[positions], q_next_R[positions], ids_RK, mass_RK, cell_of_V)
         mixed_R.index_add_(0, positions, weights * p)
         has_evidence_R[positions] = True
     return torch.where(has_evidence_R, mixed_R, q_next_R)
-
-
-def _of_whole_vocabulary(cell_V: IntArray, vocabulary: int) -> Tensor:
-    """The cell of every logit; models have more logits than their tokenizers have tokens."""
-    cells = np.full(vocabulary, PAD, np.int64)
-    cells[: len(cell_V)] = cell_V[:vocabulary]
-    return torch.from_numpy(cells)
 
 
 def _of_source(

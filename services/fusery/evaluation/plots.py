@@ -150,7 +150,9 @@ def shown_domains(report: Report, named: Collection[str] | None = None) -> list[
 
     In the order of the report; domains without held-out text, whose gain is not known, come last.
     """
-    changes = _changes(report)
+    # By what share fused needs more bits than CLM, or than the target before.
+    before, fused = (report.clm or report.target_before).domains, report.fused.domains
+    changes = {domain: score.bits_per_byte / before[domain].bits_per_byte - 1 for domain, score in fused.items()}
     given = changes if named is None else named
     known = [domain for domain in changes if domain in given]
     ordered = [*known, *sorted(set(given) - set(known))]
@@ -172,12 +174,6 @@ def left_out(report: Report, named: Collection[str] | None = None) -> str:
         f" Shown are {len(shown)} of {there} domains: those in which fused gained most and least against "
         f"{'target before' if report.clm is None else 'CLM'}. All stand in evaluation.json."
     )
-
-
-def _changes(report: Report) -> dict[str, float]:
-    """Of each domain the share by which fused needs more bits than CLM, or than the target before."""
-    before, fused = (report.clm or report.target_before).domains, report.fused.domains
-    return {domain: score.bits_per_byte / before[domain].bits_per_byte - 1 for domain, score in fused.items()}
 
 
 def _signed(share: float, digits: int) -> str:

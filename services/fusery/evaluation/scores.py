@@ -68,7 +68,13 @@ class Scores:
         rows_of: dict[str, list[int]] = {}
         for row, domain in enumerate(self.doc_domains):
             rows_of.setdefault(domain, []).append(row)
-        return {domain: self._total(rows) for domain, rows in rows_of.items()}
+        # fsum: the total must not depend on the order in which documents are added.
+        return {
+            domain: DomainScore(
+                math.fsum(self.bits[row] for row in rows), sum(self.predicted_bytes[row] for row in rows), len(rows)
+            )
+            for domain, rows in rows_of.items()
+        }
 
     @property
     def mean_bits_per_byte(self) -> float:
@@ -123,8 +129,3 @@ class Scores:
     def of_columns(cls, columns: Mapping[str, Any]) -> Scores:
         keys = ("id", "domain", "bits", "predicted_bytes", "unspelled_bytes")
         return cls(*(tuple(columns[key]) for key in keys if key in columns))
-
-    def _total(self, rows: list[int]) -> DomainScore:
-        # fsum: the total must not depend on the order in which documents are added.
-        bits = math.fsum(self.bits[row] for row in rows)
-        return DomainScore(bits, sum(self.predicted_bytes[row] for row in rows), len(rows))

@@ -57,8 +57,12 @@ def of_ones_own(name: str, rows: Sequence[Row]) -> dict[str, Any]:
 
 def of_code(name: str, rows: Sequence[Row] | None) -> dict[str, Any]:
     """HumanEval or MultiPL-E: the model continues a program, which is run with its tests in the sandbox."""
-    rows = _code_rows(name) if rows is None else rows
     language = language_of(name)
+    if rows is None:
+        import datasets
+
+        place = ("openai/openai_humaneval",) if name == "humaneval" else ("nuprl/MultiPL-E", f"humaneval-{language}")
+        rows = list(datasets.load_dataset(*place, split="test"))
     stops = list(_STOPS) if name == "humaneval" else list(rows[0]["stop_tokens"])
 
     def passed(row: Row, answers: Sequence[str]) -> dict[str, float]:
@@ -95,11 +99,3 @@ def _dataset(rows: Sequence[Row]) -> Callable[..., Mapping[str, Any]]:
         return {"test": datasets.Dataset.from_list(list(rows))}
 
     return load
-
-
-def _code_rows(name: str) -> list[Row]:
-    import datasets
-
-    if name == "humaneval":
-        return list(datasets.load_dataset("openai/openai_humaneval", split="test"))
-    return list(datasets.load_dataset("nuprl/MultiPL-E", f"humaneval-{language_of(name)}", split="test"))

@@ -181,7 +181,7 @@ def description(record: FusionRecord) -> str:
     text = f"Fusion run {run}. Mean bits per byte over the held-out domains: {', '.join(means)}."
     if "clm" in gains:
         change = gains["clm"]["relative"]
-        value, low, high = (_percent(change[key]) for key in ("value", "low", "high"))
+        value, low, high = (f"{change[key] * 100:+.2f} %".replace("-", "−") for key in ("value", "low", "high"))
         text += f"\nAgainst plain continual training: {value} bits per byte, 95 % interval [{low}, {high}]."
     return f"{text}\n{in_markdown(gate_text(record.evaluation))}"
 
@@ -200,10 +200,6 @@ def gate_text(evaluation: Mapping[str, Any]) -> str:
 def _table(values: Mapping[str, Param]) -> str:
     lines = [f"| {in_markdown(key)} | {in_markdown(str(value))} |" for key, value in sorted(values.items())]
     return "\n".join(["| | |", "|---|---|", *lines]) if lines else "none"
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:+.2f} %".replace("-", "−")
 
 
 def _fenced(text: str) -> str:
