@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from charts import ROOT
 from clusterruns import PLACEMENTS, SECRETS, TINY, TRAINERS, configured, jobs, objects, pods
-from fusery.cluster.manifests.manifests import Owner, run_objects, step_objects
+from fusery.cluster.manifests.manifests import run_objects, step_objects
 from fusery.cluster.manifests.names import Step, base_name, run_name, step_name
 from fusery.cluster.manifests.training import TERMINATED
 from fusery.run_config import RunConfig
@@ -240,10 +240,9 @@ def test_a_job_in_a_queue_starts_suspended(trainer: str) -> None:
 
 def test_a_step_belongs_to_the_run_that_created_it() -> None:
     config = configured({"trainer": {"kind": "job", "nodes": 2}})
-    made = step_objects(config, Step.TRAIN, owner=Owner(run_name(config), "11-22"))
-    for manifest in made:
-        (owner,) = manifest["metadata"]["ownerReferences"]
-        assert (owner["kind"], owner["name"], owner["uid"]) == ("Job", run_name(config), "11-22")
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": run_name(config), "uid": "11-22"}
+    for manifest in step_objects(config, Step.TRAIN, owner=owner):
+        assert manifest["metadata"]["ownerReferences"] == [owner]
 
 
 def test_the_run_s_yaml_travels_word_for_word_and_keeps_its_plan(tmp_path: Any) -> None:

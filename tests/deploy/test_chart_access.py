@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from charts import ROOT, Helm, Rendered
-from fusery.cluster.manifests.manifests import Owner, run_objects, step_objects
+from fusery.cluster.manifests.manifests import run_objects, step_objects
 from fusery.cluster.manifests.names import Step
 from fusery.cluster_section import TrainerKind
 from fusery.run_config import RunConfig
@@ -118,7 +118,7 @@ def run(tmp_path: Path, trainer: dict[str, Any]) -> RunConfig:
 def test_a_run_may_create_what_its_training_needs(helm4: Helm, tmp_path: Path, kind: TrainerKind) -> None:
     config = run(tmp_path, {"kind": kind.value, "nodes": 2, "gpus_per_node": 1})
     allowed = rules(helm4.template("tiny", {"runAccess": {"kinds": [kind.value]}}))
-    for manifest in step_objects(config, Step.TRAIN, owner=Owner("run", "uid")):
+    for manifest in step_objects(config, Step.TRAIN, owner={"kind": "Job", "name": "run", "uid": "uid"}):
         group = manifest["apiVersion"].rpartition("/")[0]
         assert allowed[group, f"{manifest['kind'].lower()}s"] >= OF_PARTS
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from fusery.cluster.api.api import Cluster, from_service_account
-from fusery.cluster.api.errors import POD
+from fusery.cluster.api.errors import POD, Object
 from fusery.cluster.api.follow import Deleted, Follower, Kind, Outcome
 from fusery.cluster.api.launch import launch, patiently, rehearse
 from fusery.cluster.api.watches import PACE, Pace
-from fusery.cluster.manifests.manifests import Owner, step_objects
+from fusery.cluster.manifests.manifests import step_objects
 from fusery.cluster.manifests.names import Step
 from fusery.cluster_section import StepKind, TrainerKind
 from fusery.errors import ConfigError, FuseryError, InvalidInput
@@ -103,7 +103,7 @@ class StepJobs:
                 self.show()
         self.show()
 
-    def _launched(self, cluster: Cluster, title: str, owner: Owner | None) -> Follower:
+    def _launched(self, cluster: Cluster, title: str, owner: Object | None) -> Follower:
         objects = step_objects(self.run.config, self.step, self.options[title], owner)
         launched = patiently(lambda: launch(cluster, objects, self._say, keeps_done=False), self._say)
         how = "started as" if launched.is_new else "goes on as"
@@ -130,9 +130,10 @@ class StepJobs:
             time.sleep(_POLL_S)
 
 
-def _owner(cluster: Cluster) -> Owner | None:
+def _owner(cluster: Cluster) -> Object | None:
     """The Job that this pod belongs to; None: somebody started it otherwise."""
     # A pod's host name is its name, up to 63 characters of it, and a run's Job has at most 35.
     pods = cluster.list(POD, fieldSelector=f"metadata.name={socket.gethostname()}").items
     owners = [owner for pod in pods for owner in pod["metadata"].get("ownerReferences", [])]
-    return next((Owner(owner["name"], owner["uid"]) for owner in owners if owner["kind"] == "Job"), None)
+    keys = ("apiVersion", "kind", "name", "uid")
+    return next(({key: owner[key] for key in keys} for owner in owners if owner["kind"] == "Job"), None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from fusery.cluster.manifests.checks import check_placement, check_size
 from fusery.cluster.manifests.names import Component, Step, base_name, labels, run_name, step_name
@@ -18,17 +17,6 @@ from fusery.run_config import RunConfig
 
 TEXT_DIGEST = "fusery/run-file-sha256"
 """The annotation by which two files of one name are told apart."""
-
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """The run's Job in the cluster. Deleting it deletes the jobs of its steps, which write a checkpoint."""
-
-    name: str
-    uid: str
-
-    def reference(self) -> Manifest:
-        return {"apiVersion": "batch/v1", "kind": "Job", "name": self.name, "uid": self.uid}
 
 
 def config_map(config: RunConfig, text: str) -> Manifest:
@@ -66,11 +54,12 @@ def run_objects(config: RunConfig, text: str, arguments: Sequence[str] = ()) -> 
 
 
 def step_objects(
-    config: RunConfig, step: Step, arguments: Sequence[str] = (), owner: Owner | None = None
+    config: RunConfig, step: Step, arguments: Sequence[str] = (), owner: Manifest | None = None
 ) -> tuple[Manifest, ...]:
     """The objects of a step that has a job of its own, in the order in which they are created; the last is the job.
 
-    `arguments`: of the command `train` or `evaluate`, such as --clm-only. The run's ConfigMap must be there.
+    `arguments`: of the command `train` or `evaluate`, such as --clm-only. The run's ConfigMap must be there. `owner`: a
+    reference to the run's Job; deleting that deletes the jobs of its steps, which write a checkpoint.
 
     Raises:
         ConfigError: the step runs in the run's own pod, or the run can't be carried out in a cluster as it is.
@@ -79,7 +68,7 @@ def step_objects(
     component = Component.TRAINER if step is Step.TRAIN else Component.EVALUATE
     metadata = _metadata(config, step_name(config, step, arguments), component)
     if owner is not None:
-        metadata["ownerReferences"] = [owner.reference()]
+        metadata["ownerReferences"] = [owner]
     args = command_args(config, step.value, *arguments)
     objects = training_objects if step is Step.TRAIN else evaluation_objects
     return objects(config, metadata, args)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from fusery.cluster.manifests.names import Step
 from fusery.cluster.manifests.pods import Manifest
 from fusery.errors import ConfigError, InvalidInput, TooLarge
 from fusery.run_config import RunConfig
-from fusery.run_file import RunFile, read_run_file
+from fusery.run_file import read_run_file
 from fusery.yaml_text import parse_yaml
 
 
@@ -23,12 +23,9 @@ from fusery.yaml_text import parse_yaml
 class ClusterFile:
     """A run's YAML as it goes into the cluster: the text of the ConfigMap, and what it says."""
 
-    file: RunFile
+    path: Path
+    config: RunConfig
     text: str
-
-    @property
-    def config(self) -> RunConfig:
-        return self.file.config
 
 
 def read_cluster_file(path: Path, changes: Mapping[str, str | None]) -> ClusterFile:
@@ -39,10 +36,10 @@ def read_cluster_file(path: Path, changes: Mapping[str, str | None]) -> ClusterF
     Raises:
         ConfigError: the file, or a change, is wrong.
     """
-    file, text = read_run_file(path), path.read_text(encoding="utf-8")
+    config, text = read_run_file(path).config, path.read_text(encoding="utf-8")
     given = {key: value for key, value in changes.items() if value is not None}
     if not given:
-        return ClusterFile(file, text)
+        return ClusterFile(path, config, text)
     content = parse_yaml(text).value
     content["kubernetes"] = {**(content.get("kubernetes") or {}), **given}
     try:
@@ -51,7 +48,7 @@ def read_cluster_file(path: Path, changes: Mapping[str, str | None]) -> ClusterF
         wrong = error.errors(include_url=False)[0]
         option = f"--{'.'.join(str(part) for part in wrong['loc'][1:]).replace('_', '-')}"
         raise ConfigError(f"{option}: {wrong['msg']}, got {wrong['input']!r}") from error
-    return ClusterFile(replace(file, config=config), to_yaml([content]))
+    return ClusterFile(path, config, to_yaml([content]))
 
 
 def cluster_objects(
@@ -67,7 +64,7 @@ def cluster_objects(
             return run_objects(given.config, given.text, arguments)
         return config_map(given.config, given.text), *step_objects(given.config, step, arguments)
     except (ConfigError, TooLarge) as error:
-        shown = "\n".join(f"{given.file.path}: {line}" for line in str(error).splitlines())
+        shown = "\n".join(f"{given.path}: {line}" for line in str(error).splitlines())
         kind: type[InvalidInput] = type(error)
         raise kind(shown) from error
 
