@@ -47,6 +47,7 @@ def carry_out(trial: Trial) -> dict[str, float]:
     from fusery.evaluation.bits_per_byte import HeldOutDocument, measure
     from fusery.pipeline import steps
     from fusery.pipeline.preflight import open_run
+    from fusery.pipeline.training_file import fused_documents
     from fusery.source.engines.transformers import load_engine
     from fusery.trainer.job import TrainJob, train
     from fusery.worker.tables import load_vocabulary_map
@@ -68,7 +69,7 @@ def carry_out(trial: Trial) -> dict[str, float]:
             TrainJob(
                 target=run.file.model(run.config.target.model),
                 output=Path(folder),
-                documents=steps.fused_documents(run, plan),
+                documents=fused_documents(run.store, plan),
                 partitions=[load_vocabulary_map(run.store, plan, source).cell_of_target_V for source in plan.sources],
                 training=run.config.training.model_copy(update=changes),
                 config_digest="bench",

@@ -43,9 +43,9 @@ from fusery.formats.shards import FusedDocument
 from fusery.formats.store import Store
 from fusery.models.head import Head
 from fusery.trainer import order
-from fusery.trainer.data import build
+from fusery.trainer.batches import build
 from fusery.trainer.documents import Stored
-from fusery.trainer.order import Plan
+from fusery.trainer.order import Schedule
 
 WIDTH, CLM_WEIGHT = 512, 0.9
 SHAPES = {"32k": (32_000, 512), "128k": (128_256, 224), "262k": (262_144, 128)}
@@ -272,7 +272,7 @@ def read_all(store: Store, names: list[str], figures: dict[str, float]) -> None:
     begun = time.process_time()
     documents = Stored(store, names, {"target": "bench"})
     looked = time.process_time()
-    plan = Plan.of(documents.layout, 2048, 8, 1, 0)
+    plan = Schedule.of(documents.layout, 2048, 8, 1, 0)
     documents.hold(plan.window_shards)
     for step in range(plan.steps):
         build(plan.batch(step), documents, with_evidence=True)

@@ -46,7 +46,7 @@ from result_file import write_result
 from fusery.evaluation.bits_per_byte import HeldOutDocument, measure
 from fusery.evaluation.gain import Gain, paired_gain
 from fusery.evaluation.scores import Scores
-from fusery.pipeline import steps
+from fusery.pipeline.training_file import fused_documents
 from fusery.source.engines.transformers import load_engine
 from fusery.trainer.job import TrainJob, train
 from fusery.worker.names import digest
@@ -121,7 +121,7 @@ def trained(point: Point, rate: float, clm_only: bool, budget: Budget) -> Scores
                 TrainJob(
                     target=str(target_folder(point)),
                     output=Path(folder),
-                    documents=steps.fused_documents(run, plan),
+                    documents=fused_documents(run.store, plan),
                     partitions=[load_vocabulary_map(run.store, plan, plan.sources[0]).cell_of_target_V],
                     training=run.config.training.model_copy(update=changes),
                     config_digest="bench",

@@ -6,7 +6,7 @@ torchrun itself ends with 1 whatever happened, and a Job decides by the code whe
 is that of the process that failed first. A node that was replaced when the others had finished would wait in vain, for
 nodes that are done do not come back: the result is looked for before the nodes meet, and while they do. A signal that
 comes then ends the process at once: torchrun answers none before its processes run, and the first process of a
-container is not ended by a signal that nobody takes.
+container is not ended by a signal without a handler.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from types import FrameType
 from typing import Any
 
 from fusery.errors import FuseryError, Interrupted
+from fusery.settings import set_variables
 from fusery.stop_signals import STOP_SIGNALS, start_as_usual, taken
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,11 @@ _LOOK_S, _SAY_S = 2.0, 60.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """0, or the exit code of the first process that failed; 128 + the signal that ended it or this process."""
-    # The form of text logs; whoever calls this in a process of theirs has their own.
+    # The form of text logs, unless the calling process has set up its own.
     logging.basicConfig(level="INFO", format="%(asctime)s node %(levelname)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     start_as_usual()
     with _stops() as woken:
-        # Seconds of imports, for those who use it.
+        # It takes seconds to import.
         from torch.distributed.run import parse_args
 
         given = parse_args(arguments)  # type: ignore[no-untyped-call]
@@ -94,6 +95,8 @@ def _code_of(first: int, all_codes: Sequence[int]) -> int:
 def _result_of(given: argparse.Namespace) -> Path | None:
     """Where the training leaves its result; None: the processes are no training of a run.
 
+    The run is opened here, once for all processes, which get the training as a file of this node.
+
     Raises:
         FuseryError: the run can't be read, or has no plan yet.
     """
@@ -101,12 +104,21 @@ def _result_of(given: argparse.Namespace) -> Path | None:
     if not given.module or given.training_script != "fusery" or command[:1] != ["train"]:
         return None
     from fusery.cli.steps import train
-    from fusery.pipeline.train_step import training_result
+    from fusery.pipeline.training_file import read_training
+    from fusery.pipeline.trainings import asked_training
 
     parser = argparse.ArgumentParser("fusery train")
     train.set_up(parser)
     asked = parser.parse_args(command[1:])
-    return training_result(asked.file, asked.clm_only, asked.relative_to, asked.only_source)
+    if asked.file.suffix == ".json":
+        return read_training(asked.file).output / "result.json"
+    training = asked_training(asked.file, vars(asked))
+    if not training.is_done:
+        file = training.run.folder / "jobs" / f"{training.folder.name}-node-{given.node_rank}.json"
+        set_variables(**training.write(file))
+        threads = [] if asked.threads is None else ["--threads", str(asked.threads)]
+        given.training_script_args = ["train", str(file), *threads]
+    return training.folder / "result.json"
 
 
 def _finished(given: argparse.Namespace, result: Path) -> int:

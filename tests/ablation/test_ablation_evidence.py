@@ -79,7 +79,7 @@ def test_cases_that_differ_in_training_alone_share_their_evidence_and_all_share_
     of = {case.name: plans.of_cases[case.name].run_id for case in ablation.file.cases}
     assert of["clm_weight 0.9, min_ce"] == of["clm_weight 0.5, min_ce"] == ablation.base.run_id
     assert of["clm_weight 0.9, avg_ce"] == of["clm_weight 0.5, avg_ce"] != ablation.base.run_id
-    missing = plans.missing(ablation.base)
+    missing = plans.missing()
     assert [one.clm_only for one in missing.values()].count(True) == 2
     assert len(missing) == 2 * 4 + 2
 

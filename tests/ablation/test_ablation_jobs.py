@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,14 +13,15 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from fusery.ablation.child import _carry_out
+from fusery.ablation.child import main
 from fusery.ablation.jobs import Job, Jobs, _Lane, jobs_of, run_file
-from fusery.errors import ConfigError, Mismatch
+from fusery.errors import ConfigError
 from fusery.pipeline.processes import Child
 from fusery.pipeline.progress import Board
 from fusery.pipeline.run_children import keep_run_file
 from fusery.run_file import read_run_file
 from fusery.settings import child_environment
+from picorun import write_run
 
 WORKER = """
 import json, os, sys
@@ -44,11 +47,15 @@ class Fakes(Jobs):
         return child
 
 
+def writes(**content: str) -> Callable[[Path], object]:
+    return lambda path: path.write_text(json.dumps(content))
+
+
 def carried_out(folder: Path, parallel: int, *does: str) -> tuple[dict[str, str], list[str]]:
     """Reasons of failures, and the jobs in the order of their start."""
     jobs = Fakes(folder, folder / "run.yaml", folder, 1, parallel)
     board = Board(Console(file=io.StringIO()))
-    jobs.carry_out([Job(f"{n}", f"job {n}", {"does": what}) for n, what in enumerate(does)], board)
+    jobs.carry_out([Job(f"{n}", f"job {n}", writes(does=what)) for n, what in enumerate(does)], board)
     return jobs.failed, (folder / "done.txt").read_text().split()
 
 
@@ -87,13 +94,13 @@ def test_a_job_that_failed_before_is_tried_anew(tmp_path: Path) -> None:
 
 
 def test_a_child_is_told_its_jobs_by_standard_input_alone(tmp_path: Path) -> None:
-    jobs = Jobs(tmp_path, tmp_path / "run.yaml", Path("/elsewhere"), 3, 1)
-    lane: Any = _Lane(0, [Job("a", "a", {}), Job("b", "b", {})])
+    jobs = Jobs(tmp_path, tmp_path / "run.yaml", Path("/elsewhere"), 3, 1, {"FUSERY_STORE": "/store"})
+    lane: Any = _Lane(0, [Job("a", "a", writes()), Job("b", "b", writes())])
     child = jobs._child(lane)
     assert child.command[1:] == ["-m", "fusery.ablation.child", f"{tmp_path}/run.yaml", "/elsewhere", "3"]
     assert isinstance(child.stdin, Path)
     assert child.stdin.read_text() == f"{tmp_path}/jobs/a.json\n{tmp_path}/jobs/b.json\n"
-    assert child.environment == child_environment()
+    assert child.environment == child_environment(FUSERY_STORE="/store")
 
 
 def test_a_child_starts_before_it_has_read_the_names_of_all_its_jobs(tmp_path: Path) -> None:
@@ -116,7 +123,7 @@ def opened_run(folder: Path) -> Any:
         "corpus: {train: [{path: train.jsonl}], held_out_share: 0.5}\nservices: {threads: 2}\n"
     )
     file = read_run_file(path)
-    return SimpleNamespace(file=file, config=file.config, run_id="base-1")
+    return SimpleNamespace(file=file, config=file.config, run_id="base-1", store=SimpleNamespace(url="store"))
 
 
 def test_processes_read_the_yaml_as_it_was_at_the_start(tmp_path: Path) -> None:
@@ -136,7 +143,14 @@ def test_a_yaml_that_changed_since_it_was_read_is_refused(tmp_path: Path) -> Non
         keep_run_file(run, run_file(tmp_path / "ablation"))
 
 
-def test_a_child_that_finds_another_run_than_the_ablations_trains_nothing() -> None:
-    run: Any = SimpleNamespace(run_id="base-2")
-    with pytest.raises(Mismatch, match="this is run base-2, the ablation was started with base-1"):
-        _carry_out(run, {"run_id": "base-1", "training": {}}, 1)
+def test_a_child_that_finds_another_run_than_the_ablations_measures_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, job = write_run(tmp_path), tmp_path / "job.json"
+    job.write_text(json.dumps({"run_id": "base-1", "compare": [], "measure_beside": "target before", "plan": {}}))
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{job}\n"))
+    monkeypatch.setattr("sys.argv", ["child", str(file), str(tmp_path), "1"])
+    assert main() == 0
+    failure = json.loads(job.with_suffix(".outcome.json").read_text())["failure"]
+    assert failure.startswith("this is run pico-")
+    assert "the ablation was started with base-1" in failure

@@ -16,9 +16,8 @@ from rich.console import Console
 
 from fusery.ablation import comparisons, evidence, opened
 from fusery.ablation import run as ablate
-from fusery.ablation.collected import table_of
 from fusery.ablation.evidence import Asked
-from fusery.ablation.opened import Ablation, Plans, finished_runs, open_ablation, plans_of
+from fusery.ablation.opened import Ablation, Plans, finished_runs, open_ablation, plans_of, table_of
 from fusery.errors import ConfigError, StoreFull, Unavailable
 from fusery.evaluation.scores import Scores
 from fusery.pipeline import execution
@@ -82,7 +81,7 @@ def measured(ablation: Ablation, plans: Plans, name: str, clm_only: bool) -> Non
     """Puts scores of a case's training into the store."""
     scores = Scores(("a", "b"), ("prose", "code"), (8.0, 16.0), (2, 2))
     for pair in plans.trainings[name]:
-        name = pair[1 if clm_only else 0].scores(ablation.base)
+        name = pair[1 if clm_only else 0].scores
         ablation.base.store.publish(name, json.dumps(scores.to_json()).encode())
 
 
@@ -193,7 +192,7 @@ def test_a_baseline_reads_the_text_of_the_first_case_that_has_one(folder: Path) 
     runs = [plan.run_id for plan in plans.of_cases.values()]
 
     def clm(failed: Sequence[str]) -> list[str]:
-        missing = plans.missing(ablation.base, failed=failed)
+        missing = plans.missing(failed=failed)
         return [one.plan.run_id for one in missing.values() if one.clm_only]
 
     assert clm([]) == clm(runs[2:]) == [runs[0]]
@@ -258,7 +257,7 @@ def test_a_source_without_captures_costs_the_cases_that_read_it(folder: Path, mo
     failed = ablate._fuse(ablation.base, plans, "launch", BOARD)
     runs = {name: plan.run_id for name, plan in plans.of_cases.items()}
     assert failed == {runs["code"]: "poison", runs["prose+code"]: "poison"}
-    left = plans.missing(ablation.base, failed=failed).values()
+    left = plans.missing(failed=failed).values()
     assert [one.title for one in left] == ["prose, seed 0", "CLM, seed 0"]
     assert plans.unmeasured == "away"
     monkeypatch.setattr(ablate, "jobs_of", lambda *_: SimpleNamespace(carry_out=lambda *_: None, failed={}))
@@ -298,10 +297,10 @@ def test_a_model_to_keep_is_trained_again_where_there_is_none(folder: Path) -> N
     for name, clm_only in (("min_ce", False), ("avg_ce", False), ("min_ce", True)):
         measured(ablation, plans, name, clm_only)
     (kept, _), *_ = plans.trainings["avg_ce"]
-    (kept.folder(ablation.base) / "model").mkdir(parents=True)
-    missing = plans.missing(ablation.base)
+    (kept.folder / "model").mkdir(parents=True)
+    missing = plans.missing()
     assert [one.title for one in missing.values()] == ["min_ce, seed 0", "CLM, seed 0"]
-    assert Plans(plans.base, False, plans.of_cases, plans.trainings).missing(ablation.base) == {}
+    assert Plans(plans.base, False, plans.of_cases, plans.trainings).missing() == {}
     table = table_of(ablation, plans, {}, dict.fromkeys(missing, "no space"))
     assert table.failures()["model of min_ce, seed 0"] == "no space"
     assert all(row.fused is not None for row in table.rows)
@@ -316,7 +315,7 @@ def test_what_is_fused_and_whole_needs_no_workers(folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr(evidence, "_workers", never)
     (first, second) = plans.of_cases.values()
-    assert opened.not_fused(ablation.base, plans.missing(ablation.base).values()) == [first, second]
+    assert opened.not_fused(ablation.base, plans.missing().values()) == [first, second]
     reasons = evidence.fuse(ablation.base, [first, second], {first.run_id: "poison"}, "launch", BOARD)
     assert reasons[first.run_id] == "poison"
     assert reasons[second.run_id].startswith("captures are missing; run the same command again")

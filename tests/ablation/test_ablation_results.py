@@ -14,10 +14,9 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from ablationtables import DOMAINS, flat, scores, table
-from fusery.ablation.plot import plot_gains
 from fusery.ablation.record import record
 from fusery.ablation.results import CLM, Figures
-from fusery.ablation.tables import lines, render
+from fusery.ablation.tables import lines, plot_gains, render
 
 
 def test_cases_stand_by_their_gain_over_clm_and_failures_last() -> None:

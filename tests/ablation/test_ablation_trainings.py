@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.ablation.trainings import Training, training
+from fusery.pipeline.trainings import Training, case_training
 from fusery.run_config import RunConfig
 from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.worker.plan import Plan, PlannedSource
 
-BASE: Any = SimpleNamespace(run_id="base-1")
+BASE: Any = SimpleNamespace(run_id="base-1", work=Path("work"))
 
 
 def made(seed: int = 0, clm_only: bool = False, alignment: dict[str, Any] | None = None, **settings: Any) -> Training:
@@ -38,7 +39,7 @@ def made(seed: int = 0, clm_only: bool = False, alignment: dict[str, Any] | None
         alignment=AlignmentSpec.model_validate(alignment or {}),
         fusion=FusionSpec(),
     )
-    return training(BASE, "a case", config, plan, seed, clm_only)
+    return case_training(BASE, "a case", config, plan, seed, clm_only)
 
 
 EVIDENCE = st.fixed_dictionaries(
@@ -78,7 +79,3 @@ def test_a_learning_rate_of_clm_alone_keeps_the_baseline_over_those_of_fusing() 
     assert rates[0].spec.learning_rate == 2e-3
     fused = [made(learning_rate=1e-3, clm_learning_rate=rate) for rate in (2e-3, 4e-3)]
     assert fused[0].key == fused[1].key != made(learning_rate=4e-3).key
-
-
-def test_a_training_goes_through_json() -> None:
-    assert Training.from_json(made(seed=3, clm_weight=0.5).to_json()) == made(seed=3, clm_weight=0.5)

@@ -19,7 +19,7 @@ from fusery.evaluation.report import Report
 from fusery.pipeline import evaluation_baselines as baselines
 from fusery.pipeline import steps
 from fusery.pipeline.preflight import Run, open_run, publish_input
-from fusery.pipeline.train_step import train_step
+from fusery.pipeline.trainings import train_step
 from fusery.source.api import Distributions, Document, ModelDescription
 from fusery.source.engines.transformers import TransformersEngine, load_engine
 from fusery.worker.capture import capture

@@ -14,7 +14,7 @@ from fakesource import FakeSource
 from fusery.errors import ConfigError, CorpusError
 from fusery.pipeline import evaluation_baselines as baselines
 from fusery.pipeline import steps
-from fusery.pipeline.evaluation_needs import check_domains, check_measured
+from fusery.pipeline.evaluation_baselines import check_domains, check_measured
 from fusery.pipeline.evaluation_tasks import check_tasks
 from fusery.pipeline.preflight import Run, open_run, publish_input
 from fusery.worker.plan import Plan

@@ -21,7 +21,6 @@ from fusery.evaluation.report import Report
 from fusery.evaluation.scores import Scores
 from fusery.pipeline import registration, report_files, steps
 from fusery.pipeline.coverage import coverage_of, shares_of
-from fusery.pipeline.evaluation_baselines import single_source_plan
 from fusery.pipeline.preflight import Run, open_run, publish_input
 from fusery.pipeline.provenance import git_commit, lineage, of_training, origin
 from fusery.pipeline.report_files import PAGE, report_step, write_report
@@ -147,7 +146,7 @@ def test_a_card_says_what_its_training_learned_from_and_the_baseline_has_no_sour
     assert {"fusion", "top_k", "clm_weight", "manifest", "source.code"} <= fused.values.keys() - clm.values.keys()
     assert clm.origin.base_models == ("target",)
     assert [key for key in clm.values if "code" in key or "prose" in key] == []
-    alone = of_training(run, single_source_plan(plan, "code"), clm_only=False)
+    alone = of_training(run, plan.of_source_alone("code"), clm_only=False)
     assert alone.origin.base_models == ("target", "code")
     assert [key for key in alone.values if "prose" in key] == []
 

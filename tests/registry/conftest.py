@@ -90,6 +90,7 @@ def make_record() -> Callable[..., FusionRecord]:
             "register_command": f"fusery register {folder / 'run.yaml'}",
             "datasets": {"corpus": "c" * 64, "held-out": "d" * 64},
             "report_folder": report_folder(folder / "report"),
+            "training_runs": {"fused": "f" * 32},
             "input_example": "def fuse(",
         }
         return FusionRecord(**(content | changes))

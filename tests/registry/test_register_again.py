@@ -166,7 +166,6 @@ def test_what_is_no_longer_measured_is_no_number_and_all_else_stays(registration
     run, version = registration.client.get_run(run_id), registration.client.get_model_version("less", "1")
     assert math.isnan(run.data.metrics["task/fused/arc_easy"])
     assert (run.data.metrics["of a person"], run.data.metrics["bits_per_byte/fused/code"]) == (3.0, 2.1)
-    assert run.data.metrics["train/clm/clm_nats"] == 3.0 / 40
     assert "fusery.coverage_warnings" not in {**version.tags, **run.data.tags}
 
     registration.register(**change, **with_task(registration))

@@ -15,9 +15,8 @@ from fusery.core.rules import Tail
 from fusery.errors import ModelError
 from fusery.models.head import SplitModel, split
 from fusery.models.loading import load_model
-from fusery.trainer import attention
-from fusery.trainer.attention import Packing, hidden_states, prove_packing, rows_for
-from fusery.trainer.data import build
+from fusery.trainer import batches
+from fusery.trainer.batches import Packing, build, hidden_states, prove_packing, rows_for
 from fusery.trainer.order import pack
 from trainingdata import pico_documents, pico_partitions
 
@@ -104,7 +103,7 @@ def test_a_model_that_can_not_pack_gets_a_row_per_document(
     def refuses(_model: SplitModel, _batch: object) -> torch.Tensor:
         raise ValueError("this model takes no such mask")
 
-    monkeypatch.setitem(attention._FORWARD, Packing.MASK, refuses)
+    monkeypatch.setitem(batches._FORWARD, Packing.MASK, refuses)
     with caplog.at_level(logging.WARNING):
         assert prove_packing(model, 60, 40) is Packing.SINGLE
     assert "mask: ValueError: this model takes no such mask" in caplog.text

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.core.loss import IGNORED
-from fusery.trainer.data import PADDING, build
+from fusery.trainer.batches import PADDING, build
 from fusery.trainer.order import Packed, pack
 from trainingdata import Document, random_evidence
 

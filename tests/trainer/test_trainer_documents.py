@@ -177,13 +177,13 @@ def test_no_more_shards_are_held_than_a_window_has(tmp_path: Path) -> None:
 def test_a_window_of_shards_is_read_once_an_epoch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(order, "WINDOW_TOKENS", 30)
     documents = stored_in(tmp_path, documents_of([5] * 40), per_shard=2)
-    plan = order.Plan.of(documents.layout, 10, 3, 1, 0)
-    documents.hold(plan.window_shards)
+    schedule = order.Schedule.of(documents.layout, 10, 3, 1, 0)
+    documents.hold(schedule.window_shards)
     read: list[int] = []
     original = documents._read
     monkeypatch.setattr(documents, "_read", lambda shard: (read.append(shard), original(shard))[1])
-    for step in range(plan.steps):
-        for sequence in plan.batch(step):
+    for step in range(schedule.steps):
+        for sequence in schedule.batch(step):
             assert all(len(documents[i].token_ids_N) == 5 for i in sequence)
     assert sorted(read) == list(range(20))
 

@@ -26,7 +26,7 @@ from fusery.registry.model_card import Lineage
 from fusery.registry.record import ModelLicence, Origin
 from fusery.run_sections import TrainingSpec
 from fusery.trainer import loop
-from fusery.trainer.attention import Packing
+from fusery.trainer.batches import Packing
 from fusery.trainer.job import TERMINATED_EXIT_CODE, Terminated, TrainJob, train
 from fusery.trainer.loop import Diverged
 from fusery.trainer.metrics import StepMetrics

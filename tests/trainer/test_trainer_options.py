@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM
 from fusery.errors import InvalidInput, StoreFull
 from fusery.formats.lease import FolderLease, Occupied
 from fusery.run_sections import TrainingSpec
-from fusery.trainer import checkpoint, sharding
+from fusery.trainer import checkpoint, weights
 from fusery.trainer.job import TrainJob, train
 from fusery.trainer.metrics import Alarms, StepMetrics
 from launchers import free_port, launched
@@ -150,9 +150,9 @@ def test_what_split_weights_do_not_go_with_is_refused(
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
     one, two = (cast(Accelerator, SimpleNamespace(num_processes=number)) for number in (1, 2))
-    sharding.check(one, TrainingSpec(**spec))
+    weights.check_sharding(one, TrainingSpec(**spec))
     with pytest.raises(InvalidInput, match=message):
-        sharding.check(two, TrainingSpec(**spec))
+        weights.check_sharding(two, TrainingSpec(**spec))
 
 
 def test_deepspeed_is_refused_before_a_model_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

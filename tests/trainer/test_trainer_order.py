@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.trainer import order
-from fusery.trainer.order import Layout, Plan, pack
+from fusery.trainer.order import Layout, Schedule, pack
 
 CAPACITY = 20
 LENGTHS = st.lists(st.integers(0, CAPACITY), max_size=60)
@@ -41,10 +41,10 @@ def test_every_epoch_of_a_plan_holds_every_document_once(
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(order, "WINDOW_TOKENS", window)
-        plan = Plan.of(layout_of(lengths), CAPACITY, batch, epochs, 0)
-    assert plan.steps == 0 or plan.epoch(plan.steps - 1) == epochs - 1
+        schedule = Schedule.of(layout_of(lengths), CAPACITY, batch, epochs, 0)
+    assert schedule.steps == 0 or schedule.epoch(schedule.steps - 1) == epochs - 1
     for epoch in range(epochs):
-        steps = [plan.batch(step) for step in range(plan.steps) if plan.epoch(step) == epoch]
+        steps = [schedule.batch(step) for step in range(schedule.steps) if schedule.epoch(step) == epoch]
         found = [i for step in steps for sequence in step for i in sequence]
         assert sorted(found) == [i for i, n in enumerate(lengths) if n >= 2]
         assert all(len(step) == batch for step in steps[:-1])
@@ -53,24 +53,26 @@ def test_every_epoch_of_a_plan_holds_every_document_once(
 
 @given(lengths=LENGTHS, seed=SEEDS)
 def test_a_step_is_the_same_whatever_was_asked_before(lengths: list[int], seed: int) -> None:
-    plan = Plan.of(layout_of(lengths), CAPACITY, 2, 2, seed)
-    forwards = [plan.batch(step) for step in range(plan.steps)]
-    again = Plan.of(layout_of(list(lengths)), CAPACITY, 2, 2, seed)
+    schedule = Schedule.of(layout_of(lengths), CAPACITY, 2, 2, seed)
+    forwards = [schedule.batch(step) for step in range(schedule.steps)]
+    again = Schedule.of(layout_of(list(lengths)), CAPACITY, 2, 2, seed)
     assert [again.batch(step) for step in reversed(range(again.steps))] == forwards[::-1]
 
 
 def test_seeds_and_epochs_give_other_orders() -> None:
     layout = layout_of([10] * 30)
-    plans = [Plan.of(layout, CAPACITY, 100, 3, seed) for seed in range(3)]
-    assert len({tuple(plan.batch(epoch)) for plan in plans for epoch in range(3)}) == 9
+    plans = [Schedule.of(layout, CAPACITY, 100, 3, seed) for seed in range(3)]
+    assert len({tuple(schedule.batch(epoch)) for schedule in plans for epoch in range(3)}) == 9
 
 
 def test_a_window_is_read_to_its_end_before_the_next_one_begins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(order, "WINDOW_TOKENS", 200)
     layout = layout_of([10] * 100, shard=10)
-    plan = Plan.of(layout, CAPACITY, 1, 1, 3)
-    assert plan.window_shards == 2
-    shards = [layout.shard_of(i) for step in range(plan.steps) for sequence in plan.batch(step) for i in sequence]
+    schedule = Schedule.of(layout, CAPACITY, 1, 1, 3)
+    assert schedule.window_shards == 2
+    shards = [
+        layout.shard_of(i) for step in range(schedule.steps) for sequence in schedule.batch(step) for i in sequence
+    ]
     windows = [set(shards[start : start + 20]) for start in range(0, 100, 20)]
     assert all(len(window) == 2 for window in windows)
     assert all(not one & other for one, other in pairwise(windows))
@@ -78,8 +80,8 @@ def test_a_window_is_read_to_its_end_before_the_next_one_begins(monkeypatch: pyt
 
 def test_a_small_corpus_is_shuffled_as_a_whole_whatever_its_shards() -> None:
     lengths = np.random.default_rng(1).integers(2, CAPACITY, 50).tolist()
-    one, many = (Plan.of(layout_of(lengths, shard), CAPACITY, 100, 1, 5) for shard in (1000, 4))
-    documents = [{frozenset(sequence) for sequence in plan.batch(0)} for plan in (one, many)]
+    one, many = (Schedule.of(layout_of(lengths, shard), CAPACITY, 100, 1, 5) for shard in (1000, 4))
+    documents = [{frozenset(sequence) for sequence in schedule.batch(0)} for schedule in (one, many)]
     assert documents[0] == documents[1]
 
 

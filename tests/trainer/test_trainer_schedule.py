@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.run_sections import TrainingSpec
-from fusery.trainer.schedule import learning_rate, optimizer_for, peak_learning_rate
+from fusery.trainer.weights import learning_rate, optimizer_for, peak_learning_rate
 
 
 @given(steps=st.integers(1, 400), warmup=st.floats(0, 0.5), floor=st.floats(0, 1))

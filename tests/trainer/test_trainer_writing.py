@@ -12,9 +12,9 @@ import torch
 
 from fusery.errors import StoreFull
 from fusery.trainer import checkpoint, loop
+from fusery.trainer.checkpoint import Writer
 from fusery.trainer.job import train
 from fusery.trainer.loop import Diverged
-from fusery.trainer.writing import Writer
 from trainingdata import pico_job
 
 

@@ -12,6 +12,7 @@ from fusery.ablation.file import Comparison
 from fusery.pipeline import evaluation_baselines as baselines
 from fusery.pipeline import steps
 from fusery.pipeline.preflight import Run
+from fusery.pipeline.training_file import keep_scores, measure_model
 from fusery.worker.plan import Plan
 
 TARGET_BEFORE = "target before"
@@ -59,28 +60,15 @@ def needs_sources(run: Run, plan: Plan, compare: Sequence[Comparison]) -> bool:
     return asks_sources(compare) and any(run.store.find(name) is None for name in names)
 
 
-def remarks(run: Run, plan: Plan) -> dict[str, str]:
-    """Why one of them is not there, or not whole."""
-    found = {}
-    if run.config.evaluation.ensemble and (reason := baselines.why_no_ensemble(run)) is not None:
-        found[steps.ENSEMBLE] = f"not measured: {reason}"
-    if run.config.evaluation.weight_merging:
-        merging = baselines.merging(run, plan)
-        if not merging.is_possible:
-            found[steps.MERGED] = f"not measured: {merging.reason}"
-        elif merging.left_out:
-            found[steps.MERGED] = f"of {' and '.join(merging.names)} only: {merging.reason}"
-    return found
-
-
 def measure(run: Run, plan: Plan, name: str) -> None:
     """Makes and keeps the scores called `name` in tables; those of sources come from their servers."""
     if name == steps.ENSEMBLE:
         scores = baselines.measure_ensemble(run, plan, steps.held_out(run))
-        steps.keep_scores(run, steps.ensemble_scores_name(run, plan), scores)
+        keep_scores(run.store, steps.ensemble_scores_name(run, plan), scores)
         return
     if name == steps.MERGED:
         baselines.merge_weights(run, baselines.merging(run, plan))
     role = next(role for role, shown in _ROLES.items() if shown == name)
     model, revision, scores_name = steps.own_models(run, plan)[role]
-    steps.measure_model(run, model, revision, scores_name)
+    batch_bytes = run.config.evaluation.batch_bytes
+    measure_model(run.store, steps.held_out(run), batch_bytes, (model, revision), scores_name)

@@ -193,12 +193,12 @@ def _fuse(base: Run, plan: Plan, broker_url: str, watch: _Watch, launch: str) ->
 
 
 class _CaptureGone(Unavailable):
-    """A capture was found damaged and taken away, or somebody removed it."""
+    """A capture was found damaged and taken away, or was removed."""
 
 
 @dataclass(slots=True)
 class _Watch:
-    """Looks at captures while others read them: with no source's server up, nobody would make one again."""
+    """Looks at captures while others read them: with no source's server up, none is made again."""
 
     supervisor: Supervisor
     board: Board

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from fusery.ablation.child import outcome_of
 from fusery.json_text import read_json_object
@@ -22,11 +20,11 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one process does at a time. `key`: its name among the jobs; `content`: what the process is told."""
+    """What one process does at a time. `key`: its name among the jobs; `write`: writes the file that says it."""
 
     key: str
     title: str
-    content: Mapping[str, Any]
+    write: Callable[[Path], object]
 
 
 @dataclass(slots=True)
@@ -47,6 +45,7 @@ class Jobs:
     relative_to: Path
     threads: int
     parallel: int
+    environment: Mapping[str, str] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     """Reasons by key, of the jobs so far."""
 
@@ -75,7 +74,7 @@ class Jobs:
         path = self._path(job)
         path.parent.mkdir(parents=True, exist_ok=True)
         outcome_of(path).unlink(missing_ok=True)
-        path.write_text(json.dumps(dict(job.content)), encoding="utf-8")
+        job.write(path)
 
     def _look_at(self, lane: _Lane, supervisor: Supervisor) -> None:
         """Takes note of what has ended; starts the lane's process, or the next one where it died."""
@@ -98,17 +97,19 @@ class Jobs:
 
     def _child(self, lane: _Lane) -> Child:
         command = [sys.executable, "-m", "fusery.ablation.child", str(self.file), str(self.relative_to)]
-        # A file: a pipe holds some hundred paths, and who fills it waits for the trainings.
+        # A file: a pipe holds some hundred paths, and writing more of them would wait for the trainings.
         paths = self.folder / f"train-{lane.number}.jobs"
         paths.write_text("".join(f"{self._path(job)}\n" for job in lane.waiting), encoding="utf-8")
         log = self.folder / f"train-{lane.number}.log"
-        return Child(f"trainer {lane.number}", [*command, str(self.threads)], child_environment(), log, paths)
+        return Child(
+            f"trainer {lane.number}", [*command, str(self.threads)], child_environment(**self.environment), log, paths
+        )
 
 
 def jobs_of(base: Run, folder: Path, parallel: int, cores: int) -> Jobs:
     """Jobs on the copy of the base run's YAML at `run_file(folder)`."""
     threads = base.config.services.threads or max(1, cores // parallel)
-    return Jobs(folder, run_file(folder), base.file.folder, threads, parallel)
+    return Jobs(folder, run_file(folder), base.file.folder, threads, parallel, {"FUSERY_STORE": base.store.url})
 
 
 def run_file(folder: Path) -> Path:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusery.ablation.results import Row, Table
 from fusery.domain_names import mlflow_name
+from fusery.registry.sending import experiment_id, log_metrics, log_params
 from fusery.registry.session import session
 from fusery.worker.names import digest
 
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
 
 ABLATION_TAG, CASE_TAG, COMPLETE_TAG = "fusery.ablation", "fusery.case", "fusery.complete"
 _PARENT_TAG = "mlflow.parentRunId"
-_MOST_CHARACTERS = 6000
-_IN_A_BATCH = 100
 
 
 def record(
@@ -37,13 +36,13 @@ def record(
     """
     kept = f"the table is kept at {files[0].parent}; the same command logs it: {again}"
     with session(tracking_uri, kept) as client:
-        experiment_id = _experiment(client, experiment, artifacts)
+        place = experiment_id(client, experiment, artifacts)
         # Files have the table, so a table that has changed since is logged again.
-        parent = _Run(client, experiment_id, table.ablation_id, "", digest(table.to_json()))
+        parent = _Run(client, place, table.ablation_id, "", digest(table.to_json()))
         parent_id = parent.find() or parent.create(f"ablation {table.name}", {})
         for row in table.sorted_rows():
             if row.fused is not None:
-                _log_case(client, experiment_id, table, row, parent_id)
+                _log_case(client, place, table, row, parent_id)
         if not parent.is_complete(parent_id):
             best = table.sorted_rows()[0]
             params = {"run_id": table.run_id, "seeds": ", ".join(map(str, table.seeds)), "best case": best.name}
@@ -54,12 +53,12 @@ def record(
     return parent_id
 
 
-def _log_case(client: MlflowClient, experiment_id: str, table: Table, row: Row, parent_id: str) -> None:
+def _log_case(client: MlflowClient, place: str, table: Table, row: Row, parent_id: str) -> None:
     metrics = table.metrics(row)
-    run = _Run(client, experiment_id, table.ablation_id, row.digest, digest(metrics))
+    run = _Run(client, place, table.ablation_id, row.digest, digest(metrics))
     run_id = run.find() or run.create(row.name, {_PARENT_TAG: parent_id})
     if not run.is_complete(run_id):
-        params = {key: _short(row.labels.get(key, value)) for key, value in row.settings.items()}
+        params = {key: row.labels.get(key) or _text(value) for key, value in row.settings.items()}
         _log(client, run_id, params, metrics)
         run.complete(run_id)
 
@@ -89,33 +88,18 @@ class _Run:
         self._client.set_terminated(run_id, "FINISHED")
 
 
-def _experiment(client: MlflowClient, name: str, artifacts: Path | None) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    location = None if artifacts is None else artifacts.resolve().as_uri()
-    return str(client.create_experiment(name, artifact_location=location))
-
-
 def _log(client: MlflowClient, run_id: str, params: Mapping[str, str], metrics: Mapping[str, float]) -> None:
     """What is there already with the same value is not logged again: MLflow would keep it twice."""
-    from mlflow.entities import Metric, Param
+    from mlflow.entities import Metric
 
     known = client.get_run(run_id).data
     now_ms = int(time.time() * 1000)
     named = {mlflow_name(key): value for key, value in metrics.items()}
-    new_params = [Param(name, params[key]) for key in params if (name := mlflow_name(key)) not in known.params]
+    new_params = {key: value for key, value in params.items() if mlflow_name(key) not in known.params}
     new_metrics = [Metric(name, value, now_ms, 0) for name, value in named.items() if known.metrics.get(name) != value]
-    for batch in _batches(new_params):
-        client.log_batch(run_id, params=batch)
-    for batch in _batches(new_metrics):
-        client.log_batch(run_id, metrics=batch)
+    log_params(client, run_id, new_params)
+    log_metrics(client, run_id, new_metrics)
 
 
-def _batches(items: Sequence[Any]) -> Iterable[list[Any]]:
-    return (list(items[start : start + _IN_A_BATCH]) for start in range(0, len(items), _IN_A_BATCH))
-
-
-def _short(value: Any) -> str:
-    text = value if isinstance(value, str) else json.dumps(value)
-    return text if len(text) <= _MOST_CHARACTERS else text[: _MOST_CHARACTERS - 1] + "…"
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -12,17 +12,16 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from fusery import output
 from fusery.ablation import comparisons, evidence
-from fusery.ablation.collected import table_of
 from fusery.ablation.evidence import Asked, Captures
 from fusery.ablation.jobs import Job, jobs_of, run_file
-from fusery.ablation.opened import Ablation, Plans, finished_runs, not_fused, open_ablation, plans_of
+from fusery.ablation.opened import Ablation, Plans, finished_runs, not_fused, open_ablation, plans_of, table_of
 from fusery.ablation.results import Table
 from fusery.ablation.tables import render
-from fusery.ablation.trainings import Training
 from fusery.core.tokens import ByteTokenizer
 from fusery.errors import Degraded, Interrupted
 from fusery.formats.lease import followed_lease
@@ -33,8 +32,9 @@ from fusery.pipeline.preflight import Run, publish_input
 from fusery.pipeline.preflight_checks import check_run
 from fusery.pipeline.progress import Board, Line
 from fusery.pipeline.run_children import keep_run_file
+from fusery.pipeline.trainings import Training
 from fusery.registry.licences import check_licences
-from fusery.registry.tracking import default_artifact_folder
+from fusery.registry.tracking import artifact_folder
 from fusery.run_sections import USUAL_SEQUENCE_LENGTH
 from fusery.stop_signals import stops_in_order
 from fusery.worker.names import coordinator_name, digest
@@ -95,7 +95,7 @@ def _carry_out(ablation: Ablation, parallel: int, board: Board) -> Table:
         keep_run_file(base, run_file(ablation.folder))
         plans = _evidence_plans(ablation, launch, board)
         failed = _fuse(base, plans, launch, board)
-        reasons = _train(ablation, plans, list(plans.missing(base, failed=failed).values()), parallel, board)
+        reasons = _train(ablation, plans, list(plans.missing(failed=failed).values()), parallel, board)
         evidence.complete(base, finished_runs(ablation, plans))
     return table_of(ablation, plans, failed, reasons)
 
@@ -107,7 +107,7 @@ def _fuse(base: Run, plans: Plans, launch: str, board: Board) -> dict[str, str]:
     """
     failed: dict[str, str] = {}
     looked_at: set[str] = set()
-    while new := [one for one in plans.missing(base, failed=failed).values() if one.plan.run_id not in looked_at]:
+    while new := [one for one in plans.missing(failed=failed).values() if one.plan.run_id not in looked_at]:
         failed |= evidence.fuse(base, not_fused(base, new), plans.lost, launch, board)
         looked_at |= {one.plan.run_id for one in new}
     return failed
@@ -158,7 +158,7 @@ def _must_ask(ablation: Ablation, plans: Plans, group: Captures) -> bool:
     base, compare = ablation.base, ablation.file.spec.compare
     if group is ablation.groups[0] and comparisons.needs_sources(ablation.comparing, plans.base, compare):
         return True
-    wanted = {one.plan.run_id: one.plan for one in plans.missing(base, list(group.cases)).values()}
+    wanted = {one.plan.run_id: one.plan for one in plans.missing(list(group.cases)).values()}
     if not evidence.has_tokenizers(base, wanted.values()):
         return True
     # A server elsewhere may have another model by now.
@@ -172,14 +172,15 @@ def _train(
 ) -> dict[str, str]:
     """Trains and measures what is missing; the reasons of what failed, by the key of the training or the name."""
     base, spec = ablation.base, ablation.file.spec
-    common = {"run_id": base.run_id, "keep_models": spec.keep_models, "compare": list(spec.compare)}
-    found = [Job(one.key, one.title, {**common, "training": one.to_json()}) for one in trainings]
+    found = [Job(one.key, one.title, partial(one.write, keeps_model=spec.keep_models)) for one in trainings]
     named = comparisons.scores_by_name(ablation.comparing, plans.base, spec.compare)
     unmeasured = [name for name, scores in named.items() if base.store.find(scores) is None]
     for name in unmeasured:
         if not comparisons.is_asked(name):
             plan = plans.base.model_dump(mode="json")
-            found.append(Job(digest(name), name, {**common, "measure": name, "plan": plan}))
+            job = {"run_id": base.run_id, "compare": list(spec.compare), "measure_beside": name, "plan": plan}
+            write = partial(Path.write_text, data=json.dumps(job), encoding="utf-8")
+            found.append(Job(digest(name), name, write))
     jobs = jobs_of(base, ablation.folder, parallel, len(os.sched_getaffinity(0)))
     jobs.carry_out(found, board)
     asked = {digest(name): plans.unmeasured or "not measured" for name in unmeasured if comparisons.is_asked(name)}
@@ -188,7 +189,7 @@ def _train(
 
 def _keep(ablation: Ablation, table: Table, again: str, board: Board) -> None:
     """The table as JSON, CSV and PNG in the ablation's folder, and in MLflow, where the run registers."""
-    from fusery.ablation.plot import plot_gains
+    from fusery.ablation.tables import plot_gains
 
     folder, base = ablation.folder, ablation.base
     folder.mkdir(parents=True, exist_ok=True)
@@ -212,7 +213,7 @@ def _record(ablation: Ablation, table: Table, again: str, board: Board) -> None:
         return
     from fusery.ablation.record import record
 
-    artifacts = default_artifact_folder(base.work / "mlflow") if base.tracking_uri.startswith("sqlite:") else None
+    artifacts = artifact_folder(base.tracking_uri, base.work)
     files = [folder / name for name in ("ablation.json", "ablation.csv", "ablation.png")]
     record(table, base.config.name, base.tracking_uri, artifacts, [*files, ablation.file.path], again)
     note.write_text(content, encoding="utf-8")

@@ -66,6 +66,10 @@ def run_file(parser: Parser) -> None:
 def started_run(parser: Parser) -> None:
     """Of commands that `fusery run` starts too, in a process of their own."""
     run_file(parser)
+    relative_to(parser)
+
+
+def relative_to(parser: Parser) -> None:
     help_text = "what relative paths in FILE.yaml are relative to, if it is a copy (default: its own folder)"
     parser.add_argument("--relative-to", type=Path, metavar="FOLDER", help=help_text)
 

@@ -1,4 +1,4 @@
-"""Baselines: the ensemble of the sources, the mean of weights, and the plan of a fusion of one source alone.
+"""Baselines: the ensemble of the sources, the mean of weights, a fusion of one source alone; and what they need.
 
 The ensemble needs the sources' distributions over the held-out text. They are captured while the servers are up, by the
 same code and under the same kind of names as the training text's, so the next run with these sources finds them too.
@@ -7,16 +7,16 @@ same code and under the same kind of names as the training text's, so the next r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fusery.core.rules import Positions
+from fusery.errors import ConfigError, CorpusError
 from fusery.evaluation.bits_per_byte import HeldOutDocument
 from fusery.evaluation.scores import Scores
 from fusery.formats import shards
 from fusery.models.checkpoint import local_folder
-from fusery.pipeline.evaluation_needs import check_measured
 from fusery.pipeline.preflight import Run
 from fusery.run_config import EngineKind, SourceSpec, split_engine
 from fusery.source.client import SourceClient
@@ -26,11 +26,6 @@ from fusery.worker.fuse import fuse_shard
 from fusery.worker.names import digest
 from fusery.worker.plan import Hop, Plan, ShardTask
 from fusery.worker.tables import load_tokenizer, load_vocabulary_map
-
-
-def single_source_plan(plan: Plan, source: str) -> Plan:
-    """The plan of the same run with one of its sources alone; captures and alignment are the run's own."""
-    return plan.of_source_alone(source)
 
 
 def held_out_plan(run: Run, plan: Plan) -> Plan:
@@ -133,7 +128,7 @@ def _needed_captures(run: Run, held_out: Plan, source: str) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Merging:
-    """What weight merging would take the mean of: names and folders, the target first; `left_out`: who not, and why."""
+    """What weight merging takes the mean of: names, folders, the target first; `left_out`: which not, and why."""
 
     names: tuple[str, ...]
     folders: tuple[Path, ...]
@@ -145,7 +140,7 @@ class Merging:
 
     @property
     def reason(self) -> str:
-        """For the report: who was left out."""
+        """For the report: what was left out."""
         return "; ".join(self.left_out) or "the sources are the target itself"
 
 
@@ -191,3 +186,43 @@ def merge_weights(run: Run, found: Merging) -> None:
 
     pairs = zip(found.names, found.folders, strict=True)
     merge([Member(name, folder, "") for name, folder in pairs], merged_folder(run, found))
+
+
+def check_domains(run: Run) -> None:
+    """Returns if every domain of the training text is measured, or the gate does not look at domains.
+
+    Raises:
+        CorpusError: a domain has no held-out text, so what the training cost it can't be measured.
+    """
+    train, held_out = run.corpora.train.domains, run.corpora.held_out.domains
+    unseen = [domain for domain in train if domain not in held_out]
+    if unseen and run.config.gate.domain_tolerance is not None:
+        raise CorpusError(
+            f"{run.file.path}: training text of {_domains(unseen)} without held-out text, held-out text of "
+            f"{_domains(list(held_out))}; name some under corpus.held_out (or raise corpus.held_out_share, "
+            "corpus.max_held_out_documents), or set gate.domain_tolerance: null"
+        )
+
+
+def _domains(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    return f"domain {shown}" if len(names) == 1 else f"domains {shown}"
+
+
+def check_measured(run: Run, artefacts: Mapping[str, Sequence[str]]) -> None:
+    """Returns if the store has the `artefacts` that each source's server must be asked for.
+
+    Where it lacks some the run is not complete, whatever its note says; the note is taken away, so that the command
+    which the message names does not take the run for done.
+
+    Raises:
+        ConfigError: some are missing; says of which sources, and the command that makes them.
+    """
+    missing = [source for source, names in artefacts.items() if any(run.store.find(name) is None for name in names)]
+    if missing:
+        run.store.remove_note(f"{run.name}/complete.json")
+        raise ConfigError(
+            f"run {run.run_id}: the store lacks what source{'s' * (len(missing) > 1)} {', '.join(missing)} said of the "
+            "held-out text (it was removed, or this version or these settings measure it anew), and only a source's "
+            f"server can say it; make it with: {run.file.command('run')}"
+        )

@@ -14,7 +14,7 @@ from fusery.evaluation.task_library import TaskRunner, TaskSettings, data_digest
 from fusery.evaluation.task_library import check_tasks as check_names
 from fusery.evaluation.task_scores import TaskScores
 from fusery.json_text import parse_json
-from fusery.pipeline.evaluation_needs import check_domains
+from fusery.pipeline.evaluation_baselines import check_domains
 from fusery.pipeline.preflight import Run
 from fusery.worker.names import digest
 

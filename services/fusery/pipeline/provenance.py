@@ -71,7 +71,7 @@ def of_training(run: Run, plan: Plan, clm_only: bool) -> Lineage:
 def _model(run: Run, spec: ModelSpec) -> str:
     """With the revision of a model on the Hub; a folder has none, its fingerprint tells."""
     if spec.revision is None and _is_here(run, spec):
-        # Where it lies is nobody's business but this machine's.
+        # Paths of this machine are not published.
         return Path(spec.model).name if Path(spec.model).is_absolute() else spec.model
     return f"{without_secrets(spec.model)}@{spec.revision or 'unpinned'}"
 
@@ -171,7 +171,7 @@ def _base_models(run: Run, roles: set[str]) -> tuple[str, ...]:
 def _base_model(run: Run, spec: ModelSpec) -> tuple[str, str]:
     """What tells the model from others, and its name: a Hub id, or that of its folder, which says nothing of a machine.
 
-    What a server computes goes by its tokenizer's, else by the source's name: its address is nobody's business.
+    What a server computes goes by its tokenizer's, else by the source's name: its address is not published.
     """
     kind, place = split_engine(spec.model)
     if kind is not EngineKind.TRANSFORMERS and isinstance(spec, SourceSpec):

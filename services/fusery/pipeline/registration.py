@@ -14,11 +14,12 @@ from fusery.pipeline import steps
 from fusery.pipeline.preflight import Run, open_run
 from fusery.pipeline.provenance import lineage, origin
 from fusery.pipeline.report_files import metrics_of, write_report
+from fusery.registry.follow import run_of
 from fusery.registry.licences import accept_licences, check_licences, run_licences
 from fusery.registry.promote import CHAMPION, Promoted, Promotion, promote, version_of_run
 from fusery.registry.record import FusionRecord
 from fusery.registry.register import register
-from fusery.registry.tracking import default_artifact_folder
+from fusery.registry.tracking import artifact_folder
 from fusery.run_file import MOUNTED
 from fusery.secrets_in_text import HIDDEN, without_secrets
 from fusery.settings import settings
@@ -46,10 +47,8 @@ def register_step(path: Path, folder: Path | None = None) -> dict[str, Any]:
     plan = steps.load_plan(run)
     check_licences(run)
     report_folder = write_report(run, plan)
-    is_sqlite = run.tracking_uri.startswith("sqlite:")
-    artifacts = default_artifact_folder(run.work / "mlflow") if is_sqlite else None
     (run.work / "mlflow").mkdir(parents=True, exist_ok=True)
-    done = register(_record(run, plan, report_folder), run.tracking_uri, artifacts)
+    done = register(_record(run, plan, report_folder), run.tracking_uri, artifact_folder(run.tracking_uri, run.work))
     registered = asdict(done) | {"tracking_uri": shown_uri(run.tracking_uri)}
     run.store.write_note(f"{run.name}/registered.json", registered)
     return registered
@@ -76,12 +75,17 @@ def _record(run: Run, plan: Plan, report_folder: Path) -> FusionRecord:
         origin=origin(run, licences),
         register_command=run.file.command("register", *place),
         report_folder=report_folder,
+        training_runs={
+            name: run_id
+            for name, clm_only in ((steps.FUSED, False), (steps.CLM, True))
+            if (run_id := run_of(steps.training_folder(run, plan, clm_only))) is not None
+        },
         datasets=steps.datasets_of(run, plan),
     )
 
 
 def check_gate(run: Run) -> None:
-    """Nothing, if the gate passed the run's fused model.
+    """Returns if the gate passed the run's fused model.
 
     Raises:
         GateFailed: it did not; the message has its reasons. Everything is kept.

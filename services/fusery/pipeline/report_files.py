@@ -102,7 +102,7 @@ def _pictures(report: Report, metrics: dict[str, Path | None], folder: Path) -> 
 
 
 def _samples(run: Run, plan: Plan) -> Iterator[Sample]:
-    """Of up to three domains, a document that is neither short nor long, as everybody read it."""
+    """Of up to three domains, a document that is neither short nor long, as the target and each source read it."""
     for document, shard in _chosen(run, plan):
         tops: dict[str, TopK | None] = {}
         for source in plan.sources:

@@ -2,25 +2,25 @@
 
 In a cluster, training and evaluation may be jobs instead (`step_jobs`): the same commands in pods of their own.
 
-They work on a copy of the YAML as the run was started with it: a file that is edited while a run goes on changes the
-next start and nothing else.
+A training gets a file that says all of it; the others work on a copy of the YAML as the run was started with it. A file
+that is edited while a run goes on changes the next start and nothing else.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fusery import tracing
 from fusery.cluster.manifests.names import Step
 from fusery.errors import ConfigError, FuseryError, InvalidInput
-from fusery.json_text import parse_json
 from fusery.pipeline import local, step_jobs, steps
 from fusery.pipeline.preflight import Run
 from fusery.pipeline.processes import Child, Supervisor, fusery_command
 from fusery.pipeline.progress import Board, Line
+from fusery.pipeline.trainings import Training, trainings_of
+from fusery.registry.training_metrics import read_steps, series
 from fusery.run_file import read_run_file
 from fusery.settings import child_environment
 from fusery.worker.plan import Hop, Plan, ShardTask
@@ -41,31 +41,9 @@ def keep_run_file(run: Run, copy: Path | None = None) -> None:
         raise ConfigError(f"{run.file.path}: changed while it was being started; start it again")
 
 
-@dataclass(frozen=True, slots=True)
-class _Training:
-    """One training of a run, as it is shown and as the command `train` is told. `plan`: of its own sources."""
-
-    name: str
-    plan: Plan
-    clm_only: bool
-    options: tuple[str, ...] = ()
-
-    def is_done(self, run: Run) -> bool:
-        return steps.is_trained(run, self.plan, self.clm_only)
-
-
-def _trainings(run: Run, plan: Plan) -> list[_Training]:
-    fused, clm = _Training("train fused", plan, False), _Training("train clm", plan, True, ("--clm-only",))
-    alone = [
-        _Training(f"train only {source}", of_source, False, ("--only-source", source))
-        for source, of_source in steps.single_sources(run, plan).items()
-    ]
-    return [fused, *([clm] if run.config.evaluation.clm_baseline else []), *alone]
-
-
 def train(run: Run, plan: Plan, board: Board) -> None:
     """The fused training and its baselines, two side by side where the run allows it."""
-    missing = [training for training in _trainings(run, plan) if not training.is_done(run)]
+    missing = [training for training in trainings_of(run, plan) if not training.is_done]
     at_once = 2 if run.config.services.parallel_trainers else 1
     threads = local.threads_per_process(run) if at_once > 1 else _cores(run)
     for first in range(0, len(missing), at_once):
@@ -92,31 +70,32 @@ def report(run: Run, board: Board) -> None:
     _command(run, board, "report")
 
 
-def _train_some(run: Run, board: Board, trainings: Sequence[_Training], threads: int) -> None:
+def _train_some(run: Run, board: Board, trainings: Sequence[Training], threads: int) -> None:
+    """Each in a process of its own, which is given the training as a file and opens no run."""
     total = _tokens(run)
     with Supervisor() as supervisor:
         children = []
         for training in trainings:
-            child = _child(run, training.name, "train", "--threads", str(threads), *training.options)
+            file = run.folder / "jobs" / f"{training.folder.name}.json"
+            environment = training.write(file)
+            child = _child(run, training.title, environment, "train", str(file), "--threads", str(threads))
             children.append(supervisor.start(child))
         while any(child.is_running() for child in children):
-            board.update(*(_training_line(run, training, total) for training in trainings))
+            board.update(*(_training_line(training, total) for training in trainings))
             time.sleep(_POLL_S)
             _check_ended(children)
         _check_ended(children)
-        board.update(*(_training_line(run, training, total) for training in trainings))
+        board.update(*(_training_line(training, total) for training in trainings))
 
 
-def _train_in_jobs(run: Run, board: Board, trainings: Sequence[_Training]) -> None:
-    total, by_name = _tokens(run), {training.name: training for training in trainings}
+def _train_in_jobs(run: Run, board: Board, trainings: Sequence[Training]) -> None:
+    total, by_title = _tokens(run), {training.title: training for training in trainings}
 
     def show() -> None:
-        board.update(*(_training_line(run, training, total) for training in trainings))
+        board.update(*(_training_line(training, total) for training in trainings))
 
-    options = {training.name: training.options for training in trainings}
-    step_jobs.StepJobs(
-        run, board, Step.TRAIN, options, show, is_done=lambda name: by_name[name].is_done(run)
-    ).carry_out()
+    options = {training.title: training.options for training in trainings}
+    step_jobs.StepJobs(run, board, Step.TRAIN, options, show, is_done=lambda title: by_title[title].is_done).carry_out()
 
 
 def _evaluate_in_a_job(run: Run, board: Board) -> None:
@@ -134,22 +113,22 @@ def _tokens(run: Run) -> int:
     return run.config.training.epochs * sum(int(entry.facts["tokens"]) for entry in entries if entry is not None)
 
 
-def _training_line(run: Run, training: _Training, total: int) -> Line:
+def _training_line(training: Training, total: int) -> Line:
     """Progress by tokens, read from the metrics that the trainer writes."""
-    path = steps.training_folder(run, training.plan, training.clm_only) / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    metrics = [parse_json(line) for line in lines if line.endswith("}")]
-    done = total if training.is_done(run) else min(sum(m["tokens"] for m in metrics), total - 1)
-    loss = next((m["clm_nats"] for m in reversed(metrics) if m["clm_nats"] is not None), None)
-    note = "" if loss is None else f"step {metrics[-1]['step']}, CLM {loss:.3f} nats"
-    return Line(training.name, done, total, "tokens", note)
+    steps_done = read_steps(training.folder / "metrics.jsonl")
+    tokens = int(sum(step.values.get("tokens", 0) for step in steps_done))
+    done = total if training.is_done else min(tokens, total - 1)
+    losses = series(steps_done, "clm_nats")[1]
+    note = f"step {steps_done[-1].step}, CLM {losses[-1]:.3f} nats" if losses else ""
+    return Line(training.title, done, total, "tokens", note)
 
 
 def _command(run: Run, board: Board, title: str, *options: str) -> None:
     """Runs one command of fusery's as a child, to its end."""
     board.update(Line(title, 0, 1, "steps"))
     with Supervisor() as supervisor:
-        child = supervisor.start(_child(run, title, title, *options))
+        place = [str(_copy(run)), "--relative-to", str(run.file.folder)]
+        child = supervisor.start(_child(run, title, {}, title, *place, *options))
         while child.is_running():
             time.sleep(_POLL_S)
             board.heartbeat()
@@ -157,11 +136,11 @@ def _command(run: Run, board: Board, title: str, *options: str) -> None:
     board.update(Line(title, 1, 1, "steps"))
 
 
-def _child(run: Run, name: str, command: str, *options: str) -> Child:
-    """A command on the run as it was started; its work belongs to this command's trace."""
-    arguments = [command, str(_copy(run)), "--relative-to", str(run.file.folder), *options]
-    environment = child_environment(TRACEPARENT=tracing.outgoing())
-    return Child(name, fusery_command(*arguments), environment, _logs(run) / f"{name.replace(' ', '-')}.log")
+def _child(run: Run, name: str, environment: Mapping[str, str], *arguments: str) -> Child:
+    """A command of fusery's; its work belongs to this command's trace."""
+    environment = child_environment(**environment, TRACEPARENT=tracing.outgoing())
+    log = run.folder / "services" / f"{name.replace(' ', '-')}.log"
+    return Child(name, fusery_command(*arguments), environment, log)
 
 
 def _check_ended(children: Iterable[Child]) -> None:
@@ -175,10 +154,6 @@ def _check_ended(children: Iterable[Child]) -> None:
 
 def _cores(run: Run) -> int:
     return max(local.threads_per_process(run), 2 if run.config.services.threads is None else 1)
-
-
-def _logs(run: Run) -> Path:
-    return run.folder / "services"
 
 
 def _copy(run: Run) -> Path:

@@ -1,6 +1,6 @@
 """Steps of a run that have jobs of their own in a cluster: launched from the run's pod, and waited for there.
 
-The jobs belong to the run's Job: whoever deletes that deletes them too, and they write a checkpoint. A run's pod that
+The jobs belong to the run's Job: they are deleted with it, and write a checkpoint. A run's pod that
 dies leaves them alone, and the next one takes them up.
 """
 
@@ -79,7 +79,7 @@ class StepJobs:
 
         Raises:
             InvalidInput: one found its input wrong; another attempt is in vain.
-            FuseryError: one failed; the others go on, and whoever takes the run up takes them up.
+            FuseryError: one failed; the others go on, and the next start of the run takes them up.
         """
         cluster = from_service_account()
         owner = patiently(lambda: _owner(cluster), self._say)
@@ -131,7 +131,7 @@ class StepJobs:
 
 
 def _owner(cluster: Cluster) -> Object | None:
-    """The Job that this pod belongs to; None: somebody started it otherwise."""
+    """The Job that this pod belongs to; None if no Job started it."""
     # A pod's host name is its name, up to 63 characters of it, and a run's Job has at most 35.
     pods = cluster.list(POD, fieldSelector=f"metadata.name={socket.gethostname()}").items
     owners = [owner for pod in pods for owner in pod["metadata"].get("ownerReferences", [])]

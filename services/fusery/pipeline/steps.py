@@ -5,7 +5,6 @@ Every result stands under a digest of what it was made from, so a changed input 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -24,15 +23,16 @@ from fusery.json_text import parse_json
 from fusery.pipeline import evaluation_baselines as baselines
 from fusery.pipeline import evaluation_tasks
 from fusery.pipeline.coverage import coverage_of, shares_of, warnings_of
-from fusery.pipeline.evaluation_needs import check_measured
+from fusery.pipeline.evaluation_baselines import check_measured
 from fusery.pipeline.evaluation_tasks import Results, TaskModel
 from fusery.pipeline.preflight import Run, open_run
-from fusery.registry.datasets import HELD_OUT
-from fusery.source.api import Distributions, Document, ModelDescription
+from fusery.pipeline.training_file import keep_scores, measure_model, window_tokens
+from fusery.registry.sending import HELD_OUT
+from fusery.run_sections import TrainingSpec
+from fusery.source.api import Distributions, Document
 from fusery.source.client import SourceClient
-from fusery.trainer.documents import Stored
 from fusery.worker.names import digest, plan_name
-from fusery.worker.plan import Hop, Plan, ShardTask
+from fusery.worker.plan import Hop, Plan
 
 FUSED, CLM, TARGET_BEFORE = "fused", "clm", "target_before"
 ENSEMBLE, MERGED = "ensemble", "weight merging"
@@ -54,10 +54,14 @@ def load_plan(run: Run) -> Plan:
     return Plan.model_validate(note)
 
 
+def training_key(run_id: str, reads: str, spec: TrainingSpec, seed: int, clm_only: bool) -> str:
+    """What decides a training's result; `reads`: the name of the text. `run_id` is the run's whose target it trains."""
+    return digest([reads, spec.model_dump(mode="json"), run_id, seed, clm_only])
+
+
 def training_digest(run: Run, plan: Plan, clm_only: bool) -> str:
-    """What decides a training's result."""
-    training = run.config.training.model_dump(mode="json")
-    return digest([plan.folder(Hop.FUSE), training, run.run_id, run.config.seed, clm_only])
+    """The key of a run's own training."""
+    return training_key(run.run_id, plan.folder(Hop.FUSE), run.config.training, run.config.seed, clm_only)
 
 
 def training_folder(run: Run, plan: Plan, clm_only: bool) -> Path:
@@ -66,17 +70,6 @@ def training_folder(run: Run, plan: Plan, clm_only: bool) -> Path:
 
 def is_trained(run: Run, plan: Plan, clm_only: bool) -> bool:
     return (training_folder(run, plan, clm_only) / "result.json").exists()
-
-
-def fused_documents(run: Run, plan: Plan) -> Stored:
-    """All training documents with their evidence, in corpus order, read from the store shard by shard."""
-    names = [plan.artefact(ShardTask(Hop.FUSE, "", shard)) for shard in range(plan.corpus_shards)]
-    header = {
-        "target": plan.target_tokenizer_fingerprint,
-        "sources": [source.name for source in plan.sources],
-        "vocabulary_maps": [plan.vocabulary_map(source.name) for source in plan.sources],
-    }
-    return Stored(run.store, names, header)
 
 
 def held_out(run: Run) -> list[HeldOutDocument]:
@@ -101,14 +94,14 @@ def measure_source(run: Run, plan: Plan, source: str, client: SourceClient, mark
     """A source's scores and what the ensemble needs of it, asked of its server, unless they are there."""
     name = source_scores_name(run, plan, source)
     if run.store.find(name) is None:
-        reading = Reading(client.tokenizer(), _window_tokens(client.model()))
+        reading = Reading(client.tokenizer(), window_tokens(client.model()))
         expected = _Expected(client, plan.source(source).model_fingerprint)
         batch_bytes = run.config.evaluation.batch_bytes
 
         def progress(done: int, total: int) -> None:
             mark(f"measure {source}", done, total, "documents")
 
-        keep_scores(run, name, measure(expected, held_out(run), batch_bytes, progress, reading))
+        keep_scores(run.store, name, measure(expected, held_out(run), batch_bytes, progress, reading))
     baselines.capture_held_out(run, plan, source, client, mark)
 
 
@@ -128,19 +121,10 @@ def source_measures(run: Run, plan: Plan, source: str) -> list[str]:
     return [source_scores_name(run, plan, source), *baselines.capture_names(run, plan, source)]
 
 
-def _window_tokens(model: ModelDescription) -> int:
-    """A document in one window, where the context holds it; a server takes no larger requests than its limits say."""
-    return min(model.context_length, model.limits.max_tokens)
-
-
-def keep_scores(run: Run, name: str, scores: Scores) -> None:
-    run.store.publish(name, json.dumps(scores.to_json(), sort_keys=True).encode())
-
-
 def single_sources(run: Run, plan: Plan) -> dict[str, Plan]:
     """The plans of the fusions of one source alone that the run asks for, by the source's name."""
     names = [source.name for source in plan.sources] if run.config.evaluation.single_source else []
-    return {name: baselines.single_source_plan(plan, name) for name in names if len(names) > 1}
+    return {name: plan.of_source_alone(name) for name in names if len(names) > 1}
 
 
 def own_models(run: Run, plan: Plan) -> dict[str, tuple[str, str | None, str]]:
@@ -205,19 +189,10 @@ def _measure_own(run: Run, plan: Plan) -> None:
             continue
         if role == MERGED:
             baselines.merge_weights(run, baselines.merging(run, plan))
-        measure_model(run, model, revision, name)
+        measure_model(run.store, held_out(run), run.config.evaluation.batch_bytes, (model, revision), name)
     if baselines.wants_ensemble(run) and run.store.find(ensemble_scores_name(run, plan)) is None:
         scores = baselines.measure_ensemble(run, plan, held_out(run))
-        keep_scores(run, ensemble_scores_name(run, plan), scores)
-
-
-def measure_model(run: Run, model: str, revision: str | None, name: str) -> None:
-    """Keeps the scores of a checkpoint on the held-out documents under `name`."""
-    from fusery.source.engines.transformers import load_engine
-
-    engine = load_engine(model, revision)
-    reading = Reading(engine.tokenizer, _window_tokens(engine.model))
-    keep_scores(run, name, measure(engine, held_out(run), run.config.evaluation.batch_bytes, reading=reading))
+        keep_scores(run.store, ensemble_scores_name(run, plan), scores)
 
 
 def _task_models(run: Run, plan: Plan) -> dict[str, TaskModel]:
@@ -256,7 +231,7 @@ def build_report(
         clm=own.get(CLM),
         sources={s.name: scores(source_scores_name(run, plan, s.name)) for s in plan.sources},
         baselines=further,
-        remarks={**_remarks(run, plan), **(remarks or {})},
+        remarks={**remarks_of(run, plan), **(remarks or {})},
         tasks=tasks or {},
         coverage=coverage_of(run.store, plan),
         wins=shares_of(run.store, plan),
@@ -267,7 +242,7 @@ def build_report(
     return replace(report, verdict=judge(report, run.config.gate))
 
 
-def _remarks(run: Run, plan: Plan) -> dict[str, str]:
+def remarks_of(run: Run, plan: Plan) -> dict[str, str]:
     """Why a baseline that the run asks for is not there, or not whole."""
     remarks = {}
     if run.config.evaluation.ensemble and (reason := baselines.why_no_ensemble(run)) is not None:

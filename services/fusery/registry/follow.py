@@ -27,9 +27,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from fusery.errors import FuseryError, Unavailable
+from fusery.errors import FuseryError
 from fusery.json_text import read_json_object
-from fusery.registry.datasets import dataset_inputs
+from fusery.registry.sending import METRICS_IN_A_BATCH, experiment_id, log_datasets, log_metrics, log_params
 from fusery.registry.session import session
 from fusery.registry.training_metrics import Step, read_steps
 from fusery.settings import child_environment, settings
@@ -43,7 +43,6 @@ TRAINING_TAG = "fusery.training"
 FLUSH_S = 180.0
 """How long the end of a training waits for the last metrics to be sent."""
 _POLL_S, _LONGEST_PAUSE_S = 2.0, 60.0
-_METRICS_IN_A_BATCH = 900
 _MARK = "train/learning_rate"
 """Every step has it, so its history says which steps are there."""
 _METRICS, _STATE, _PLAN = "metrics.jsonl", "tracking.json", "tracking-plan.json"
@@ -112,9 +111,13 @@ class Follower:
             )
 
     def run_id(self) -> str | None:
-        """The run's id in MLflow, once there is one."""
-        known = _state(self._folder)["run_id"]
-        return None if known is None else str(known)
+        return run_of(self._folder)
+
+
+def run_of(folder: Path) -> str | None:
+    """The id in MLflow of the training in `folder`, once there is one."""
+    known = _state(folder)["run_id"]
+    return None if known is None else str(known)
 
 
 def is_followed(folder: Path) -> bool:
@@ -193,7 +196,7 @@ def _send_until_the_end(client: MlflowClient, folder: Path, followed: Followed, 
     while True:
         # Looked at before the file: what was written until then is read now.
         is_last_look = parent.is_gone
-        for batch in _batches(step for step in _steps(folder) if step.step > last):
+        for batch in _batches(step for step in read_steps(folder / _METRICS) if step.step > last):
             _log_steps(client, run_id, batch)
             last = batch[-1].step
             _write(folder / _STATE, {"run_id": run_id, "step": last, "is_finished": False})
@@ -204,17 +207,12 @@ def _send_until_the_end(client: MlflowClient, folder: Path, followed: Followed, 
         parent.wait(_POLL_S)
 
 
-def _steps(folder: Path) -> list[Step]:
-    path = folder / _METRICS
-    return read_steps(path) if path.exists() else []
-
-
 def _batches(steps: Iterator[Step]) -> Iterator[list[Step]]:
     """Whole steps, as many as one request may hold."""
     batch: list[Step] = []
     count = 0
     for step in steps:
-        if batch and count + len(step.values) > _METRICS_IN_A_BATCH:
+        if batch and count + len(step.values) > METRICS_IN_A_BATCH:
             yield batch
             batch, count = [], 0
         batch.append(step)
@@ -231,50 +229,26 @@ def _log_steps(client: MlflowClient, run_id: str, steps: list[Step]) -> None:
         for step in steps
         for name, value in step.values.items()
     ]
-    client.log_batch(run_id, metrics=metrics)
+    log_metrics(client, run_id, metrics)
 
 
 def _run_id(client: MlflowClient, folder: Path, followed: Followed) -> str:
     """The training's run, running: the one that is known, the one that carries its tag, or a new one."""
     known = _state(folder)["run_id"]
-    experiment_id = _experiment_id(client, followed)
+    folder_of_new = None if followed.artifact_folder is None else Path(followed.artifact_folder)
+    experiment = experiment_id(client, followed.experiment, folder_of_new)
     if known is None:
         tag = followed.training_id.replace("'", "''")
-        found = client.search_runs([experiment_id], f"tags.`{TRAINING_TAG}` = '{tag}'")
+        found = client.search_runs([experiment], f"tags.`{TRAINING_TAG}` = '{tag}'")
         known = found[0].info.run_id if found else None
     if known is None:
         tags = {TRAINING_TAG: followed.training_id}
-        known = client.create_run(experiment_id, run_name=followed.run_name, tags=tags).info.run_id
+        known = client.create_run(experiment, run_name=followed.run_name, tags=tags).info.run_id
     client.update_run(known, status="RUNNING")
-    _describe(client, known, followed)
+    log_params(client, known, followed.params)
+    log_datasets(client, known, followed.datasets)
     _write(folder / _STATE, {"run_id": known, "step": 0, "is_finished": False})
     return str(known)
-
-
-def _experiment_id(client: MlflowClient, followed: Followed) -> str:
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(followed.experiment)
-    if found is not None:
-        return str(found.experiment_id)
-    folder = followed.artifact_folder
-    try:
-        return client.create_experiment(followed.experiment, Path(folder).as_uri() if folder else None)
-    except MlflowException as error:
-        # The other training of the run was faster.
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-        raise Unavailable(f"experiment {followed.experiment} was created this moment; it is tried again") from error
-
-
-def _describe(client: MlflowClient, run_id: str, followed: Followed) -> None:
-    """Parameters and data sets; the same again changes nothing."""
-    from mlflow.entities import Param
-
-    params = [Param(key, value[:6000]) for key, value in followed.params.items()]
-    for start in range(0, len(params), 100):
-        client.log_batch(run_id, params=params[start : start + 100])
-    client.log_inputs(run_id, datasets=dataset_inputs(followed.datasets))
 
 
 def main() -> None:

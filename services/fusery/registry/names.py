@@ -1,7 +1,7 @@
-"""Whose a name in MLflow's model registry is: its versions are fusery's, and all of one architecture.
+"""Checks a name in MLflow's model registry: its versions are fusery's, and all of one architecture.
 
-Whoever loads a name by its alias expects the same kind of model behind it tomorrow. It is asked twice: before any work,
-so that nobody learns it after hours of training, and again when the model is registered.
+Code that loads a name by its alias expects the same kind of model there tomorrow. The check comes twice: before any
+work, for training takes hours, and again when the model is registered.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def newest_version(client: MlflowClient, name: str, tags: dict[str, str] | None 
 
 
 def check_name(client: MlflowClient, name: str, architecture: str, on_failure: str) -> None:
-    """Nothing, if a model of `architecture` may be the next version of `name`; `on_failure` ends the error message.
+    """Returns if a model of `architecture` may be the next version of `name`; `on_failure` ends the error message.
 
     Raises:
         InvalidInput: the newest version is of another architecture, or not one of fusery's.

@@ -31,7 +31,7 @@ class ModelLicence:
     found_in: str
     asks: str
     accepted: str | None
-    """When its conditions were accepted; None: nobody had to."""
+    """When its conditions were accepted; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,8 @@ class FusionRecord:
     content of evaluation.json, `report_markdown` the same for people, `report_folder` that of the HTML report and its
     pictures.
     `datasets`: the texts that it was trained and measured on, and the fused evidence, name → digest.
-    `metrics_files`: the trainer's metrics of "fused" and "clm"; None where there was no such training. `lineage`: what
+    `metrics_files`: the trainer's metrics of "fused" and "clm"; None where there was no such training. `training_runs`:
+    their runs in MLflow, which have every step. `lineage`: what
     the model comes from, as short texts by name (sources, fingerprints, corpus and manifest digest, rules, versions).
     `alias` is what a version that passed the gate gets; `register_command` the command that calls this.
 
@@ -77,6 +78,7 @@ class FusionRecord:
     origin: Origin
     register_command: str
     report_folder: Path | None = None
+    training_runs: Mapping[str, str] = field(default_factory=dict)
     datasets: Mapping[str, str] = field(default_factory=dict)
     input_example: str = "The "
 

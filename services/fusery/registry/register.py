@@ -1,10 +1,11 @@
 """Registers a fused model in MLflow with its proof: one run, one model version, an alias if the gate passed.
 
-The weights of a run are registered once. The version carries fusery's run id and a digest of the weights; a last tag
-says that nothing is missing, of which measures and for which alias. So the same call after a crash finishes what was
-begun, after success changes nothing, and after the run was measured or judged anew brings the version up to date. A run
-that was trained again is another version: no proof is put on weights that it does not speak of. MLflow has no
-transaction: a run that was cut off stays in MLflow, marked KILLED, and a new one is logged from the start.
+The version's run has what was measured at the end; its tags name the runs of the trainings, which have every step
+(`follow`). The weights of a run are registered once. The version carries fusery's run id and a digest of the weights; a
+last tag says that nothing is missing, of which measures and for which alias. So the same call after a crash finishes
+what was begun, after success changes nothing, and after the run was measured or judged anew brings the version up to
+date. A run that was trained again is another version: no proof is put on weights that it does not speak of. MLflow has
+no transaction: a run that was cut off stays in MLflow, marked KILLED, and a new one is logged from the start.
 """
 
 from __future__ import annotations
@@ -17,20 +18,19 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from fusery.domain_names import mlflow_name
-from fusery.registry.datasets import dataset_inputs
+from fusery.registry.follow import TRAINING_TAG
 from fusery.registry.measures import coverage_line, evaluation_table, final_metrics, is_measure
 from fusery.registry.model_card import description, gate_text, licence_note, model_card
 from fusery.registry.names import ARCHITECTURE_TAG, RUN_TAG, check_name, newest_version
 from fusery.registry.record import FusionRecord, Registered, requirements
 from fusery.registry.redaction import published_yaml
+from fusery.registry.sending import experiment_id, log_datasets, log_metrics, log_params, shortened
 from fusery.registry.session import session
 from fusery.registry.stored_model import generation_signature, write_top_files
-from fusery.registry.training_metrics import Step, read_steps
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-Item = TypeVar("Item")
 WEIGHTS_TAG = "fusery.weights"
 COVERAGE_TAG = "fusery.coverage_warnings"
 GATE_TAG, REASONS_TAG = "fusery.gate", "fusery.gate_reasons"
@@ -47,10 +46,7 @@ _TABLE = "evaluation_table.json"
 _NOTE_TAG = "mlflow.note.content"
 """A run's description."""
 _COMPLETE_TAG = "fusery.complete"
-_MAX_PARAM_CHARACTERS = 6000
 _MAX_TAG_CHARACTERS = 5000
-_PARAMS_IN_A_BATCH = 100
-_METRICS_IN_A_BATCH = 1000
 
 
 def register(record: FusionRecord, tracking_uri: str, artifact_folder: Path | None = None) -> Registered:
@@ -66,13 +62,12 @@ def register(record: FusionRecord, tracking_uri: str, artifact_folder: Path | No
             of another architecture, or one that fusery did not register.
     """
     kept = f"the model is kept at {record.model_folder}; register it with: {record.register_command}"
-    steps = {name: read_steps(path) for name, path in record.metrics_files.items() if path is not None}
     identity = {RUN_TAG: record.run_id, WEIGHTS_TAG: record.weights_digest()}
     with session(tracking_uri, kept) as client:
         found = newest_version(client, record.model_name, identity)
         if found is None:
             check_name(client, record.model_name, record.architecture, f"Nothing was registered, {kept}")
-        version = found or _log_run(client, record, identity, steps, artifact_folder)
+        version = found or _log_run(client, record, identity, artifact_folder)
         if version.tags.get(_COMPLETE_TAG) != record.proof_digest:
             if found is not None:
                 _log_measures_again(client, record, found)
@@ -125,7 +120,7 @@ def _log_measures_again(client: MlflowClient, record: FusionRecord, version: Mod
     """Brings metrics, files, card, description and tags of a version up to measures that it does not have."""
     number, run_id = str(version.version), str(version.run_id)
     measures = _measures(record)
-    _log_metrics(client, run_id, [*measures, *_withdrawn(client, run_id, measures)])
+    log_metrics(client, run_id, [*measures, *_withdrawn(client, run_id, measures)])
     _log_files(client, run_id, record)
     if version.model_id:
         _log_top_files(client, version.model_id, record)
@@ -154,16 +149,16 @@ def _log_run(
     client: MlflowClient,
     record: FusionRecord,
     identity: Mapping[str, str],
-    steps: Mapping[str, Sequence[Step]],
     artifact_folder: Path | None,
 ) -> ModelVersion:
-    experiment_id = _experiment_id(client, record.experiment, artifact_folder)
-    _end_cut_off_runs(client, experiment_id, record.run_id)
+    experiment = experiment_id(client, record.experiment, artifact_folder)
+    _end_cut_off_runs(client, experiment, record.run_id)
     tags = {**_tags(record), **identity, _NOTE_TAG: description(record)}
-    run_id = client.create_run(experiment_id, run_name=record.run_name, tags=tags).info.run_id
+    run_id = client.create_run(experiment, run_name=record.run_name, tags=tags).info.run_id
     try:
-        client.log_inputs(run_id, datasets=dataset_inputs(record.datasets))
-        _log_numbers(client, run_id, record, steps)
+        log_datasets(client, run_id, record.datasets)
+        log_params(client, run_id, record.params)
+        log_metrics(client, run_id, _measures(record))
         _log_files(client, run_id, record)
         model_id, model_uri = _log_model(client, run_id, record)
         version = _create_version(client, record, {**_tags(record), **identity}, run_id, model_id, model_uri)
@@ -175,43 +170,11 @@ def _log_run(
     return version
 
 
-def _experiment_id(client: MlflowClient, name: str, artifact_folder: Path | None) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is not None:
-        return str(found.experiment_id)
-    location = artifact_folder.resolve().as_uri() if artifact_folder is not None else None
-    return client.create_experiment(name, artifact_location=location)
-
-
 def _end_cut_off_runs(client: MlflowClient, experiment_id: str, run_id: str) -> None:
     """Runs of an earlier attempt that still say RUNNING are marked KILLED."""
     query = f"tags.`{RUN_TAG}` = '{run_id}' and attributes.status = 'RUNNING'"
     for run in client.search_runs([experiment_id], query):
         client.set_terminated(run.info.run_id, "KILLED")
-
-
-def _log_numbers(client: MlflowClient, run_id: str, record: FusionRecord, steps: Mapping[str, Sequence[Step]]) -> None:
-    from mlflow.entities import Param
-
-    params = _short({mlflow_name(key): str(value) for key, value in record.params.items()}, _MAX_PARAM_CHARACTERS)
-    for batch in _batches([Param(key, value) for key, value in params.items()], _PARAMS_IN_A_BATCH):
-        client.log_batch(run_id, params=batch)
-    _log_metrics(client, run_id, [*_step_metrics(steps), *_measures(record)])
-
-
-def _log_metrics(client: MlflowClient, run_id: str, metrics: Sequence[Metric]) -> None:
-    for batch in _batches(metrics, _METRICS_IN_A_BATCH):
-        client.log_batch(run_id, metrics=batch)
-
-
-def _step_metrics(steps: Mapping[str, Sequence[Step]]) -> Iterator[Metric]:
-    """Metrics "train/<training>/<name>" of every step, at the time of the step."""
-    from mlflow.entities import Metric
-
-    for training, of_training in steps.items():
-        for step in of_training:
-            for name, value in step.values.items():
-                yield Metric(mlflow_name(f"train/{training}/{name}"), value, int(step.time_s * 1000), step.step)
 
 
 def _measures(record: FusionRecord) -> list[Metric]:
@@ -309,19 +272,9 @@ def _tags(record: FusionRecord) -> dict[str, str]:
         GATE_TAG: "passed" if record.passed else "failed",
         REASONS_TAG: gate_text(record.evaluation),
         ARCHITECTURE_TAG: record.architecture,
+        **{f"{TRAINING_TAG}.{name}": run_id for name, run_id in record.training_runs.items()},
         **({COVERAGE_TAG: "\n".join(warnings)} if warnings else {}),
     }
     commit = record.lineage.get("git_commit")
     source = {"mlflow.source.git.commit": commit.partition(" ")[0]} if commit else {}
-    return {RUN_TAG: record.run_id, **source, **_short(texts, _MAX_TAG_CHARACTERS)}
-
-
-def _short(values: Mapping[str, str], most: int) -> dict[str, str]:
-    """Values cut to `most` characters, the last of them "…" where something was cut."""
-    return {key: value if len(value) <= most else value[: most - 1] + "…" for key, value in values.items()}
-
-
-def _batches(items: Sequence[Item], size: int) -> Iterator[list[Item]]:
-    remaining = iter(items)
-    while batch := list(islice(remaining, size)):
-        yield batch
+    return {RUN_TAG: record.run_id, **source, **shortened(texts, _MAX_TAG_CHARACTERS)}

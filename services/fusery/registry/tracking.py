@@ -33,6 +33,11 @@ def default_artifact_folder(folder: Path) -> Path:
     return folder.resolve() / "mlflow-artifacts"
 
 
+def artifact_folder(tracking_uri: str, work: Path) -> Path | None:
+    """Where a new experiment of a run keeps its files: in its work folder beside SQLite. None: a server decides."""
+    return default_artifact_folder(work / "mlflow") if tracking_uri.startswith("sqlite:") else None
+
+
 def check_tracking(uri: str, timeout_s: float = 5.0) -> None:
     """Returns if records can be written to `uri`, as far as that shows in `timeout_s` and without mlflow.
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fusery.errors import Corrupt
-from fusery.json_text import parse_json
+from fusery.json_text import NotJson, parse_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,30 +25,49 @@ class Step:
 
 
 def read_steps(path: Path) -> list[Step]:
-    """The steps in `path`, ascending, each once. Lines without a step are left out, and so is what is no number.
+    """The steps in `path`, ascending, each once; none if there is no file. What is no number is left out.
 
     A line without `time_s` has the time of the file's last change, less the training time since.
 
     Raises:
         Corrupt: a line that is not the last is no JSON object.
     """
-    lines = path.read_text(encoding="utf-8").splitlines()
     numbers_of: dict[int, dict[str, float]] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            numbers = _numbers(parse_json(line)) if line.strip() else {}
-        except (ValueError, AttributeError) as error:
-            if number == len(lines):
-                break
-            raise Corrupt(f"{path}, line {number}: expected a JSON object, got {line[:40]!r}; train again") from error
+    for line in read_lines(path):
+        numbers = _numbers(line)
         if "step" in numbers:
             numbers_of[int(numbers.pop("step"))] = numbers
+    if not numbers_of:
+        return []
     end_s = path.stat().st_mtime
     total_s = max((numbers.get("elapsed_s", 0.0) for numbers in numbers_of.values()), default=0.0)
     return [
         Step(step, numbers.pop("time_s", end_s - (total_s - numbers.get("elapsed_s", total_s))), numbers)
         for step, numbers in sorted(numbers_of.items())
     ]
+
+
+def read_lines(path: Path, *, until_damage: bool = False) -> list[dict[str, Any]]:
+    """The lines of the file in order, none if there is no file. `until_damage`: those before a damaged one, if any.
+
+    Raises:
+        Corrupt: a line that is not the last is no JSON object.
+    """
+    texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found: list[dict[str, Any]] = []
+    for number, text in enumerate(texts, start=1):
+        if not text.strip():
+            continue
+        try:
+            value = parse_json(text)
+            if not isinstance(value, dict):
+                raise NotJson(f"expected an object, got {type(value).__name__}")
+            found.append(value)
+        except NotJson as error:
+            if number == len(texts) or until_damage:
+                break
+            raise Corrupt(f"{path}, line {number}: expected a JSON object, got {text[:40]!r}; train again") from error
+    return found
 
 
 def series(steps: list[Step], name: str) -> tuple[list[int], list[float]]:

@@ -1,4 +1,4 @@
-"""The processes of a training as one group, whoever started them: torchrun, accelerate launch, a job of a cluster, MPI.
+"""The processes of a training as one group, however started: torchrun, accelerate launch, a job of a cluster, MPI.
 
 Accelerate forms no group of CPU processes unless it is told that the CPU is meant: each would train by itself. So the
 device is decided here, and what came out is compared with what the launcher said.

@@ -37,15 +37,14 @@ from fusery.registry.follow import Followed, Follower, is_followed
 from fusery.registry.model_card import Lineage, TrainedModel
 from fusery.run_sections import TrainingSpec
 from fusery.stop_signals import taken
-from fusery.trainer import adapters, checkpoint, group, sharding
-from fusery.trainer.attention import prove_packing, vocabulary_size
+from fusery.trainer import checkpoint, group, weights
+from fusery.trainer.batches import HeldOut, prove_packing, vocabulary_size
 from fusery.trainer.checkpoint import Cursor
 from fusery.trainer.documents import Limits, TrainingDocuments
 from fusery.trainer.export import export
-from fusery.trainer.held_out import HeldOut
 from fusery.trainer.loop import Training, run
 from fusery.trainer.metrics import StepMetrics
-from fusery.trainer.order import Plan
+from fusery.trainer.order import Schedule
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +64,7 @@ class TrainJob:
 
     `clm_only`: the baseline, λ = 1 on the same tokens in the same steps. `threads`: None leaves torch's choice.
     `held_out`: token ids of documents to measure on now and then. `tracking`: where MLflow's records go.
-    `lineage`: what the model's card says of its origin, asked for when the model is written.
+    `lineage`: what the model's card says of its origin.
     """
 
     target: str
@@ -80,7 +79,7 @@ class TrainJob:
     threads: int | None = None
     held_out: Sequence[IntArray] = ()
     tracking: Followed | None = None
-    lineage: Callable[[], Lineage] | None = None
+    lineage: Lineage | None = None
     on_step: Callable[[StepMetrics], None] | None = None
 
 
@@ -114,18 +113,18 @@ def train(job: TrainJob) -> TrainResult:
         return done
     job.output.mkdir(parents=True, exist_ok=True)
     accelerator = group.form(job.threads)
-    sharding.check(accelerator, job.training)
+    weights.check_sharding(accelerator, job.training)
     is_main = accelerator.is_main_process
     with _threads(job.threads), _signals() as signals, FolderLease(job.output) if is_main else nullcontext() as lease:
         training, adapted = _prepared(job)
         with _followed(job, training) if is_main else nullcontext() as follower:
             training = replace(training, lease=lease, tracking_run=_run_of(follower))
             cursor = run(training, accelerator, signals)
-            if cursor.step < training.plan.steps:
-                signals.raise_for(cursor, training.plan.steps)
+            if cursor.step < training.schedule.steps:
+                signals.raise_for(cursor, training.schedule.steps)
             if adapted is not None:
-                adapters.merge(adapted)
-            state = sharding.whole_state(training.model.model, keeps=is_main)
+                weights.merge_adapters(adapted)
+            state = weights.whole_state(training.model.model, keeps=is_main)
             if is_main:
                 _publish(job, training, cursor, state)
         accelerator.wait_for_everyone()
@@ -151,18 +150,18 @@ def _prepared(job: TrainJob) -> tuple[Training, Any]:
     layout = job.documents.layout
     job.documents.check(Limits(capacity, vocabulary, len(job.partitions)))
     packing = prove_packing(model, capacity, int(layout.lengths_D.max()))
-    plan = Plan.of(layout, capacity, job.training.batch_sequences, job.training.epochs, job.seed)
-    job.documents.hold(plan.window_shards)
-    log.info("%d documents, %d steps, documents kept apart by %s", len(layout.lengths_D), plan.steps, packing.value)
+    schedule = Schedule.of(layout, capacity, job.training.batch_sequences, job.training.epochs, job.seed)
+    job.documents.hold(schedule.window_shards)
+    log.info("%d documents, %d steps, documents kept apart by %s", len(layout.lengths_D), schedule.steps, packing.value)
     if job.training.gradient_checkpointing:
         model.model.activation_checkpointing_enable({"use_reentrant": False})
     spec, rank = job.training, job.training.lora_rank
-    adapted = None if rank is None else adapters.add(model.model, rank, spec.lora_alpha, job.seed)
+    adapted = None if rank is None else weights.add_adapters(model.model, rank, spec.lora_alpha, job.seed)
     training = Training(
         model=model,
         documents=job.documents,
         partitions=partitions,
-        plan=plan,
+        schedule=schedule,
         packing=packing,
         spec=job.training,
         seed=job.seed,
@@ -219,7 +218,7 @@ def _publish(job: TrainJob, training: Training, cursor: Cursor, state: Mapping[s
         tail=spec.tail.value,
         tokens=cursor.tokens,
         steps=cursor.step,
-        lineage=None if job.lineage is None else job.lineage(),
+        lineage=job.lineage,
     )
     digest = export(training.model.model, state, trained, job.output / "model")
     content = {

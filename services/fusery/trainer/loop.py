@@ -28,16 +28,20 @@ from fusery.formats.lease import FolderLease
 from fusery.models.head import Head, SplitModel
 from fusery.run_sections import TrainingSpec
 from fusery.trainer import checkpoint
-from fusery.trainer.attention import Packing, hidden_states, rows_for
-from fusery.trainer.checkpoint import Cursor
-from fusery.trainer.data import Batch, build
+from fusery.trainer.batches import Batch, HeldOut, Packing, build, hidden_states, measure, rows_for
+from fusery.trainer.checkpoint import Cursor, Writer
 from fusery.trainer.documents import TrainingDocuments
-from fusery.trainer.held_out import HeldOut, measure
 from fusery.trainer.metrics import Alarms, MetricsLog, StepMetrics
-from fusery.trainer.order import Packed, Plan
-from fusery.trainer.schedule import learning_rate, optimizer_for, peak_learning_rate
-from fusery.trainer.sharding import is_wanted, set_gradient_sync, shard, whole
-from fusery.trainer.writing import Writer
+from fusery.trainer.order import Packed, Schedule
+from fusery.trainer.weights import (
+    is_wanted,
+    learning_rate,
+    optimizer_for,
+    peak_learning_rate,
+    set_gradient_sync,
+    shard,
+    whole,
+)
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +67,7 @@ class Training:
     model: SplitModel
     documents: TrainingDocuments
     partitions: Partitions
-    plan: Plan
+    schedule: Schedule
     packing: Packing
     spec: TrainingSpec
     seed: int
@@ -141,7 +145,7 @@ class _Run:
         if found is None:
             return Cursor()
         checkpoint.restore(found, self._module, self._optimizer)
-        log.info("resuming after step %d of %d", found.cursor.step, self._training.plan.steps)
+        log.info("resuming after step %d of %d", found.cursor.step, self._training.schedule.steps)
         return found.cursor
 
     def run(self, stop: StopRequest) -> Cursor:
@@ -152,7 +156,7 @@ class _Run:
 
     def _steps(self, stop: StopRequest, metrics: MetricsLog | None) -> Cursor:
         every = self._training.spec.checkpoint_every_steps
-        for step in range(self._cursor.step, self._training.plan.steps):
+        for step in range(self._cursor.step, self._training.schedule.steps):
             line, is_asked = self._step(step, stop)
             line = replace(line, held_out_nats=self._measured(step), time_s=time.time())
             if metrics is not None:
@@ -177,7 +181,11 @@ class _Run:
         """The held-out loss after this step, if it is time for it."""
         training, spec = self._training, self._training.spec
         every = spec.evaluate_every_steps
-        if every is None or not training.held_out.sequences or ((step + 1) % every and step + 1 < training.plan.steps):
+        if (
+            every is None
+            or not training.held_out.sequences
+            or ((step + 1) % every and step + 1 < training.schedule.steps)
+        ):
             return None
         size = spec.micro_batch_sequences or spec.batch_sequences
         own = self._accelerator.process_index, self._accelerator.num_processes
@@ -187,10 +195,10 @@ class _Run:
     def _step(self, step: int, stop: StopRequest) -> tuple[StepMetrics, bool]:
         """One optimizer step; what there is to say of it, and whether any process was asked to stop."""
         started = time.perf_counter()
-        plan, batch = self._training.plan, self._training.plan.batch(step)
-        lengths = [int(plan.layout.lengths_D[i]) for sequence in batch for i in sequence]
+        schedule, batch = self._training.schedule, self._training.schedule.batch(step)
+        lengths = [int(schedule.layout.lengths_D[i]) for sequence in batch for i in sequence]
         labelled = sum(max(0, length - 1) for length in lengths)
-        rate = learning_rate(self._training.spec, self._peak, step, plan.steps)
+        rate = learning_rate(self._training.spec, self._peak, step, schedule.steps)
         # Dropout differs from step to step and from process to process, but not from run to run.
         torch.manual_seed(_seed_of(self._training.seed, step, self._accelerator.process_index))
         sums, is_asked = self._forward_backward(batch, float(max(1, labelled)), stop)
@@ -255,7 +263,7 @@ class _Run:
         self._cursor = replace(
             before,
             step=step + 1,
-            epoch=self._training.plan.epoch(step),
+            epoch=self._training.schedule.epoch(step),
             skipped=before.skipped + is_skipped,
             skipped_in_a_row=before.skipped_in_a_row + 1 if is_skipped else 0,
             tokens=before.tokens + tokens,

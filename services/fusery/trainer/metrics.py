@@ -1,6 +1,6 @@
 """Metrics of a training: one JSON line per step, each step exactly once, however often the training was resumed.
 
-A file on this machine comes first and costs a step nothing; whoever tracks runs reads it or gets the callback.
+A file on this machine costs a step nothing; what tracks runs reads it, or gets the callback.
 """
 
 from __future__ import annotations
@@ -10,9 +10,8 @@ import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
-from fusery.json_text import NotJson, parse_json
+from fusery.registry.training_metrics import read_lines
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ class MetricsLog:
     """The file metrics.jsonl, opened at a step: what stands there of later steps is cut off."""
 
     def __init__(self, path: Path, after_step: int) -> None:
-        kept = [line for line in _lines(path) if line["step"] <= after_step]
+        kept = [line for line in read_lines(path, until_damage=True) if line["step"] <= after_step]
         draft = path.with_suffix(".tmp")
         draft.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
         draft.replace(path)
@@ -90,16 +89,3 @@ class MetricsLog:
         """One line, in the file at once: a killed training loses no finished step."""
         self._file.write(json.dumps(asdict(metrics), allow_nan=False) + "\n")
         self._file.flush()
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of the file; a last line that a kill tore is left out."""
-    if not path.exists():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            lines.append(parse_json(text))
-        except NotJson:
-            break
-    return lines

@@ -88,7 +88,7 @@ class _Epoch:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class Schedule:
     """The sequences of every step, packed when they are asked for. The last step of an epoch may be short."""
 
     layout: Layout
@@ -100,7 +100,7 @@ class Plan:
     _packed: dict[tuple[int, int], list[Packed]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, layout: Layout, capacity: int, batch_sequences: int, epochs: int, seed: int) -> Plan:
+    def of(cls, layout: Layout, capacity: int, batch_sequences: int, epochs: int, seed: int) -> Schedule:
         """Packs everything once, window by window, to count the steps."""
         counted = []
         for epoch in range(epochs):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fusery.cli import options
 from fusery.cli.options import Arguments, Parser
 
@@ -9,13 +11,23 @@ EXAMPLE = "fusery train examples/tiny.yaml --clm-only"
 
 
 def set_up(parser: Parser) -> None:
-    options.started_run(parser)
+    help_text = "the run's YAML, or a training of it as `fusery run` writes it"
+    parser.add_argument("file", type=Path, metavar="FILE.yaml|TRAINING.json", help=help_text)
+    options.relative_to(parser)
     options.kind_of_training(parser)
     options.threads(parser)
 
 
 def call(given: Arguments) -> None:
-    from fusery.pipeline.train_step import train_step
+    asked = {key: getattr(given, key) for key in ("clm_only", "only_source", "relative_to")}
+    if given.file.suffix != ".json":
+        from fusery.pipeline.trainings import train_step
 
-    kind = {"clm_only": given.clm_only, "only_source": given.only_source}
-    train_step(given.file, threads=given.threads, folder=given.relative_to, **kind)
+        train_step(given.file, given.threads, **asked)
+        return
+    from fusery.errors import ConfigError
+    from fusery.pipeline.training_file import carry_out, read_training
+
+    if any(asked.values()):
+        raise ConfigError(f"{given.file}: says itself which training it is; leave the other options out")
+    carry_out(read_training(given.file), given.threads)

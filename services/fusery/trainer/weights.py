@@ -1,13 +1,21 @@
-"""Weights split over processes (PyTorch's FSDP 2), as accelerate's configuration asks for it.
+"""Which weights are trained, where they lie, and how far a step moves them: LoRA, FSDP 2, AdamW and its learning rate.
 
-Accelerate's own wrapper takes model and optimizer together and refuses CPU; `fully_shard` below it needs neither, so it
-is called here with the settings of accelerate's plugin. Checkpoints and the exported model hold whole tensors: one
-written by eight processes is resumed by one, or by four. The price: one process holds the whole checkpoint in its
-memory while it writes. PyTorch's own distributed checkpoints would not, but keep a pickle beside the tensors.
+LoRA trains a small pair of matrices beside every linear layer, and adds it to the weights at the end. A checkpoint then
+holds the pairs and their moments alone; the exported model is an ordinary one, which needs no peft. The extra `lora`
+installs it.
+
+PyTorch's FSDP 2 splits weights over processes, as accelerate's configuration asks for it. Accelerate's own wrapper
+takes model and optimizer together and refuses CPU; `fully_shard` below it needs neither, so it is called here with the
+settings of accelerate's plugin. Checkpoints and the exported model hold whole tensors: one written by eight processes
+is resumed by one, or by four. The price: one process holds the whole checkpoint in memory while it writes. PyTorch's
+own distributed checkpoints would not, but keep a pickle beside the tensors.
 """
 
 from __future__ import annotations
 
+import math
+import warnings
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -18,8 +26,58 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from fusery.errors import InvalidInput
+from fusery.errors import InvalidInput, how_to_install
 from fusery.run_sections import TrainingSpec
+
+
+def learning_rate(spec: TrainingSpec, peak: float, step: int, steps: int) -> float:
+    """Linear warm-up to `peak`, then cosine to min_learning_rate_ratio · peak; `step` counts from 0."""
+    warmup = math.ceil(spec.warmup_ratio * steps)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    floor = spec.min_learning_rate_ratio
+    return peak * (floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def peak_learning_rate(spec: TrainingSpec, clm_only: bool) -> float:
+    """The CLM baseline may have a learning rate of its own, so that it is tuned as carefully."""
+    return spec.clm_learning_rate if clm_only and spec.clm_learning_rate is not None else spec.learning_rate
+
+
+def optimizer_for(parameters: Iterable[torch.nn.Parameter], spec: TrainingSpec) -> torch.optim.AdamW:
+    """AdamW; no weight decay on vectors (norms, biases), where it would pull towards a meaningless zero."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": spec.weight_decay},
+        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(groups, lr=spec.learning_rate, betas=(spec.beta1, spec.beta2))
+
+
+def add_adapters(model: PreTrainedModel, rank: int, alpha: int, seed: int) -> Any:
+    """Freezes the model and puts adapters into its linear layers, but the head; what `merge_adapters` takes.
+
+    Raises:
+        InvalidInput: peft is not installed.
+    """
+    try:
+        from peft import LoraConfig
+        from peft.tuners.lora import LoraModel
+    except ModuleNotFoundError as error:
+        raise InvalidInput(f"training.lora_rank needs the package peft: {how_to_install('lora')}") from error
+    torch.manual_seed(seed)
+    with warnings.catch_warnings():
+        # GPT-2 keeps its weights the other way round; peft sees that and says so.
+        warnings.filterwarnings("ignore", message="fan_in_fan_out")
+        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules="all-linear")
+        return LoraModel(model, {"default": config}, "default")
+
+
+def merge_adapters(adapted: Any) -> None:
+    """Adds the adapters to the weights of the model that `add_adapters` was given, and takes them out of it."""
+    adapted.merge_and_unload()
 
 
 def is_wanted(accelerator: Accelerator) -> bool:
@@ -27,7 +85,7 @@ def is_wanted(accelerator: Accelerator) -> bool:
     return accelerator.num_processes > 1 and bool(parse_flag_from_env("ACCELERATE_USE_FSDP"))
 
 
-def check(accelerator: Accelerator, spec: TrainingSpec) -> None:
+def check_sharding(accelerator: Accelerator, spec: TrainingSpec) -> None:
     """Returns if the trainer can do what accelerate's configuration asks for.
 
     Raises:
