@@ -146,7 +146,7 @@ def lineage_of_two() -> Lineage:
 
 
 def test_the_card_of_the_model_carries_its_lineage_and_licences(tmp_path: Path) -> None:
-    job = pico_job(tmp_path / "out", lineage=lineage_of_two)
+    job = pico_job(tmp_path / "out", lineage=lineage_of_two())
     card = ModelCard.load(train(job).model / "README.md")
     assert (card.data.license, card.data.base_model, card.data.datasets) == ("gemma", ["t", "org/a"], ["org/text"])
     assert card.data.tags == ["fusery", "knowledge-fusion"]
