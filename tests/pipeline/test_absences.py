@@ -156,8 +156,9 @@ def test_progress_that_an_earlier_version_kept_can_be_read() -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_RETRY_FOR_S", 0.2)
-    monkeypatch.setattr(local, "_POLICY", RetryPolicy(0.1, 10.0))
+    # Several times what a channel pauses before it connects anew (2 s).
+    monkeypatch.setattr(local, "_RETRY_FOR_S", 8.0)
+    monkeypatch.setattr(local, "_POLICY", RetryPolicy(0.1, 10.0, spreads=False))
     monkeypatch.setattr(local, "_KNOCK_AGAIN_S", 0.0)
 
 

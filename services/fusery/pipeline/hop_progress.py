@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, PlainSerializer, TypeAdapter
 
 from fusery.worker.plan import Hop, ShardTask
+
+_Task = Annotated[
+    ShardTask,
+    PlainSerializer(lambda task: task.key, return_type=str),
+    BeforeValidator(lambda found: ShardTask.from_key(found) if isinstance(found, str) else found),
+]
+"""In JSON by its key, such as "capture-big-00003"."""
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """A task that was given up. `documents`: ids of those that its last attempt worked on."""
 
-    task: ShardTask
+    task: _Task
     reason: str
     documents: tuple[str, ...] = ()
 
@@ -89,26 +98,13 @@ class Progress:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values: hops, dead_letters."""
-        return {
-            "hops": [asdict(hop) for hop in self.hops],
-            "dead_letters": [
-                {"task": letter.task.key, "reason": letter.reason, "documents": list(letter.documents)}
-                for letter in self.dead_letters
-            ],
-        }
+        found: dict[str, Any] = _FORM.dump_python(self, mode="json")
+        return found
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Progress:
-        """What `to_json` gave."""
-        hops = tuple(_hop(hop) for hop in content["hops"])
-        letters = tuple(
-            DeadLetter(ShardTask.from_key(letter["task"]), letter["reason"], tuple(letter["documents"]))
-            for letter in content["dead_letters"]
-        )
-        return cls(hops, letters)
+        """What `to_json` gave, of this version or an earlier one."""
+        return _FORM.validate_python(content)
 
 
-def _hop(content: Mapping[str, Any]) -> HopProgress:
-    # Notes of earlier versions have no reasons.
-    reasons = tuple(FailedAttempts(found["attempts"], found["reason"]) for found in content.get("reasons", ()))
-    return HopProgress(**{**content, "hop": Hop(content["hop"]), "reasons": reasons})
+_FORM = TypeAdapter(Progress)

@@ -125,7 +125,7 @@ def _start_worker(run: Run, supervisor: Supervisor, folder: Path, broker_url: st
 
 _RETRY_FOR_S = 30.0
 _KNOCK_S, _KNOCK_AGAIN_S = 5.0, 1.0
-_POLICY = RetryPolicy(first_s=1.0, longest_s=10.0)
+_POLICY = RetryPolicy(first_s=1.0, longest_s=10.0, spreads=False)
 
 Tell = Callable[[str], None]
 """Hears what is wrong with a source that is waited for, and '' when it answers again."""
