@@ -40,7 +40,7 @@ check: $(STAMP) ## Lint, format, types, import floors, drift of generated files
 format: $(STAMP) ## Format the code
 	@cd $(ROOT) && $(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-proto: $(STAMP) ## Generate services/fusery/pb from proto/
+proto: $(STAMP) ## Generate services/fusery/source/pb from proto/
 	@cd $(ROOT) && PATH=$(BIN):$$PATH scripts/proto.sh
 
 schema: $(STAMP) ## Write docs/run-schema.json, the JSON Schema of a run's YAML

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from result_file import write_result
 
-from fusery.ablation.opened import open_ablation
-from fusery.ablation.run import ablate
+from fusery.run.ablation.opened import open_ablation
+from fusery.run.ablation.run import ablate
 
 
 def main() -> None:

@@ -23,9 +23,9 @@ import pyarrow.parquet as pq
 from result_file import write_result
 
 from fusery.core.topk import TopK
-from fusery.formats import shards
-from fusery.formats.shards import CapturedDocument
-from fusery.formats.store import Store
+from fusery.hops.store import shards
+from fusery.hops.store.shards import CapturedDocument
+from fusery.hops.store.store import Store
 
 ROOT = Path(__file__).parent.parent
 FLOATS = ("log_probs", "next_log_probs", "weights")

@@ -20,12 +20,12 @@ from typing import Any
 
 from result_file import write_result
 
-from fusery.formats.store import Entry, Store
-from fusery.pipeline.attempts import Attempts
-from fusery.pipeline.coordinator import MOST_IN_FLIGHT, PACE, Coordinator
-from fusery.pipeline.shard_table import ShardTable
-from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
+from fusery.config.sections import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.hops.plan import Hop, Plan, PlannedSource, ShardTask
+from fusery.hops.store.store import Entry, Store
+from fusery.run.coordinator.attempts import Attempts
+from fusery.run.coordinator.coordinator import MOST_IN_FLIGHT, PACE, Coordinator
+from fusery.run.coordinator.shard_table import ShardTable
 
 SOURCES = 3
 HOPS = 2 * SOURCES + 1

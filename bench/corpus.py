@@ -42,8 +42,8 @@ def write_lines(path: Path, megabytes: int) -> int:
 
 def steps_of(folder: Path) -> list[tuple[str, Callable[[], object]]]:
     from corpusruns import run_of
-    from fusery.formats.store import Store
-    from fusery.pipeline.corpus import open_corpora, publish_corpora
+    from fusery.hops.store.store import Store
+    from fusery.run.corpus.corpora import open_corpora, publish_corpora
 
     run, store = run_of(folder), Store(str(folder / "store"))
     found: list[Any] = []

@@ -23,7 +23,7 @@ from typing import Any
 
 import grpc
 
-from fusery.pb import distributions_pb2 as pb
+from fusery.source.pb import distributions_pb2 as pb
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))

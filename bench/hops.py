@@ -25,18 +25,18 @@ from pydoc_data.topics import topics  # type: ignore[import-untyped]
 import numpy as np
 from result_file import write_result
 
+from fusery.config.sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.core import fusion
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import TopK
-from fusery.formats import shards
-from fusery.formats.shards import CapturedDocument, CorpusDocument
-from fusery.formats.store import Store
-from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
-from fusery.worker import align
-from fusery.worker.fuse import HOPS
-from fusery.worker.names import corpus_shard, tokenizer_name
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
-from fusery.worker.tables import load_vocabulary_map
+from fusery.hops import align
+from fusery.hops.fuse import HOPS
+from fusery.hops.names import corpus_shard, tokenizer_name
+from fusery.hops.plan import Hop, Plan, PlannedSource, ShardTask
+from fusery.hops.store import shards
+from fusery.hops.store.shards import CapturedDocument, CorpusDocument
+from fusery.hops.store.store import Store
+from fusery.hops.tables import load_vocabulary_map
 
 TOKENIZERS = Path(__file__).parent / "work" / "tokenizers"
 SOURCES, TARGET = ("smollm2", "gpt-neox"), "llama-2"

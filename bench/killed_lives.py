@@ -25,10 +25,10 @@ import torch
 
 import picomodels
 import trainingdata
-from fusery.errors import FuseryError
-from fusery.formats.store import Store
+from fusery.config.sections import TrainingSpec
+from fusery.hops.store.store import Store
 from fusery.registry.follow import Followed
-from fusery.run_sections import TrainingSpec
+from fusery.runtime.errors import FuseryError
 from fusery.trainer import loop
 from fusery.trainer.documents import Stored
 from fusery.trainer.job import TrainJob, train

@@ -21,7 +21,7 @@ import grpc
 from fuzz_source import SERVICE, TEXTS, resident_bytes, served
 from result_file import write_result
 
-from fusery.pb import distributions_pb2 as pb
+from fusery.source.pb import distributions_pb2 as pb
 
 CAPACITY = 32
 """Requests that wait; the default of serve-source."""

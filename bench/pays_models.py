@@ -13,12 +13,12 @@ from typing import Any
 
 import yaml
 
-from fusery.pipeline import evaluation_baselines
-from fusery.pipeline.preflight import Run, open_run, publish_input
+from fusery.hops.capture import capture
+from fusery.hops.names import digest, plan_name, tokenizer_name
+from fusery.hops.plan import Hop, Plan, PlannedSource, ShardTask
+from fusery.run.open_run import Run, open_run, publish_input
+from fusery.run.steps import baselines as evaluation_baselines
 from fusery.source.engines.transformers import TransformersEngine, load_engine
-from fusery.worker.capture import capture
-from fusery.worker.names import digest, plan_name, tokenizer_name
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
 
 ROOT = Path(__file__).parent.parent
 DEMO, WORK = ROOT / "examples" / "work" / "tiny", Path(__file__).parent / "work" / "when_fusing_pays"

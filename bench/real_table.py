@@ -15,12 +15,12 @@ from typing import Any
 
 from result_file import write_result
 
-from fusery.evaluation import report as reports
-from fusery.evaluation.report import Report
-from fusery.evaluation.tables import to_markdown
-from fusery.evaluation.task_scores import TaskScores, difference
-from fusery.pipeline import steps
-from fusery.pipeline.preflight import Run, open_run
+from fusery.evaluation.report import report as reports
+from fusery.evaluation.report.report import Report
+from fusery.evaluation.report.tables import to_markdown
+from fusery.evaluation.tasks.scores import TaskScores, difference
+from fusery.run.open_run import Run, open_run
+from fusery.run.steps import steps
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "examples" / "small-llms.yaml"

@@ -45,12 +45,12 @@ def carry_out(trial: Trial) -> dict[str, float]:
     import torch
 
     from fusery.evaluation.bits_per_byte import HeldOutDocument, measure
-    from fusery.pipeline import steps
-    from fusery.pipeline.preflight import open_run
-    from fusery.pipeline.training_file import fused_documents
+    from fusery.hops.tables import load_vocabulary_map
+    from fusery.run.open_run import open_run
+    from fusery.run.steps import steps
+    from fusery.run.steps.training_file import fused_documents
     from fusery.source.engines.transformers import load_engine
     from fusery.trainer.job import TrainJob, train
-    from fusery.worker.tables import load_vocabulary_map
 
     torch.set_num_threads(1)
     run = open_run(EXAMPLE)

@@ -35,7 +35,7 @@ from fusery.core.levenshtein import nearest
 from fusery.core.rules import Positions, Vocabulary
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import PAD, VocabularyMap
-from fusery.errors import ModelError
+from fusery.runtime.errors import ModelError
 
 RESULT = Path(__file__).parent / "results" / "tokenizer_table.json"
 TOKENIZERS = real_tokenizers.WORK / "tokenizers"

@@ -38,9 +38,9 @@ from fusery.core.loss import MIN_CHUNK_ROWS, SparseEvidence, loss_of_hidden, los
 from fusery.core.objective import Objective, Partitions
 from fusery.core.rules import Tail
 from fusery.core.topk import TopK
-from fusery.formats import shards
-from fusery.formats.shards import FusedDocument
-from fusery.formats.store import Store
+from fusery.hops.store import shards
+from fusery.hops.store.shards import FusedDocument
+from fusery.hops.store.store import Store
 from fusery.models.head import Head
 from fusery.trainer import order
 from fusery.trainer.batches import build

@@ -46,11 +46,11 @@ from result_file import write_result
 from fusery.evaluation.bits_per_byte import HeldOutDocument, measure
 from fusery.evaluation.gain import Gain, paired_gain
 from fusery.evaluation.scores import Scores
-from fusery.pipeline.training_file import fused_documents
+from fusery.hops.names import digest
+from fusery.hops.tables import load_vocabulary_map
+from fusery.run.steps.training_file import fused_documents
 from fusery.source.engines.transformers import load_engine
 from fusery.trainer.job import TrainJob, train
-from fusery.worker.names import digest
-from fusery.worker.tables import load_vocabulary_map
 
 PICTURE = ROOT / "docs" / "images" / "when_fusing_pays.png"
 TUNING_DOCUMENTS = 60

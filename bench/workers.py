@@ -33,19 +33,19 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import psutil
 import redis
-from hops import prepared
 from result_file import write_result
 
-from fusery.formats.store import Store
-from fusery.pipeline.coordinator import MOST_IN_FLIGHT
-from fusery.pipeline.execution import HopsJob, coordinate, new_launch
-from fusery.pipeline.local import start_broker
-from fusery.pipeline.processes import Child, Supervisor, fusery_command
-from fusery.settings import child_environment
-from fusery.worker.app import TASK_NAME, make_app
-from fusery.worker.fuse import HOPS
-from fusery.worker.names import corpus_shard
-from fusery.worker.plan import Hop, Plan, ShardTask
+from fusery.hops.fuse import HOPS
+from fusery.hops.names import corpus_shard
+from fusery.hops.plan import Hop, Plan, ShardTask
+from fusery.hops.store.store import Store
+from fusery.hops.worker.app import TASK_NAME, make_app
+from fusery.run.coordinator.coordinator import MOST_IN_FLIGHT
+from fusery.run.coordinator.execution import HopsJob, coordinate, new_launch
+from fusery.run.local import start_broker
+from fusery.runtime.processes import Child, Supervisor, fusery_command
+from fusery.runtime.settings import child_environment
+from hops import prepared
 
 DOCUMENTS = 131
 """Of 2000 bytes: a shard of the default size."""

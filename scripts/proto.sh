@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Regenerates services/fusery/pb from proto/; with --check only compares, and fails on a difference.
+# Regenerates services/fusery/source/pb from proto/; with --check only compares, and fails on a difference.
 #
 # protoc writes imports by the path of the .proto file. Ours lie in fusery/distributions/v1, the generated
-# code in fusery.pb, so the one absolute import of the gRPC stub is rewritten.
+# code in fusery.source.pb, so the one absolute import of the gRPC stub is rewritten.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}
 command -v "$python" >/dev/null || python=python3
-target=services/fusery/pb
+target=services/fusery/source/pb
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
 
@@ -16,7 +16,7 @@ trap 'rm -rf "$made"' EXIT
   proto/fusery/distributions/v1/distributions.proto
 mv "$made"/fusery/distributions/v1/* "$made"/
 rm -r "$made/fusery"
-sed -i 's/^from fusery\.distributions\.v1 import /from fusery.pb import /' "$made/distributions_pb2_grpc.py"
+sed -i 's/^from fusery\.distributions\.v1 import /from fusery.source.pb import /' "$made/distributions_pb2_grpc.py"
 printf '"""Generated from proto/ by scripts/proto.sh; never edited by hand."""\n' >"$made/__init__.py"
 
 if [[ ${1:-} == --check ]]; then

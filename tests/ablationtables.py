@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fusery.ablation.results import CLM, Evidence, Figures, Row, Table
 from fusery.evaluation.scores import Scores
+from fusery.run.ablation.results import CLM, Evidence, Figures, Row, Table
 
 DOMAINS = ("prose", "prose", "code", "code")
 

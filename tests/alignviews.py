@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fakesource import FakeSource
 from fusery.core.rules import Positions, Vocabulary
-from fusery.pipeline.align_view import Modes, Reading, View, view
+from fusery.run.inspect.align.view import Modes, Reading, View, view
 from fusery.source.api import Document
 from picomodels import pico_byte_tokenizer
 

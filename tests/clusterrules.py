@@ -1,6 +1,6 @@
 """What the account of a run's pod must be allowed to do, as (API group, resource, verb): what the chart's Role gives.
 
-`tests/pipeline/test_step_jobs.py` shows that a run whose steps are jobs asks for exactly these.
+`tests/run/steps/test_step_jobs.py` shows that a run whose steps are jobs asks for exactly these.
 """
 
 from __future__ import annotations

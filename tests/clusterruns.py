@@ -10,7 +10,7 @@ import yaml
 from charts import ROOT, Manifest
 from fusery.cluster.manifests.manifests import run_objects, step_objects
 from fusery.cluster.manifests.names import Step
-from fusery.run_config import RunConfig
+from fusery.config.run import RunConfig
 
 TINY = ROOT / "examples" / "tiny.yaml"
 SECRETS = {"token-secret", "tls-secret", "store-secret", "broker-secret", "pull-secret"}

@@ -29,7 +29,7 @@ signal.pthread_sigmask(signal.SIG_SETMASK, [])
 import pytest
 from hypothesis import settings
 
-from fusery.stop_signals import STOP_SIGNALS
+from fusery.runtime.stop_signals import STOP_SIGNALS
 
 settings.register_profile("fusery", deadline=None, max_examples=60, derandomize=True)
 settings.load_profile("fusery")

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fusery.formats.store import Store
-from fusery.pipeline.attempts import Attempts
-from fusery.pipeline.coordinator import Coordinator, Pace
-from fusery.pipeline.shard_table import ShardTable
-from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
-from fusery.worker.names import attempts_folder, started_folder, tokenizer_name
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
+from fusery.config.sections import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.hops.names import attempts_folder, started_folder, tokenizer_name
+from fusery.hops.plan import Hop, Plan, PlannedSource, ShardTask
+from fusery.hops.store.store import Store
+from fusery.run.coordinator.attempts import Attempts
+from fusery.run.coordinator.coordinator import Coordinator, Pace
+from fusery.run.coordinator.shard_table import ShardTable
 
 
 def plan(sources: int = 2, shards: int = 3) -> Plan:

@@ -12,12 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fusery.formats.shards import CorpusDocument
-from fusery.formats.store import Store
-from fusery.pipeline.corpus import open_corpora, publish_corpora
-from fusery.pipeline.corpus_scan import Corpora
-from fusery.run_config import RunConfig
-from fusery.run_file import RunFile
+from fusery.config.file import RunFile
+from fusery.config.run import RunConfig
+from fusery.hops.store.shards import CorpusDocument
+from fusery.hops.store.store import Store
+from fusery.run.corpus.corpora import open_corpora, publish_corpora
+from fusery.run.corpus.scan import Corpora
 
 Documents = list[CorpusDocument]
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from fusery.config.sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.core.coverage import BINS
-from fusery.formats.store import Store
-from fusery.pipeline.preflight import Run, open_run
-from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
-from fusery.worker.names import plan_name, tokenizer_name
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
+from fusery.hops.names import plan_name, tokenizer_name
+from fusery.hops.plan import Hop, Plan, PlannedSource, ShardTask
+from fusery.hops.store.store import Store
+from fusery.run.open_run import Run, open_run
 from picomodels import pico_byte_tokenizer
 from picorun import write_run
 

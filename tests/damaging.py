@@ -13,17 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from fakesource import FakeSource
-from fusery.errors import Corrupt
-from fusery.formats import shards
-from fusery.formats.shards import CorpusDocument
-from fusery.formats.store import Store
-from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
-from fusery.worker import tables
-from fusery.worker.capture import capture
-from fusery.worker.fuse import HOPS
-from fusery.worker.names import plan_name, tokenizer_name
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
-from fusery.worker.tables import load_vocabulary_map
+from fusery.config.sections import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.hops import tables
+from fusery.hops.capture import capture
+from fusery.hops.fuse import HOPS
+from fusery.hops.names import plan_name, tokenizer_name
+from fusery.hops.plan import Hop, Plan, PlannedSource, ShardTask
+from fusery.hops.store import shards
+from fusery.hops.store.shards import CorpusDocument
+from fusery.hops.store.store import Store
+from fusery.hops.tables import load_vocabulary_map
+from fusery.runtime.errors import Corrupt
 from picomodels import TEXTS, pico_byte_tokenizer
 
 _KINDS = ("byte_level", "unigram")

@@ -13,15 +13,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from fusery.errors import FuseryError, StoreFull
-from fusery.formats.lease import followed_lease
-from fusery.formats.store import Store
-from fusery.pipeline.coordinator import PACE
-from fusery.pipeline.execution import HopsJob, coordinate, new_launch
-from fusery.settings import settings
-from fusery.telemetry import set_up_logging
-from fusery.worker.names import coordinator_name
-from fusery.worker.plan import Plan
+from fusery.hops.names import coordinator_name
+from fusery.hops.plan import Plan
+from fusery.hops.store.lease import followed_lease
+from fusery.hops.store.store import Store
+from fusery.run.coordinator.coordinator import PACE
+from fusery.run.coordinator.execution import HopsJob, coordinate, new_launch
+from fusery.runtime.errors import FuseryError, StoreFull
+from fusery.runtime.settings import settings
+from fusery.runtime.telemetry import set_up_logging
 
 
 def publish_inputs(store: Store, inputs: Path) -> None:

@@ -14,13 +14,13 @@ from typing import Any
 
 from faultprocesses import Broker, Source, Worker, wait_until
 from faultsource import Orders
+from fusery.config.sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.core.tokens import ByteTokenizer
-from fusery.formats import shards
-from fusery.formats.shards import CorpusDocument
-from fusery.run_sections import AlignmentSpec, CaptureSpec, FusionSpec
+from fusery.hops.names import corpus_shard, tokenizer_name
+from fusery.hops.plan import Plan, PlannedSource
+from fusery.hops.store import shards
+from fusery.hops.store.shards import CorpusDocument
 from fusery.source.client import SourceClient
-from fusery.worker.names import corpus_shard, tokenizer_name
-from fusery.worker.plan import Plan, PlannedSource
 from picomodels import pico_byte_tokenizer
 from picorun import documents
 

@@ -18,8 +18,8 @@ from typing import Any
 
 from faultprocesses import HERE, Process, wait_until
 from faultrig import SHARDS, Rig
-from fusery.errors import FuseryError
-from fusery.formats.store import Store
+from fusery.hops.store.store import Store
+from fusery.runtime.errors import FuseryError
 
 MADE = ("captures", "aligned", "fused")
 """Folders of what the hops make."""

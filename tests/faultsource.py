@@ -22,8 +22,8 @@ import numpy as np
 
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import TopK
-from fusery.pb import distributions_pb2 as pb
 from fusery.source.api import Distributions, Document, ModelDescription, check_request, check_tokens
+from fusery.source.pb import distributions_pb2 as pb
 from fusery.source.server import serve as server
 from fusery.source.server import server as gate
 from fusery.source.server.service import DistributionsService

@@ -12,10 +12,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fusery.pb import distributions_pb2 as pb
-from fusery.pb import distributions_pb2_grpc as pb_grpc
 from fusery.source import wire
 from fusery.source.api import ERROR_KEY, Document, Engine
+from fusery.source.pb import distributions_pb2 as pb
+from fusery.source.pb import distributions_pb2_grpc as pb_grpc
 from fusery.source.server.interceptor import Token
 from fusery.source.server.server import Front, SourceServer
 from picomodels import TEXTS

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fusery.errors import FuseryError
-from fusery.pipeline.preflight import open_run
-from fusery.pipeline.preflight_checks import check_run
+from fusery.run.open_run import open_run
+from fusery.run.preflight.checks import check_run
+from fusery.runtime.errors import FuseryError
 
 
 def refused(file: Path, kind: type[FuseryError], match: str) -> str:

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 import picomodels
+from fusery.config.sections import TrainingSpec
 from fusery.core.fusion import Evidence
 from fusery.core.topk import PAD, TopK
-from fusery.formats.shards import FusedDocument, fused_facts, write_fused
-from fusery.formats.store import Store
-from fusery.run_sections import TrainingSpec
+from fusery.hops.store.shards import FusedDocument, fused_facts, write_fused
+from fusery.hops.store.store import Store
 from fusery.trainer.documents import Extremes, Limits, Stored, TrainingDocument, check_positions
 from fusery.trainer.job import TrainJob
 from fusery.trainer.order import Layout

@@ -11,7 +11,7 @@ from certificates import Authority
 from fusery.cluster.api import api
 from fusery.cluster.api.api import Cluster, from_kubeconfig
 from fusery.cluster.api.errors import JOB, POD, AlreadyThere, Asked, Expired, NotAllowed, Place, refusal
-from fusery.errors import ConfigError, InvalidInput, Overloaded, Unavailable
+from fusery.runtime.errors import ConfigError, InvalidInput, Overloaded, Unavailable
 from kubeserver import TOKEN, kube_server, write_kubeconfig
 from kubestate import Kube
 

@@ -11,7 +11,7 @@ from fusery.cluster.api.api import Cluster
 from fusery.cluster.api.errors import JOB, NotAllowed
 from fusery.cluster.api.follow import Kind
 from fusery.cluster.api.launch import deletion, launch, patiently, rehearse
-from fusery.errors import Mismatch, Overloaded, Unavailable
+from fusery.runtime.errors import Mismatch, Overloaded, Unavailable
 from kubestate import Kube
 
 TEXT = "name: pico\n"

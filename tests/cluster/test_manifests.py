@@ -15,8 +15,8 @@ from clusterruns import PLACEMENTS, SECRETS, TINY, TRAINERS, configured, jobs, o
 from fusery.cluster.manifests.manifests import run_objects, step_objects
 from fusery.cluster.manifests.names import Step, base_name, run_name, step_name
 from fusery.cluster.manifests.training import TERMINATED
-from fusery.run_config import RunConfig
-from fusery.run_file import read_run_file
+from fusery.config.file import read_run_file
+from fusery.config.run import RunConfig
 
 
 @pytest.fixture(params=PLACEMENTS.values(), ids=PLACEMENTS)
@@ -158,7 +158,7 @@ def test_one_process_runs_without_torchrun_and_several_with_it() -> None:
     assert "command" not in container(one["spec"]["template"])
     (many,) = train({"kind": "job", "gpus_per_node": 8})
     box = container(many["spec"]["template"])
-    assert box["command"] == ["python3", "-m", "fusery.training_node"]
+    assert box["command"] == ["python3", "-m", "fusery.cli.steps.training_node"]
     assert box["args"][:2] == ["--standalone", "--nproc-per-node=8"]
     assert box["args"][3:6] == ["-m", "fusery", "train"]
     assert box["resources"]["limits"]["nvidia.com/gpu"] == "8"
@@ -259,7 +259,7 @@ def test_the_run_s_yaml_travels_word_for_word_and_keeps_its_plan(tmp_path: Any) 
 
 
 def test_addresses_and_places_do_not_change_the_plan_s_artefacts() -> None:
-    from fusery.worker.plan import Hop, Plan, PlannedSource
+    from fusery.hops.plan import Hop, Plan, PlannedSource
 
     def fused(config: RunConfig) -> str:
         sources = tuple(

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from clusterruns import configured
-from fusery import run_file
 from fusery.cluster.manifests.pods import RUN_FILE
-from fusery.errors import AddressError
-from fusery.pipeline import run as run_command
+from fusery.config import file as run_file
+from fusery.config.file import RunFile, command_on, read_run_file
+from fusery.hops.worker.broker import check_broker
 from fusery.registry.tracking import check_tracking
-from fusery.run_file import RunFile, command_on, read_run_file
-from fusery.worker.broker import check_broker
+from fusery.run import run as run_command
+from fusery.runtime.errors import AddressError
 from picorun import write_run
 
 

@@ -13,7 +13,7 @@ from charts import ROOT, Manifest
 from clusterruns import TINY, content
 from fusery.cli import main
 from fusery.cluster.manifests.names import base_name
-from fusery.run_config import RunConfig
+from fusery.config.run import RunConfig
 
 
 @pytest.fixture

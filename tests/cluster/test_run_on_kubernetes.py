@@ -16,8 +16,8 @@ import yaml
 from fusery.cli import main
 from fusery.cluster.manifests.manifests import run_objects
 from fusery.cluster.manifests.names import base_name, run_name
-from fusery.run_file import read_run_file
-from fusery.settings import child_environment
+from fusery.config.file import read_run_file
+from fusery.runtime.settings import child_environment
 from kubeserver import write_kubeconfig
 from kubestate import Kube
 

@@ -5,10 +5,11 @@ from types import ModuleType
 
 import pytest
 
-from fusery import run_file, section
+from fusery.config import file as run_file
+from fusery.config import section
+from fusery.config.sections import AlignmentSpec
 from fusery.core import alignment, batches, fusion, levenshtein, projection
 from fusery.core.topk import TopK
-from fusery.run_sections import AlignmentSpec
 
 
 @pytest.mark.parametrize("module", [alignment, batches, fusion, levenshtein, projection, run_file, section])

@@ -15,9 +15,9 @@ from frontservers import fronted
 from fusery.core import vocab
 from fusery.core.definition import built, calls, encoded
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import FuseryError, ModelError
-from fusery.pipeline.align import tokens_of
-from fusery.pipeline.opened import named, opened
+from fusery.run.inspect.align.command import tokens_of
+from fusery.run.open_model import named, opened
+from fusery.runtime.errors import FuseryError, ModelError
 from fusery.source.api import Distributions, Document
 from fusery.source.client import SourceClient
 from picomodels import pico_byte_tokenizer, pico_tokenizer

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers
 
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import ModelError
+from fusery.runtime.errors import ModelError
 from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer, pico_tokenizer
 from strategies import texts
 

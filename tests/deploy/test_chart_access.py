@@ -11,9 +11,9 @@ import pytest
 from charts import ROOT, Helm, Rendered
 from fusery.cluster.manifests.manifests import run_objects, step_objects
 from fusery.cluster.manifests.names import Step
-from fusery.cluster_section import TrainerKind
-from fusery.run_config import RunConfig
-from fusery.run_file import read_run_file
+from fusery.config.file import read_run_file
+from fusery.config.kubernetes import TrainerKind
+from fusery.config.run import RunConfig
 
 Rule = tuple[str, str]
 

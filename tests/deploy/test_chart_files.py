@@ -61,7 +61,7 @@ def test_alerts_are_those_of_one_release(helm4: Helm) -> None:
 
 def test_the_alert_of_a_failed_run_knows_the_names_of_its_jobs() -> None:
     from fusery.cluster.manifests.names import Step, run_name, step_name
-    from fusery.run_file import read_run_file
+    from fusery.config.file import read_run_file
 
     (found,) = [alert["expr"] for alert in alerts() if alert["alert"] == "FuseryRunFailed"]
     (pattern,) = re.findall(r'job_name=~"([^"]+)"', found)

@@ -13,9 +13,9 @@ import yaml
 
 from charts import CHART, ROOT, Helm, Manifest, variables
 from fusery.cluster.manifests.manifests import run_objects
-from fusery.cluster_section import Resources
-from fusery.run_config import RunConfig
-from fusery.run_file import read_run_file
+from fusery.config.file import read_run_file
+from fusery.config.kubernetes import Resources
+from fusery.config.run import RunConfig
 
 REST = """
 name: my-fusion

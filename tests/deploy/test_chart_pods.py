@@ -194,7 +194,7 @@ def test_what_scales_has_no_number_of_pods_of_its_own(helm4: Helm) -> None:
 
 
 def test_queues_that_keda_looks_at_are_those_of_the_hops(helm4: Helm) -> None:
-    from fusery.worker.plan import Hop
+    from fusery.hops.plan import Hop
 
     scaled = helm4.template("everything").of("ScaledObject")
     names = {trigger["metadata"]["listName"] for one in scaled for trigger in one["spec"]["triggers"]}
@@ -268,7 +268,7 @@ def test_a_drained_node_takes_one_pod_of_a_kind_at_a_time(helm4: Helm) -> None:
 
 
 def test_settings_that_the_chart_sets_are_settings_that_fusery_reads(helm4: Helm, example: str) -> None:
-    from fusery.settings import Settings, TraceSettings
+    from fusery.runtime.settings import Settings, TraceSettings
 
     known = {f"FUSERY_{name.upper()}" for name in Settings.model_fields} | {
         name.upper() for name in TraceSettings.model_fields

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from charts import ROOT
-from fusery.run_file import read_run_file
-from fusery.settings import Settings
+from fusery.config.file import read_run_file
+from fusery.runtime.settings import Settings
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]

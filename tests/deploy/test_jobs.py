@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from charts import ROOT, Helm, Manifest, Rendered, container, variables
-from fusery.run_config import RunConfig
+from fusery.config.run import RunConfig
 
 RUN = ROOT / "k8s" / "run.yaml"
 

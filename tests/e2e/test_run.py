@@ -18,10 +18,11 @@ import pytest
 import yaml
 
 from fusery import cli
-from fusery.pipeline import local, steps
-from fusery.pipeline.preflight import open_run
-from fusery.pipeline.processes import Supervisor, fusery_command, wait_for_file
-from fusery.worker.plan import Hop, Plan
+from fusery.hops.plan import Hop, Plan
+from fusery.run import local
+from fusery.run.open_run import open_run
+from fusery.run.steps import steps
+from fusery.runtime.processes import Supervisor, fusery_command, wait_for_file
 from picomodels import build_model
 
 pytestmark = pytest.mark.timeout(900)

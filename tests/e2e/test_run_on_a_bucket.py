@@ -13,9 +13,9 @@ import psutil
 import pytest
 
 from fusery import cli
-from fusery.formats.store import Store
-from fusery.pipeline import steps
-from fusery.pipeline.preflight import Run, open_run
+from fusery.hops.store.store import Store
+from fusery.run.open_run import Run, open_run
+from fusery.run.steps import steps
 from picorun import write_run
 from s3server import SECRET_KEY, new_store_url, s3_server
 

@@ -17,9 +17,9 @@ from clusterrules import BY_KIND
 from fusery import cli
 from fusery.cluster.manifests.names import Step, step_name
 from fusery.cluster.manifests.pods import RUN_FILE
-from fusery.pipeline import steps
-from fusery.pipeline.preflight import open_run
-from fusery.settings import child_environment
+from fusery.run.open_run import open_run
+from fusery.run.steps import steps
+from fusery.runtime.settings import child_environment
 from fusery.source.engines.transformers import load_engine
 from kubestate import Kube
 from picomodels import pico_model

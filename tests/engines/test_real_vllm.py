@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusery.errors import FuseryError, Mismatch
+from fusery.runtime.errors import FuseryError, Mismatch
 from fusery.source.api import Document
 from fusery.source.conformance.checks import TEXTS as CONFORMANCE_TEXTS
 from fusery.source.conformance.checks import Status, self_test

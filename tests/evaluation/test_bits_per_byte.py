@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.core.topk import empty
-from fusery.errors import CorpusError, InvalidInput, Mismatch, ModelError
 from fusery.evaluation.bits_per_byte import HeldOutDocument, measure
 from fusery.evaluation.scores import Scores
+from fusery.runtime.errors import CorpusError, InvalidInput, Mismatch, ModelError
 from fusery.source.api import Distributions, Document
 
 

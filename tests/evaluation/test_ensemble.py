@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fusery.core.fusion import Evidence
 from fusery.core.topk import PAD, TopK
 from fusery.evaluation.ensemble import ensemble_bits, next_probabilities
-from fusery.formats.shards import FusedDocument
+from fusery.hops.store.shards import FusedDocument
 
 V = 6
 torch.set_num_threads(1)

@@ -13,18 +13,17 @@ import torch
 
 from fusery.core.rules import Fallback
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import ConfigError
-from fusery.evaluation import report as reports
-from fusery.evaluation.report import Report
-from fusery.pipeline import evaluation_baselines as baselines
-from fusery.pipeline import steps
-from fusery.pipeline.preflight import Run, open_run, publish_input
-from fusery.pipeline.trainings import train_step
+from fusery.evaluation.report import report as reports
+from fusery.evaluation.report.report import Report
+from fusery.hops.capture import capture
+from fusery.hops.names import plan_name, tokenizer_name
+from fusery.hops.plan import Hop, Plan, PlannedSource, ShardTask
+from fusery.run.open_run import Run, open_run, publish_input
+from fusery.run.steps import baselines, steps
+from fusery.run.steps.trainings import train_step
+from fusery.runtime.errors import ConfigError
 from fusery.source.api import Distributions, Document, ModelDescription
 from fusery.source.engines.transformers import TransformersEngine, load_engine
-from fusery.worker.capture import capture
-from fusery.worker.names import plan_name, tokenizer_name
-from fusery.worker.plan import Hop, Plan, PlannedSource, ShardTask
 from picorun import write_run
 
 torch.set_num_threads(1)
@@ -172,7 +171,7 @@ def test_a_second_evaluation_measures_nothing_again(
 
     monkeypatch.setattr(steps, "measure", never)
     monkeypatch.setattr("fusery.evaluation.ensemble.ensemble_bits", never)
-    monkeypatch.setattr("fusery.evaluation.task_library.TaskRunner.__init__", never)
+    monkeypatch.setattr("fusery.evaluation.tasks.library.TaskRunner.__init__", never)
     steps.evaluate_step(run.file.path, threads=1)
     assert reports.read(steps.evaluation_path(run)) == report
 

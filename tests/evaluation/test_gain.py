@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusery.errors import CorpusError, Mismatch
 from fusery.evaluation.gain import Gain, Interval, domain_gains, intervals, paired_gain
 from fusery.evaluation.scores import Scores
+from fusery.runtime.errors import CorpusError, Mismatch
 
 
 def scores_of(bits: list[float], predicted: list[int] | None = None, domains: list[str] | None = None) -> Scores:

@@ -11,27 +11,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusery.config.sections import GateSpec
 from fusery.core.fusion import cost_of
 from fusery.core.rules import Cost
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import empty
-from fusery.errors import Mismatch, ModelError
 from fusery.evaluation.bits_per_byte import HeldOutDocument, measure
-from fusery.evaluation.gate import judge
-from fusery.evaluation.report import Report, read, write
+from fusery.evaluation.report.gate import judge
+from fusery.evaluation.report.report import Report, read, write
+from fusery.evaluation.report.tables import bits_per_byte_cells, gain_lines, to_markdown
 from fusery.evaluation.scores import Scores
-from fusery.evaluation.tables import bits_per_byte_cells, gain_lines, to_markdown
 from fusery.evaluation.windows import Reading
-from fusery.formats.shards import CorpusDocument
-from fusery.pipeline.corpus import check_documents
-from fusery.run_sections import GateSpec
+from fusery.hops.store.shards import CorpusDocument
+from fusery.run.corpus.corpora import check_documents
+from fusery.runtime.errors import Mismatch, ModelError
 from fusery.source.api import Distributions, Document
 from lossytokenizers import KINDS, Kind, tokenizer_of
 from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 
 if TYPE_CHECKING:
-    from fusery.pipeline.corpus_scan import Corpora
-    from fusery.run_file import RunFile
+    from fusery.config.file import RunFile
+    from fusery.run.corpus.scan import Corpora
 
 kinds = pytest.mark.parametrize("kind", KINDS.values(), ids=list(KINDS))
 

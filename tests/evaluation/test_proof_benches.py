@@ -15,9 +15,9 @@ import pays_models
 import real_table
 import when_fusing_pays as pays
 
-from fusery.evaluation.report import Report
+from fusery.evaluation.report.report import Report
 from fusery.evaluation.scores import Scores
-from fusery.evaluation.task_scores import TaskScores
+from fusery.evaluation.tasks.scores import TaskScores
 
 
 def scores_of(german: float, python: float) -> Scores:

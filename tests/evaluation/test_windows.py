@@ -11,12 +11,12 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fusery.core.topk import empty
-from fusery.errors import CorpusError
 from fusery.evaluation.bits_per_byte import HeldOutDocument, measure
 from fusery.evaluation.scores import Scores
 from fusery.evaluation.windows import Read, Reading, documents_of_pieces, joined, windows
-from fusery.formats.shards import CorpusDocument
-from fusery.pipeline.corpus_reading import split
+from fusery.hops.store.shards import CorpusDocument
+from fusery.run.corpus.reading import split
+from fusery.runtime.errors import CorpusError
 from fusery.source.api import Distributions, Document
 from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from fusery.config.file import read_run_file
+from fusery.config.sections import TrainingSpec
 from fusery.core.rules import Cost, FusionRule, Positions, Tail, Vocabulary
-from fusery.run_file import read_run_file
-from fusery.run_sections import TrainingSpec
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

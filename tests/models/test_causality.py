@@ -8,8 +8,8 @@ import pytest
 import torch
 import transformers
 
-from fusery.errors import ModelError
 from fusery.models.causality import check_architecture, check_causal
+from fusery.runtime.errors import ModelError
 from picomodels import ARCHITECTURES, pico_config
 
 _WIDE = {

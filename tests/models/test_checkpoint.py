@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from fusery.errors import ModelError
 from fusery.models.checkpoint import (
     NO_CONTEXT_LIMIT,
     check_checkpoint,
@@ -21,6 +20,7 @@ from fusery.models.checkpoint import (
     weight_files,
 )
 from fusery.models.inspect import inspect_checkpoint
+from fusery.runtime.errors import ModelError
 from picomodels import ARCHITECTURES, CONTEXT_LENGTH, TEXTS, TOKENIZERS, pico_byte_tokenizer, pico_model
 
 

@@ -11,9 +11,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fusery.core.rules import Dtype
-from fusery.errors import ModelError
 from fusery.models.loading import load_model, weights_fingerprint
 from fusery.models.tokenizer import read_tokenizer
+from fusery.runtime.errors import ModelError
 from picomodels import ARCHITECTURES, build_model, pico_model, pico_tokenizer
 
 

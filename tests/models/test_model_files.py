@@ -12,12 +12,12 @@ import torch
 from peft import LoraConfig
 from safetensors.torch import load_file, save_file
 
-from fusery.errors import ModelError
 from fusery.evaluation.merging import Member, merge
 from fusery.models.checkpoint import check_checkpoint
 from fusery.models.loading import load_model, weights_fingerprint
 from fusery.models.model_files import model_files, read_config, weight_files
 from fusery.registry.stored_model import write_top_files
+from fusery.runtime.errors import ModelError
 from picomodels import pico_model
 
 Change = Callable[[Path], object]

@@ -16,9 +16,9 @@ from transformers import AutoTokenizer
 
 from fusery.core.definition import MOST_IDS
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import ModelError
 from fusery.models.inspect import inspect_checkpoint
 from fusery.models.tokenizer import first_difference, read_tokenizer, settle, transformers_tokenizer
+from fusery.runtime.errors import ModelError
 from fusery.source.engines.remote import read_tokenizer_folder
 from picomodels import pico_model, pico_tokenizer
 

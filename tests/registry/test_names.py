@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from fusery.errors import InvalidInput
 from fusery.registry.names import check_name_early
 from fusery.registry.tracking import default_tracking_uri
+from fusery.runtime.errors import InvalidInput
 from picomodels import pico_model
 from registrations import Make, Registration
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fusery.errors import InvalidInput
 from fusery.registry.promote import Promoted, Promotion, promote, version_of_run
+from fusery.runtime.errors import InvalidInput
 from registrations import Make, Registration, measured
 
 # MLflow and what it imports warn about each other's future.

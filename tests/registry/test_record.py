@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fusery.errors import InvalidInput, ModelError
 from fusery.registry.model_card import description, model_card
 from fusery.registry.record import FusionRecord, Registered, requirements
+from fusery.runtime.errors import InvalidInput, ModelError
 
 Make = Callable[..., FusionRecord]
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from fusery.errors import InvalidInput, Unavailable
 from fusery.registry import register as register_module
 from fusery.registry.record import Registered
 from fusery.registry.register import register
 from fusery.registry.stored_model import generation_signature
+from fusery.runtime.errors import InvalidInput, Unavailable
 from registrations import Make, Registration
 
 # MLflow and what it imports warn about each other's future.

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from fusery.errors import AddressError, InvalidInput, Unavailable
 from fusery.registry.session import session
 from fusery.registry.tracking import default_tracking_uri
+from fusery.runtime.errors import AddressError, InvalidInput, Unavailable
 
 # MLflow and what it imports warn about each other's future.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -17,13 +17,13 @@ from pathlib import Path
 
 import pytest
 
-from fusery.errors import AddressError
 from fusery.registry.tracking import (
     check_tracking,
     default_artifact_folder,
     default_tracking_uri,
     without_secrets,
 )
+from fusery.runtime.errors import AddressError
 
 
 @contextmanager
@@ -146,7 +146,7 @@ def test_the_defaults_stand_beside_each_other_and_are_absolute(tmp_path: Path, m
 def test_a_check_never_imports_mlflow() -> None:
     modules = ("tracking", "register", "names", "promote")
     imports = ", ".join(f"fusery.registry.{module}" for module in modules)
-    code = f"import sys, fusery.pipeline.preflight, {imports}; assert 'mlflow' not in sys.modules"
+    code = f"import sys, fusery.run.open_run, {imports}; assert 'mlflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from fusery.errors import Corrupt
 from fusery.registry.training_metrics import read_steps, series
+from fusery.runtime.errors import Corrupt
 
 
 def written(folder: Path, *lines: dict[str, Any] | str) -> Path:

@@ -16,14 +16,14 @@ import grpc
 import numpy as np
 import pytest
 
-from fusery import errors
-from fusery.pb import distributions_pb2 as pb
-from fusery.pb import distributions_pb2_grpc as pb_grpc
+from fusery.runtime import errors
 from fusery.source import call, wire
 from fusery.source.api import Document
 from fusery.source.call import without_address
 from fusery.source.client import SourceClient, read_token
 from fusery.source.engines.transformers import load_engine
+from fusery.source.pb import distributions_pb2 as pb
+from fusery.source.pb import distributions_pb2_grpc as pb_grpc
 from picomodels import TEXTS, pico_model
 from sourceservers import UniformEngine, running
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery import errors
+from fusery.runtime import errors
 from fusery.source.address import RoundRobin, parse_address
 from fusery.source.api import Document
 from fusery.source.client import SourceClient

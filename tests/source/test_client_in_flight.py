@@ -15,15 +15,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery import errors
-from fusery.formats.packing import LogProbs
-from fusery.pb import distributions_pb2 as pb
-from fusery.pb import distributions_pb2_grpc as pb_grpc
+from fusery.runtime import errors
 from fusery.source import wire
 from fusery.source.api import Distributions, Document
 from fusery.source.call import in_order
 from fusery.source.client import SourceClient
 from fusery.source.engines.transformers import load_engine
+from fusery.source.packing import LogProbs
+from fusery.source.pb import distributions_pb2 as pb
+from fusery.source.pb import distributions_pb2_grpc as pb_grpc
 from picomodels import TEXTS, pico_model
 from sourceservers import UniformEngine, running
 

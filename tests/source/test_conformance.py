@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.core.topk import TopK
-from fusery.errors import ModelError
+from fusery.runtime.errors import ModelError
 from fusery.source.api import Distributions, Document, Engine, Limits
 from fusery.source.conformance.checks import (
     TEXTS,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.core.rules import Dtype
-from fusery.errors import InvalidInput, ModelError, TooLarge
+from fusery.runtime.errors import InvalidInput, ModelError, TooLarge
 from fusery.source.api import Distributions, Document, Limits
 from fusery.source.engines import transformers as engine_module
 from fusery.source.engines.transformers import TransformersEngine, load_engine, top_ids

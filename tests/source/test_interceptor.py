@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from frontservers import DOCUMENTS, FrontServer, ask, class_of, fronted, refused, usual_request
-from fusery import errors
-from fusery.pb import distributions_pb2 as pb
+from fusery.runtime import errors
 from fusery.source import wire
 from fusery.source.api import Document, Limits
 from fusery.source.engines.transformers import TransformersEngine, load_engine
+from fusery.source.pb import distributions_pb2 as pb
 from fusery.source.server import interceptor
 from fusery.source.server.call_record import trace_id_of
 from fusery.source.server.interceptor import field_of, status_of
@@ -151,7 +151,7 @@ OF_THE_SERVER = (errors.ConfigError, errors.AddressError, errors.NoAnswer)
 
 
 def test_every_class_of_the_tree_stands_in_the_table() -> None:
-    ours = {kind for kind in wire.error_classes().values() if kind.__module__ == "fusery.errors"}
+    ours = {kind for kind in wire.error_classes().values() if kind.__module__ == "fusery.runtime.errors"}
     assert {type(error) for error, _ in STATUSES} | set(OF_THE_SERVER) == ours
 
 

@@ -11,7 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from frontservers import DOCUMENTS, Hold, ask, fronted, refused, usual_request
-from fusery.errors import ConfigError
+from fusery.runtime.errors import ConfigError
 from fusery.source.server.server import SERVICE, Front
 from sourceservers import UniformEngine
 

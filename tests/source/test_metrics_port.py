@@ -11,7 +11,7 @@ from contextlib import ExitStack, suppress
 import pytest
 from prometheus_client import CollectorRegistry, Gauge
 
-from fusery.errors import ConfigError
+from fusery.runtime.errors import ConfigError
 from fusery.source.server.metrics_port import MAX_CONNECTIONS, MetricsPort
 
 SHORT_S = 0.5

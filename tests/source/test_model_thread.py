@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from fusery.errors import Overloaded
+from fusery.runtime.errors import Overloaded
 from fusery.source.server.model_thread import ModelThread
 
 

@@ -16,7 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from frontservers import DOCUMENTS, Hold, ask, ask_over, class_of, fronted, health_of, refused, usual_request
-from fusery.errors import Overloaded
+from fusery.runtime.errors import Overloaded
 from fusery.source import wire
 from fusery.source.api import Distributions, Document
 from fusery.source.client import SourceClient

@@ -15,8 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusery.core.topk import TopK
-from fusery.errors import AddressError, ConfigError, FuseryError, InvalidInput, Mismatch, ModelError, Unavailable
-from fusery.retry import RetryPolicy
+from fusery.runtime.errors import (
+    AddressError,
+    ConfigError,
+    FuseryError,
+    InvalidInput,
+    Mismatch,
+    ModelError,
+    Unavailable,
+)
+from fusery.runtime.retry import RetryPolicy
 from fusery.source.api import Document
 from fusery.source.engines import http_calls, remote
 from fusery.source.engines.http_calls import HttpServer, error_of_status, excerpt

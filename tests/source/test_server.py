@@ -11,12 +11,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from fusery import errors
-from fusery.pb import distributions_pb2 as pb
-from fusery.pb import distributions_pb2_grpc as pb_grpc
+from fusery.runtime import errors
 from fusery.source import wire
 from fusery.source.api import ERROR_KEY, Document, Limits
 from fusery.source.engines.transformers import load_engine
+from fusery.source.pb import distributions_pb2 as pb
+from fusery.source.pb import distributions_pb2_grpc as pb_grpc
 from fusery.source.server.interceptor import status_of
 from fusery.source.server.server import SERVICE
 from picomodels import TEXTS, pico_model

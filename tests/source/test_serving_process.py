@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fusery.cli import main
-from fusery.errors import ConfigError, ModelError
+from fusery.runtime.errors import ConfigError, ModelError
 from fusery.source.api import Distributions, Document
 from fusery.source.client import SourceClient
 from fusery.source.server.serve import ServeConfig, serve

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.errors import (
+from fusery.runtime.errors import (
     AddressError,
     ConfigError,
     FuseryError,
@@ -51,7 +51,7 @@ def opened(server: StandIn, model: PicoModel | None = None, **options: Any) -> T
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fusery.retry.time.sleep", lambda _: None)
+    monkeypatch.setattr("fusery.runtime.retry.time.sleep", lambda _: None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

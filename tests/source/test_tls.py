@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from certificates import Authority, Pair
 from frontservers import DOCUMENTS, fronted, health_of
-from fusery.errors import ConfigError, Unavailable
+from fusery.runtime.errors import ConfigError, Unavailable
 from fusery.source.client import SourceClient
 from fusery.source.server.serve import ServeConfig, serve
 from fusery.source.server.server import Front

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusery.errors import (
+from fusery.runtime.errors import (
     AddressError,
     ConfigError,
     FuseryError,
@@ -47,7 +47,7 @@ def opened(server: StandIn, model: PicoModel | None = None, **options: Any) -> V
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fusery.retry.time.sleep", lambda _: None)
+    monkeypatch.setattr("fusery.runtime.retry.time.sleep", lambda _: None)
 
 
 @pytest.mark.parametrize("kind", KINDS)

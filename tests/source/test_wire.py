@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from fusery.core.topk import TopK
-from fusery.errors import Corrupt, InvalidInput, ModelError, Overloaded
-from fusery.formats.packing import LogProbs
-from fusery.pb import distributions_pb2 as pb
+from fusery.runtime.errors import Corrupt, InvalidInput, ModelError, Overloaded
 from fusery.source import wire
 from fusery.source.api import Document, Limits, check_ids
+from fusery.source.packing import LogProbs
+from fusery.source.pb import distributions_pb2 as pb
 from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
 from sourceservers import UniformEngine
 

@@ -12,9 +12,9 @@ import picomodels
 from fusery.core.loss import loss_of_hidden, loss_of_logits
 from fusery.core.objective import Objective, Partitions
 from fusery.core.rules import Tail
-from fusery.errors import ModelError
 from fusery.models.head import SplitModel, split
 from fusery.models.loading import load_model
+from fusery.runtime.errors import ModelError
 from fusery.trainer import batches
 from fusery.trainer.batches import Packing, build, hidden_states, prove_packing, rows_for
 from fusery.trainer.order import pack

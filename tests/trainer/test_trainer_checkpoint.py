@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from fusery.errors import Mismatch
+from fusery.runtime.errors import Mismatch
 from fusery.trainer.checkpoint import COMPLETE, STATE, TENSORS, Cursor, newest, restore, save, training_tensors
 
 CONFIG: dict[str, Any] = {"seed": 1, "training.epochs": 2}

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from fusery.errors import CorpusError, Corrupt, Mismatch, TooLarge, Unavailable
-from fusery.formats import shards
-from fusery.formats.shards import FusedDocument, fused_facts
-from fusery.formats.store import Store
+from fusery.hops.store import shards
+from fusery.hops.store.shards import FusedDocument, fused_facts
+from fusery.hops.store.store import Store
+from fusery.runtime.errors import CorpusError, Corrupt, Mismatch, TooLarge, Unavailable
 from fusery.trainer import documents as documents_module
 from fusery.trainer import order
 from fusery.trainer.documents import Limits, Stored

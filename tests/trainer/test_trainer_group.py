@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate.utils import DistributedType
 
-from fusery.errors import InvalidInput
+from fusery.runtime.errors import InvalidInput
 from fusery.trainer import group
 from launchers import ROOT, by_ranks, fused_run, launched
 

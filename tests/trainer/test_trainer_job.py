@@ -20,11 +20,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import picomodels
-from fusery.errors import Interrupted, Mismatch, TooLarge
-from fusery.formats.lease import Occupied
+from fusery.config.sections import TrainingSpec
+from fusery.hops.store.lease import Occupied
 from fusery.registry.model_card import Lineage
 from fusery.registry.record import ModelLicence, Origin
-from fusery.run_sections import TrainingSpec
+from fusery.runtime.errors import Interrupted, Mismatch, TooLarge
 from fusery.trainer import loop
 from fusery.trainer.batches import Packing
 from fusery.trainer.job import TERMINATED_EXIT_CODE, Terminated, TrainJob, train

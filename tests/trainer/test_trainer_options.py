@@ -18,9 +18,9 @@ from accelerate import Accelerator
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from fusery.errors import InvalidInput, StoreFull
-from fusery.formats.lease import FolderLease, Occupied
-from fusery.run_sections import TrainingSpec
+from fusery.config.sections import TrainingSpec
+from fusery.hops.store.lease import FolderLease, Occupied
+from fusery.runtime.errors import InvalidInput, StoreFull
 from fusery.trainer import checkpoint, weights
 from fusery.trainer.job import TrainJob, train
 from fusery.trainer.metrics import Alarms, StepMetrics

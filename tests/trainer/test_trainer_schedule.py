@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusery.run_sections import TrainingSpec
+from fusery.config.sections import TrainingSpec
 from fusery.trainer.weights import learning_rate, optimizer_for, peak_learning_rate
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusery.errors import StoreFull
+from fusery.runtime.errors import StoreFull
 from fusery.trainer import checkpoint, loop
 from fusery.trainer.checkpoint import Writer
 from fusery.trainer.job import train

@@ -11,12 +11,12 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 
-from fusery.errors import FuseryError, Unavailable
-from fusery.formats.store import Store
+from fusery.hops.store.store import Store
+from fusery.hops.worker.broker import check_broker
 from fusery.registry.tracking import check_tracking, without_secrets
-from fusery.settings import settings
+from fusery.runtime.errors import FuseryError, Unavailable
+from fusery.runtime.settings import settings
 from fusery.source.client import client_from_settings
-from fusery.worker.broker import check_broker
 
 _TIMEOUT_S = 20.0
 

@@ -2,7 +2,7 @@
 {{- define "fusery.checks" -}}
 {{- $hops := list -}}
 {{- range $name, $_ := .Values.workers -}}
-{{- $worker := include "fusery.worker" (dict "root" $ "name" $name) | fromYaml -}}
+{{- $worker := include "fusery.hops.worker" (dict "root" $ "name" $name) | fromYaml -}}
 {{- $hops = concat $hops $worker.hops -}}
 {{- if gt (int $worker.autoscaling.minReplicas) (int $worker.autoscaling.maxReplicas) -}}
 {{- fail (printf "workers.%s.autoscaling: minReplicas is %v, maxReplicas %v; make maxReplicas the larger one" $name $worker.autoscaling.minReplicas $worker.autoscaling.maxReplicas) -}}
@@ -61,7 +61,7 @@
 {{- end -}}
 
 {{/* A worker's values with its defaults, as YAML: (dict "root" $ "name" "align") */}}
-{{- define "fusery.worker" -}}
+{{- define "fusery.hops.worker" -}}
 {{- $given := get .root.Values.workers .name | default dict -}}
 {{- mergeOverwrite (deepCopy .root.Values.workerDefaults) (deepCopy $given) | toYaml -}}
 {{- end -}}

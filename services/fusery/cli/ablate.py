@@ -19,6 +19,6 @@ def set_up(parser: Parser) -> None:
 
 
 def call(given: Arguments) -> None:
-    from fusery.ablation.run import ablate
+    from fusery.run.ablation.run import ablate
 
     ablate(given.file, given.parallel, as_json=given.json)

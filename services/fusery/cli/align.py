@@ -39,14 +39,14 @@ def set_up(parser: Parser) -> None:
 
 
 def _new_word(key: str, value: str) -> tuple[str, str] | None:
-    from fusery.run_sections import AlignmentSpec
+    from fusery.config.sections import AlignmentSpec
 
     return AlignmentSpec.new_word(key, value)
 
 
 def call(given: Arguments) -> None:
-    from fusery.pipeline.align import Request, align, text_of
-    from fusery.pipeline.align_view import Modes
+    from fusery.run.inspect.align.command import Request, align, text_of
+    from fusery.run.inspect.align.view import Modes
 
     text = text_of(given.text, given.file)
     modes = Modes.of(given.positions, given.vocabulary, given.top)

@@ -26,7 +26,7 @@ def set_up(parser: Parser) -> None:
 
 
 def call(given: Arguments) -> int:
-    from fusery.pipeline.conformance import Request, conformance
+    from fusery.run.inspect.conformance import Request, conformance
 
     tolerance, dtype = given.tolerance, given.dtype
     request = Request(tuple(given.source), given.texts, given.top_k, tolerance, given.tokenizer, dtype)

@@ -14,6 +14,6 @@ def set_up(parser: Parser) -> None:
 
 
 def call(given: Arguments) -> None:
-    from fusery.pipeline.coverage_show import show_coverage
+    from fusery.run.show_coverage import show_coverage
 
     show_coverage(given.file, as_json=given.json)

@@ -33,10 +33,10 @@ from fusery.cli import (
 )
 from fusery.cli.options import Arguments, Parser
 from fusery.cli.steps import evaluate, promote, register, report, train
-from fusery.errors import FuseryError, how_to_install
-from fusery.output import set_up_output
-from fusery.shown_text import shown
-from fusery.stop_signals import end_as_any_process, start_as_usual
+from fusery.runtime.errors import FuseryError, how_to_install
+from fusery.runtime.output import set_up_output
+from fusery.runtime.stop_signals import end_as_any_process, start_as_usual
+from fusery.runtime.text.shown import shown
 
 _INTERRUPTED, _OUTPUT_CLOSED = 130, 141
 _LINE_END = "\n"
@@ -143,9 +143,9 @@ def _set_up(command: str) -> None:
         return
     from pydantic import ValidationError
 
-    from fusery.errors import ConfigError
-    from fusery.settings import settings
-    from fusery.telemetry import set_up_logging
+    from fusery.runtime.errors import ConfigError
+    from fusery.runtime.settings import settings
+    from fusery.runtime.telemetry import set_up_logging
 
     try:
         place = settings()

@@ -24,8 +24,8 @@ def set_up(parser: Parser) -> None:
 def call(given: Arguments) -> None:
     from fusery.cluster.manifests.names import Step
     from fusery.cluster.manifests.render import render
-    from fusery.errors import ConfigError
-    from fusery.output import write_utf8
+    from fusery.runtime.errors import ConfigError
+    from fusery.runtime.output import write_utf8
 
     arguments = ["--clm-only"] if given.clm_only else []
     arguments += [] if given.only_source is None else ["--only-source", given.only_source]

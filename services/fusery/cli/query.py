@@ -16,6 +16,6 @@ def set_up(parser: Parser) -> None:
 
 
 def call(given: Arguments) -> None:
-    from fusery.pipeline.query import query
+    from fusery.run.inspect.query import query
 
     query(given.address, given.text, given.top_k, as_json=given.json)

@@ -21,8 +21,8 @@ def set_up(parser: Parser) -> None:
 def call(given: Arguments) -> int | None:
     if given.on == "kubernetes":
         return _on_kubernetes(given)
-    from fusery.pipeline.registration import accept_step
-    from fusery.pipeline.run import Stage, run_to_the_end
+    from fusery.run.run import Stage, run_to_the_end
+    from fusery.run.steps.registration import accept_step
 
     accept_step(given.file, given.accept_license, given.relative_to)
     until = None if given.until is None else Stage(given.until)
@@ -32,7 +32,7 @@ def call(given: Arguments) -> int | None:
 
 def _on_kubernetes(given: Arguments) -> int:
     from fusery.cluster.run_there import run_on_kubernetes
-    from fusery.errors import ConfigError
+    from fusery.runtime.errors import ConfigError
 
     if given.relative_to is not None:
         raise ConfigError("--relative-to: names a folder of this machine; for --on kubernetes set kubernetes.folder")

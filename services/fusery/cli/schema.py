@@ -14,6 +14,6 @@ def set_up(_: Parser) -> None:
 
 
 def call(_: Arguments) -> None:
-    from fusery.run_config import RunConfig
+    from fusery.config.run import RunConfig
 
     print(json.dumps(RunConfig.model_json_schema(), indent=2))

@@ -70,7 +70,7 @@ def call(given: Arguments) -> int:
     Raises:
         FuseryError: see `serve`.
     """
-    from fusery.settings import settings
+    from fusery.runtime.settings import settings
     from fusery.source.server.serve import ServeConfig, serve
     from fusery.source.server.server import Front
     from fusery.source.tls import ServerTls

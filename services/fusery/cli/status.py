@@ -15,6 +15,6 @@ def set_up(parser: Parser) -> None:
 
 
 def call(given: Arguments) -> None:
-    from fusery.pipeline.status import show_status
+    from fusery.run.status import show_status
 
     show_status(given.run, given.store, as_json=given.json, watch=given.watch)

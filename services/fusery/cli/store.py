@@ -30,7 +30,7 @@ def set_up(parser: Parser) -> None:
 
 
 def call(given: Arguments) -> int | None:
-    from fusery.pipeline import store_command
+    from fusery.run.inspect import store_command
 
     if given.act == "verify":
         return store_command.show_verified(given.store, as_json=given.json, removes=given.remove)

@@ -14,12 +14,12 @@ def set_up(parser: Parser) -> None:
 
 
 def call(given: Arguments) -> None:
-    from fusery.pipeline.corpus_reading import told
-    from fusery.pipeline.evaluation_tasks import check_tasks
-    from fusery.pipeline.preflight import open_run
-    from fusery.pipeline.preflight_checks import check_registered_name, check_run
     from fusery.registry.licences import check_licences
-    from fusery.shown_text import shown
+    from fusery.run.corpus.reading import told
+    from fusery.run.open_run import open_run
+    from fusery.run.preflight.checks import check_registered_name, check_run
+    from fusery.run.steps.tasks import check_tasks
+    from fusery.runtime.text.shown import shown
 
     warnings = []
     run = open_run(given.file, asks_store=not given.offline)

@@ -14,6 +14,6 @@ def set_up(parser: Parser) -> None:
 
 
 def call(given: Arguments) -> None:
-    from fusery.worker.command import run_worker
+    from fusery.hops.worker.command import run_worker
 
     run_worker(given.processes, given.hops.split(","))

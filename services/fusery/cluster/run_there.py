@@ -13,14 +13,14 @@ from pathlib import Path
 
 from rich.text import Text
 
-from fusery import output
 from fusery.cluster.api import states
 from fusery.cluster.api.api import Cluster, from_kubeconfig
 from fusery.cluster.api.follow import Deleted, Follower, Kind, Outcome
 from fusery.cluster.api.launch import Launched, deletion, launch
 from fusery.cluster.api.watches import PACE, Pace
 from fusery.cluster.manifests.render import cluster_objects, read_cluster_file
-from fusery.errors import FuseryError, Interrupted
+from fusery.runtime import output
+from fusery.runtime.errors import FuseryError, Interrupted
 
 _LOOK_S = 0.5
 _TAIL = 20

@@ -15,7 +15,7 @@ from typing import Any
 
 from tokenizers import Encoding, Tokenizer
 
-from fusery.errors import ModelError
+from fusery.runtime.errors import ModelError
 
 Definition = dict[str, Any]
 

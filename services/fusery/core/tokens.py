@@ -23,8 +23,8 @@ from fusery.core import spelling
 from fusery.core.definition import BYTE_TO_LETTER
 from fusery.core.spelling import compared, loses_text
 from fusery.core.topk import IntArray
-from fusery.errors import ModelError
-from fusery.json_text import parse_json
+from fusery.runtime.errors import ModelError
+from fusery.runtime.text.json import parse_json
 
 _PROBE = "The 12 quick foxes\tjump() over\r\n   «naïve» 東京 😀 </s>  \n\n<0x41> don't"
 """Tokenised into the fingerprint, so that it covers behaviour and not the definition alone."""

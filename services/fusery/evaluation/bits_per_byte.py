@@ -20,9 +20,9 @@ import numpy as np
 
 from fusery.core.batches import by_length
 from fusery.core.topk import IntArray
-from fusery.errors import CorpusError, Mismatch, ModelError
 from fusery.evaluation.scores import Scores
 from fusery.evaluation.windows import Read, Reading, Window, documents_of_pieces, fitted, joined, windows
+from fusery.runtime.errors import CorpusError, Mismatch, ModelError
 from fusery.source.api import Distributions, Document
 
 Progress = Callable[[int, int], None]

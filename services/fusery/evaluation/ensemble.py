@@ -24,7 +24,7 @@ from torch import Tensor
 from fusery.core.batches import by_length
 from fusery.core.fusion import Evidence
 from fusery.core.topk import PAD, IntArray
-from fusery.formats.shards import FusedDocument
+from fusery.hops.store.shards import FusedDocument
 from fusery.models.head import SplitModel
 
 _CHUNK_LOGITS = 1 << 22

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fusery.errors import CorpusError, Mismatch
 from fusery.evaluation.scores import Scores
+from fusery.runtime.errors import CorpusError, Mismatch
 
 FloatArray = npt.NDArray[np.float64]
 _DRAWS_AT_ONCE = 64

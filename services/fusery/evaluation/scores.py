@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from fusery.errors import CorpusError, Mismatch
 from fusery.evaluation.windows import documents_of_pieces
+from fusery.runtime.errors import CorpusError, Mismatch
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ import numpy as np
 
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import FloatArray, IntArray
-from fusery.errors import CorpusError
+from fusery.runtime.errors import CorpusError
 
 _LEAST_WINDOW_TOKENS = 64
 """Where all pieces are tiny: a window must hold a character of many tokens, and something before it."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from fusery.errors import ModelError
+from fusery.runtime.errors import ModelError
 
 log = logging.getLogger(__name__)
 

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fusery.errors import ModelError
-from fusery.json_text import parse_json
 from fusery.models.model_files import (
     INDEX,
     PICKLED,
@@ -26,6 +24,8 @@ from fusery.models.model_files import (
     tokenizer_files,
     weight_files,
 )
+from fusery.runtime.errors import ModelError
+from fusery.runtime.text.json import parse_json
 
 NO_CONTEXT_LIMIT = 1 << 20
 """Context length given to models that have none of their own (state-space models, ALiBi without a limit)."""

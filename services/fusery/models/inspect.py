@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import ModelError
 from fusery.models.checkpoint import context_length, described_folder
 from fusery.models.model_files import read_config
 from fusery.models.tokenizer import read_tokenizer
+from fusery.runtime.errors import ModelError
 
 
 @dataclass(frozen=True, slots=True, eq=False)

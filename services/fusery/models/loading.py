@@ -17,10 +17,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
 from fusery.core.rules import Dtype
-from fusery.errors import ModelError
 from fusery.models.checkpoint import local_folder
 from fusery.models.inspect import known_architecture
 from fusery.models.model_files import read_config, weight_files
+from fusery.runtime.errors import ModelError
 
 _LOADING_ERRORS = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError, SafetensorError)
 

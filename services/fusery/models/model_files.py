@@ -14,8 +14,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fusery.errors import ModelError
-from fusery.json_text import parse_json
+from fusery.runtime.errors import ModelError
+from fusery.runtime.text.json import parse_json
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 CONFIG, GENERATION, WEIGHTS, INDEX = (

@@ -19,8 +19,8 @@ from tokenizers.processors import TemplateProcessing
 from fusery.core import definition as definitions
 from fusery.core.definition import model_vocabulary, steady
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import ModelError
-from fusery.json_text import read_json_object
+from fusery.runtime.errors import ModelError
+from fusery.runtime.text.json import read_json_object
 
 FILE = "tokenizer.json"
 _SETTINGS, _NAMES, _ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"

@@ -27,12 +27,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
-from fusery.errors import FuseryError
-from fusery.json_text import read_json_object
 from fusery.registry.sending import METRICS_IN_A_BATCH, experiment_id, log_datasets, log_metrics, log_params
 from fusery.registry.session import session
 from fusery.registry.training_metrics import Step, read_steps
-from fusery.settings import child_environment, settings
+from fusery.runtime.errors import FuseryError
+from fusery.runtime.settings import child_environment, settings
+from fusery.runtime.text.json import read_json_object
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -252,7 +252,7 @@ def _run_id(client: MlflowClient, folder: Path, followed: Followed) -> str:
 
 
 def main() -> None:
-    from fusery.telemetry import set_up_logging
+    from fusery.runtime.telemetry import set_up_logging
 
     set_up_logging("follow", "info", "text")
     os.nice(10)

@@ -16,12 +16,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Protocol
 
-from fusery.errors import ConfigError
-from fusery.formats.store import Store
+from fusery.config.file import RunFile
+from fusery.config.run import EngineKind, ModelSpec, RunConfig, SourceSpec, split_engine
+from fusery.hops.store.store import Store
 from fusery.registry.stated_licence import StatedLicence, stated_licence
-from fusery.run_config import EngineKind, ModelSpec, RunConfig, SourceSpec, split_engine
-from fusery.run_file import RunFile
-from fusery.secrets_in_text import without_secrets
+from fusery.runtime.errors import ConfigError
+from fusery.runtime.text.secrets import without_secrets
 
 NOT_KNOWN = "unknown"
 TARGET = "target"

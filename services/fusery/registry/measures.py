@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fusery.domain_names import MEAN, mean_label, metric_parts
+from fusery.runtime.text.domain_names import MEAN, mean_label, metric_parts
 
 _GROUPS = ("bits_per_byte", "gain", "gate", "sources", "task", "coverage", "evidence_share")
 """The last two are those of earlier versions."""

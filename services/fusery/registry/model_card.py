@@ -12,7 +12,7 @@ import yaml
 
 from fusery.registry.record import FusionRecord, ModelLicence, Origin, Param
 from fusery.registry.redaction import published_yaml
-from fusery.shown_text import in_markdown, in_markdown_code, shown
+from fusery.runtime.text.shown import in_markdown, in_markdown_code, shown
 
 _LICENCE_FILE = "LICENSE.txt"
 """Beside the published card: what fusery read of the licences."""

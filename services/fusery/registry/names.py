@@ -10,9 +10,9 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusery.errors import InvalidInput, Unavailable
 from fusery.registry.session import session
 from fusery.registry.tracking import SQLITE
+from fusery.runtime.errors import InvalidInput, Unavailable
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from fusery.errors import InvalidInput
 from fusery.registry.model_card import gate_text
 from fusery.registry.names import RUN_TAG, newest_version
 from fusery.registry.register import GATE_TAG, REASONS_TAG
 from fusery.registry.session import session
+from fusery.runtime.errors import InvalidInput
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -11,9 +11,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fusery.errors import InvalidInput, ModelError
-from fusery.json_text import read_json_object
 from fusery.models.model_files import weight_files
+from fusery.runtime.errors import InvalidInput, ModelError
+from fusery.runtime.text.json import read_json_object
 
 Param = str | int | float | bool | None
 

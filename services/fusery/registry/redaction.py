@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from fusery.secrets_in_text import has_secret, without_secrets, without_secrets_in_comment
-from fusery.yaml_text import NotYaml, parse_yaml
+from fusery.runtime.text.secrets import has_secret, without_secrets, without_secrets_in_comment
+from fusery.runtime.text.yaml import NotYaml, parse_yaml
 
 __all__ = ["has_secret", "published_yaml", "without_secrets"]
 

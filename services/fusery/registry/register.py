@@ -21,7 +21,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusery.domain_names import mlflow_name
 from fusery.registry.follow import TRAINING_TAG
 from fusery.registry.measures import coverage_line, evaluation_table, final_metrics, is_measure
 from fusery.registry.model_card import description, gate_text, licence_note, model_card
@@ -31,6 +30,7 @@ from fusery.registry.redaction import published_yaml
 from fusery.registry.sending import experiment_id, log_datasets, log_metrics, log_params, shortened
 from fusery.registry.session import session
 from fusery.registry.stored_model import generation_signature, write_top_files
+from fusery.runtime.text.domain_names import mlflow_name
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric

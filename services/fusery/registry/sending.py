@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from fusery.domain_names import mlflow_name
+from fusery.runtime.text.domain_names import mlflow_name
 
 if TYPE_CHECKING:
     from mlflow.entities import Metric

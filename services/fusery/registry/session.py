@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusery.errors import AddressError, FuseryError, InvalidInput, Unavailable
 from fusery.registry.redaction import without_secrets
 from fusery.registry.tracking import SQLITE
+from fusery.runtime.errors import AddressError, FuseryError, InvalidInput, Unavailable
 
 if TYPE_CHECKING:
     from mlflow.exceptions import MlflowException

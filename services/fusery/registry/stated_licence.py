@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from fusery.models.checkpoint import is_folder
-from fusery.shown_text import shown, shown_short
-from fusery.yaml_text import NotYaml, parse_yaml
+from fusery.runtime.text.shown import shown, shown_short
+from fusery.runtime.text.yaml import NotYaml, parse_yaml
 
 _CARD = "README.md"
 _LICENCE_FILE = re.compile(r"licen[sc]e|copying|^terms", re.IGNORECASE)

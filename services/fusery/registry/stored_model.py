@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from fusery.json_text import parse_json, read_json_object
 from fusery.models.model_files import weight_files
+from fusery.runtime.text.json import parse_json, read_json_object
 
 if TYPE_CHECKING:
     from mlflow.models import ModelSignature

@@ -14,9 +14,9 @@ from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
-from fusery import secrets_in_text
-from fusery.errors import AddressError, NoAnswer
-from fusery.settings import is_in_cluster
+from fusery.runtime.errors import AddressError, NoAnswer
+from fusery.runtime.settings import is_in_cluster
+from fusery.runtime.text import secrets as secrets_in_text
 
 SQLITE = "sqlite:///"
 _API, _BODY_BYTES = "/api/2.0/mlflow/experiments/search", 300

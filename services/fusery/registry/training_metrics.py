@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fusery.errors import Corrupt
-from fusery.json_text import NotJson, parse_json
+from fusery.runtime.errors import Corrupt
+from fusery.runtime.text.json import NotJson, parse_json
 
 
 @dataclass(frozen=True, slots=True)

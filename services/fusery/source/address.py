@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from fusery.errors import AddressError
+from fusery.runtime.errors import AddressError
 
 _SERVER = re.compile(r"(\[[0-9a-fA-F:.]+(?:%\w+)?\]|[^\s\[\]:/,]+):([0-9]{1,5})")
 _DNS = "dns:///"

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import FloatArray, IntArray, TopK
-from fusery.errors import InvalidInput, ModelError, TooLarge
+from fusery.runtime.errors import InvalidInput, ModelError, TooLarge
 
 MAX_MESSAGE_BYTES = 64 << 20
 """Largest gRPC message, both ways, both sides."""

@@ -17,8 +17,8 @@ from typing import Any, Generic, TypeVar
 
 import grpc
 
-from fusery import tracing
-from fusery.errors import (
+from fusery.runtime import tracing
+from fusery.runtime.errors import (
     AddressError,
     ConfigError,
     Corrupt,
@@ -28,7 +28,7 @@ from fusery.errors import (
     TooLarge,
     Unavailable,
 )
-from fusery.retry import RetryPolicy
+from fusery.runtime.retry import RetryPolicy
 from fusery.source import wire
 from fusery.source.address import RoundRobin
 from fusery.source.api import ERROR_KEY

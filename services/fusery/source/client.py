@@ -14,15 +14,15 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import Mismatch, Unavailable
-from fusery.formats.packing import LogProbs
-from fusery.pb import distributions_pb2 as pb
-from fusery.pb import distributions_pb2_grpc as pb_grpc
-from fusery.settings import settings
+from fusery.runtime.errors import Mismatch, Unavailable
+from fusery.runtime.settings import settings
 from fusery.source import wire
 from fusery.source.address import RoundRobin, parse_address
 from fusery.source.api import MAX_MESSAGE_BYTES, Distributions, Document, ModelDescription
 from fusery.source.call import Call, Outlast, Peers, in_order
+from fusery.source.packing import LogProbs
+from fusery.source.pb import distributions_pb2 as pb
+from fusery.source.pb import distributions_pb2_grpc as pb_grpc
 from fusery.source.tls import ClientTls, client_tls, open_channel
 from fusery.source.token import read_token
 

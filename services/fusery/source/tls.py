@@ -17,8 +17,8 @@ from typing import Any
 
 import grpc
 
-from fusery.errors import ConfigError
-from fusery.settings import settings
+from fusery.runtime.errors import ConfigError
+from fusery.runtime.settings import settings
 
 log = logging.getLogger(__name__)
 

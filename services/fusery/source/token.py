@@ -6,7 +6,7 @@ import hmac
 import logging
 from pathlib import Path
 
-from fusery.errors import ConfigError
+from fusery.runtime.errors import ConfigError
 
 log = logging.getLogger(__name__)
 

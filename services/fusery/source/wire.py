@@ -10,10 +10,10 @@ import numpy as np
 
 from fusery.core.spelling import loses_text
 from fusery.core.tokens import ByteTokenizer
-from fusery.errors import Corrupt, FuseryError, InvalidInput
-from fusery.formats.packing import LogProbs, Packed, Unpacked, pack, unpack
-from fusery.pb import distributions_pb2 as pb
+from fusery.runtime.errors import Corrupt, FuseryError, InvalidInput
 from fusery.source.api import MAX_REPLIES_BYTES, Distributions, Document, Limits, ModelDescription
+from fusery.source.packing import LogProbs, Packed, Unpacked, pack, unpack
+from fusery.source.pb import distributions_pb2 as pb
 
 _LOG_PROBS: dict[LogProbs, pb.LogProbs] = {"float16": pb.LOG_PROBS_FLOAT16, "float32": pb.LOG_PROBS_FLOAT32}
 _CHUNK_BYTES = 1 << 20

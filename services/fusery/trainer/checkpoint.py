@@ -33,8 +33,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from fusery.errors import Corrupt, Mismatch, StoreFull
-from fusery.json_text import read_json_object
+from fusery.runtime.errors import Corrupt, Mismatch, StoreFull
+from fusery.runtime.text.json import read_json_object
 from fusery.trainer.weights import like, whole
 
 log = logging.getLogger(__name__)

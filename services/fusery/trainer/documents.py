@@ -22,10 +22,10 @@ import numpy as np
 
 from fusery.core.fusion import Evidence
 from fusery.core.topk import IntArray
-from fusery.errors import CorpusError, Corrupt, Mismatch, TooLarge, Unavailable
-from fusery.formats.shards import read_fused
-from fusery.formats.store import Store
-from fusery.json_text import parse_json
+from fusery.hops.store.shards import read_fused
+from fusery.hops.store.store import Store
+from fusery.runtime.errors import CorpusError, Corrupt, Mismatch, TooLarge, Unavailable
+from fusery.runtime.text.json import parse_json
 from fusery.trainer.order import Layout
 
 _INDEX_VERSION = 2

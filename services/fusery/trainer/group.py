@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, get_int_from_env, parse_flag_from_env
 
-from fusery.errors import InvalidInput, Unavailable
+from fusery.runtime.errors import InvalidInput, Unavailable
 
 log = logging.getLogger(__name__)
 

@@ -24,19 +24,19 @@ from typing import Any
 
 import torch
 
+from fusery.config.sections import TrainingSpec
 from fusery.core.objective import Partitions
 from fusery.core.topk import IntArray
-from fusery.errors import Interrupted, InvalidInput, Mismatch
-from fusery.formats.lease import FolderLease
-from fusery.json_text import read_json_object
+from fusery.hops.store.lease import FolderLease
 from fusery.models.causality import check_causal
 from fusery.models.checkpoint import context_length
 from fusery.models.head import split
 from fusery.models.loading import load_model
 from fusery.registry.follow import Followed, Follower, is_followed
 from fusery.registry.model_card import Lineage, TrainedModel
-from fusery.run_sections import TrainingSpec
-from fusery.stop_signals import taken
+from fusery.runtime.errors import Interrupted, InvalidInput, Mismatch
+from fusery.runtime.stop_signals import taken
+from fusery.runtime.text.json import read_json_object
 from fusery.trainer import checkpoint, group, weights
 from fusery.trainer.batches import HeldOut, prove_packing, vocabulary_size
 from fusery.trainer.checkpoint import Cursor

@@ -21,12 +21,12 @@ from typing import Any, Protocol
 import torch
 from accelerate import Accelerator
 
+from fusery.config.sections import TrainingSpec
 from fusery.core.loss import LossMeans, LossSums, loss_of_hidden, loss_of_logits
 from fusery.core.objective import Objective, Partitions
-from fusery.errors import InvalidInput
-from fusery.formats.lease import FolderLease
+from fusery.hops.store.lease import FolderLease
 from fusery.models.head import Head, SplitModel
-from fusery.run_sections import TrainingSpec
+from fusery.runtime.errors import InvalidInput
 from fusery.trainer import checkpoint
 from fusery.trainer.batches import Batch, HeldOut, Packing, build, hidden_states, measure, rows_for
 from fusery.trainer.checkpoint import Cursor, Writer

@@ -26,8 +26,8 @@ from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import PreTrainedModel
 
-from fusery.errors import InvalidInput, how_to_install
-from fusery.run_sections import TrainingSpec
+from fusery.config.sections import TrainingSpec
+from fusery.runtime.errors import InvalidInput, how_to_install
 
 
 def learning_rate(spec: TrainingSpec, peak: float, step: int, steps: int) -> float:

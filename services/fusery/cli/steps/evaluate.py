@@ -19,7 +19,7 @@ def set_up(parser: Parser) -> None:
 
 
 def call(given: Arguments) -> None:
-    from fusery.pipeline.steps import evaluate_step
+    from fusery.run.steps.steps import evaluate_step
 
     data = None if given.task_data is None else str(given.task_data.resolve())
     tasks = None if given.tasks is None else tuple(given.tasks.split(","))

@@ -15,8 +15,8 @@ def set_up(parser: Parser) -> None:
 
 
 def call(given: Arguments) -> None:
-    from fusery.pipeline.registration import promote_step, promoted_lines
-    from fusery.shown_text import shown
+    from fusery.run.steps.registration import promote_step, promoted_lines
+    from fusery.runtime.text.shown import shown
 
     for line in promoted_lines(promote_step(given.given, given.version, given.force)):
         print(shown(line))

@@ -16,7 +16,7 @@ def set_up(parser: Parser) -> None:
 
 
 def call(given: Arguments) -> None:
-    from fusery.pipeline.registration import accept_step, gate_of, register_step
+    from fusery.run.steps.registration import accept_step, gate_of, register_step
 
     accept_step(given.file, given.accept_license, given.relative_to)
     print(json.dumps(register_step(given.file, given.relative_to), indent=2), flush=True)

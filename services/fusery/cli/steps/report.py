@@ -17,6 +17,6 @@ def set_up(parser: Parser) -> None:
 
 
 def call(given: Arguments) -> None:
-    from fusery.pipeline.report_files import report_step
+    from fusery.run.steps.report import report_step
 
     print(report_step(given.file, given.out, given.relative_to))

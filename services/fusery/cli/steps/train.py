@@ -21,12 +21,12 @@ def set_up(parser: Parser) -> None:
 def call(given: Arguments) -> None:
     asked = {key: getattr(given, key) for key in ("clm_only", "only_source", "relative_to")}
     if given.file.suffix != ".json":
-        from fusery.pipeline.trainings import train_step
+        from fusery.run.steps.trainings import train_step
 
         train_step(given.file, given.threads, **asked)
         return
-    from fusery.errors import ConfigError
-    from fusery.pipeline.training_file import carry_out, read_training
+    from fusery.run.steps.training_file import carry_out, read_training
+    from fusery.runtime.errors import ConfigError
 
     if any(asked.values()):
         raise ConfigError(f"{given.file}: says itself which training it is; leave the other options out")

@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 
 from fusery.cluster.api.errors import POD, Asked, Object, Place, connecting, refusal
-from fusery.errors import ConfigError, how_to_install
-from fusery.json_text import parse_json
-from fusery.settings import cluster_settings
+from fusery.runtime.errors import ConfigError, how_to_install
+from fusery.runtime.settings import cluster_settings
+from fusery.runtime.text.json import parse_json
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where Kubernetes mounts the token of a pod that has one."""

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from fusery.errors import ConfigError, FuseryError, InvalidInput, Overloaded, Unavailable
-from fusery.json_text import parse_json
+from fusery.runtime.errors import ConfigError, FuseryError, InvalidInput, Overloaded, Unavailable
+from fusery.runtime.text.json import parse_json
 
 Object = dict[str, Any]
 """An object of the API, as JSON values."""

@@ -17,7 +17,7 @@ from fusery.cluster.api.api import Cluster
 from fusery.cluster.api.errors import EVENT, JOB, POD, Object, Place
 from fusery.cluster.api.states import State
 from fusery.cluster.api.watches import PACE, Feeds, Pace, Reader
-from fusery.errors import FuseryError, Unavailable
+from fusery.runtime.errors import FuseryError, Unavailable
 
 _ENDS = (State.DONE, State.FAILED)
 _LAST_LINES = 12

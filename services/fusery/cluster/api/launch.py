@@ -17,8 +17,8 @@ from fusery.cluster.api.api import Cluster
 from fusery.cluster.api.errors import POD, AlreadyThere, Object, Place
 from fusery.cluster.api.follow import Kind, Outcome, Say, name_of, outcome_of, pods_of
 from fusery.cluster.api.states import State
-from fusery.errors import FuseryError, GateFailed, Mismatch, Overloaded, Unavailable
-from fusery.retry import RetryPolicy, retry
+from fusery.runtime.errors import FuseryError, GateFailed, Mismatch, Overloaded, Unavailable
+from fusery.runtime.retry import RetryPolicy, retry
 
 Result = TypeVar("Result")
 

@@ -14,7 +14,7 @@ from queue import Empty, SimpleQueue
 
 from fusery.cluster.api.api import Cluster
 from fusery.cluster.api.errors import Expired, Object, Place
-from fusery.errors import FuseryError, InvalidInput, Unavailable
+from fusery.runtime.errors import FuseryError, InvalidInput, Unavailable
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,11 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from fusery.cluster.manifests.names import Step
-from fusery.cluster_section import Addressing, KubernetesSpec, StepKind, TrainerKind
-from fusery.errors import ConfigError, TooLarge
+from fusery.config.kubernetes import Addressing, KubernetesSpec, StepKind, TrainerKind
+from fusery.config.run import RunConfig, SourceSpec
 from fusery.registry.redaction import has_secret
 from fusery.registry.tracking import SQLITE
-from fusery.run_config import RunConfig, SourceSpec
+from fusery.runtime.errors import ConfigError, TooLarge
 
 _CONFIG_MAP_BYTES = 1_048_576
 _ROOM_BYTES = 4096

@@ -13,7 +13,7 @@ from fusery.cluster.manifests.checks import check_placement, check_size
 from fusery.cluster.manifests.names import Component, Step, base_name, labels, run_name, step_name
 from fusery.cluster.manifests.pods import Manifest, Part, command_args
 from fusery.cluster.manifests.training import evaluation_objects, job, training_objects
-from fusery.run_config import RunConfig
+from fusery.config.run import RunConfig
 
 TEXT_DIGEST = "fusery/run-file-sha256"
 """The annotation by which two files of one name are told apart."""

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 
 from fusery import __version__
-from fusery.run_config import RunConfig
+from fusery.config.run import RunConfig
 
 _NAME_CHARACTERS, _PART_CHARACTERS = 15, 14
 

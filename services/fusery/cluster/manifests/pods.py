@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fusery.cluster.manifests.names import Component, base_name, labels
-from fusery.cluster_section import Addressing, KubernetesSpec, PodsSpec
-from fusery.run_config import RunConfig
-from fusery.run_file import MOUNTED
+from fusery.config.file import MOUNTED
+from fusery.config.kubernetes import Addressing, KubernetesSpec, PodsSpec
+from fusery.config.run import RunConfig
 
 Manifest = dict[str, Any]
 

@@ -13,10 +13,10 @@ from pydantic import ValidationError
 from fusery.cluster.manifests.manifests import config_map, run_objects, step_objects
 from fusery.cluster.manifests.names import Step
 from fusery.cluster.manifests.pods import Manifest
-from fusery.errors import ConfigError, InvalidInput, TooLarge
-from fusery.run_config import RunConfig
-from fusery.run_file import read_run_file
-from fusery.yaml_text import parse_yaml
+from fusery.config.file import read_run_file
+from fusery.config.run import RunConfig
+from fusery.runtime.errors import ConfigError, InvalidInput, TooLarge
+from fusery.runtime.text.yaml import parse_yaml
 
 
 @dataclass(frozen=True, slots=True)

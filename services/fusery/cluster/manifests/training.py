@@ -1,7 +1,7 @@
 """Jobs: one pod, several with torchrun, a JobSet, a TrainJob; what ends them and what does not.
 
-Several processes are started by `fusery.training_node` in every pod. They stand and fall together: when one ends,
-the others end, all pods are made anew, meet at the first one, and go on from the newest checkpoint.
+Several processes are started by `fusery.cli.steps.training_node` in every pod. They stand and fall together: when one
+ends, the others end, all pods are made anew, meet at the first one, and go on from the newest checkpoint.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 from fusery.cluster.manifests.names import Component
 from fusery.cluster.manifests.pods import Manifest, Part, pod_template, service_host
-from fusery.cluster_section import Addressing, TrainerKind
-from fusery.errors import Degraded, GateFailed, Interrupted, InvalidInput
-from fusery.run_config import RunConfig
+from fusery.config.kubernetes import Addressing, TrainerKind
+from fusery.config.run import RunConfig
+from fusery.runtime.errors import Degraded, GateFailed, Interrupted, InvalidInput
 
 RENDEZVOUS_PORT = 29500
 TERMINATED = 128 + signal.SIGTERM
@@ -113,7 +113,7 @@ def _torchrun(config: RunConfig, part: Part, options: list[str], env: dict[str, 
     # The rest of the grace is for torchrun itself and for the pod's end.
     patience = f"--shutdown-timeout={config.kubernetes.grace_s - 15}"
     sharded = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if config.kubernetes.trainer.sharded else {}
-    command = ("python3", "-m", "fusery.training_node")
+    command = ("python3", "-m", "fusery.cli.steps.training_node")
     args = (*options, patience, "-m", "fusery", *part.args)
     if part.gpus == 0:
         # An image may show a node's GPUs to pods that asked for none.

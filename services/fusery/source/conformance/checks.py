@@ -16,7 +16,7 @@ from enum import StrEnum
 import numpy as np
 
 from fusery.core.tokens import TokenizedText
-from fusery.errors import ModelError
+from fusery.runtime.errors import ModelError
 from fusery.source.api import Distributions, Document, Engine
 from fusery.source.conformance.rows import Row, apart, row_of
 

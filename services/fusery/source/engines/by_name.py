@@ -10,11 +10,11 @@ import re
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from fusery.config.run import EngineKind, split_engine
 from fusery.core.rules import Dtype
-from fusery.errors import AddressError, InvalidInput, ModelError
 from fusery.models.checkpoint import check_checkpoint
-from fusery.run_config import EngineKind, split_engine
-from fusery.settings import settings
+from fusery.runtime.errors import AddressError, InvalidInput, ModelError
+from fusery.runtime.settings import settings
 from fusery.source.api import Engine, Limits
 from fusery.source.token import read_token
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import httpx2
 
-from fusery.errors import AddressError, ConfigError, FuseryError, InvalidInput, Unavailable
-from fusery.json_text import parse_json
-from fusery.retry import RetryPolicy, retry
+from fusery.runtime.errors import AddressError, ConfigError, FuseryError, InvalidInput, Unavailable
+from fusery.runtime.retry import RetryPolicy, retry
+from fusery.runtime.text.json import parse_json
 
 _POLICY = RetryPolicy(first_s=0.25, longest_s=4.0, attempts=5)
 _MAX_EXCERPT_CHARACTERS = 200

@@ -21,10 +21,10 @@ from tokenizers import Tokenizer
 from fusery.core.definition import built
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import IntArray, TopK
-from fusery.errors import InvalidInput, Mismatch, ModelError
-from fusery.json_text import parse_json
 from fusery.models.checkpoint import HUB_ID
 from fusery.models.tokenizer import read_definition
+from fusery.runtime.errors import InvalidInput, Mismatch, ModelError
+from fusery.runtime.text.json import parse_json
 from fusery.source.api import Distributions, Document, Limits, ModelDescription, check_request, check_tokens
 
 MOST_TOP_K = Limits().max_top_k

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from fusery.core.tokens import ByteTokenizer, TokenizedText
-from fusery.errors import AddressError, InvalidInput, ModelError
+from fusery.runtime.errors import AddressError, InvalidInput, ModelError
 from fusery.source.api import Distributions, Document, Limits, ModelDescription
 from fusery.source.engines import remote
 from fusery.source.engines.http_calls import HttpServer

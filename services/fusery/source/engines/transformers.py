@@ -20,11 +20,11 @@ from transformers import PreTrainedModel
 from fusery.core.rules import Dtype
 from fusery.core.tokens import ByteTokenizer, TokenizedText
 from fusery.core.topk import TopK
-from fusery.errors import InvalidInput, ModelError
 from fusery.models.checkpoint import local_folder
 from fusery.models.head import SplitModel, split
 from fusery.models.inspect import Checkpoint, inspect_checkpoint
 from fusery.models.loading import load_model, weights_fingerprint
+from fusery.runtime.errors import InvalidInput, ModelError
 from fusery.source.api import Distributions, Document, Limits, ModelDescription, check_request, check_tokens
 
 _CHUNK_LOGITS = 1 << 24

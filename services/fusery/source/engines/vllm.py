@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from fusery.core.tokens import ByteTokenizer, TokenizedText
-from fusery.errors import AddressError, Mismatch, ModelError
+from fusery.runtime.errors import AddressError, Mismatch, ModelError
 from fusery.source.api import Distributions, Document, Limits, ModelDescription
 from fusery.source.engines import remote
 from fusery.source.engines.http_calls import HttpServer

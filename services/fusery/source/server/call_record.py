@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from fusery import tracing
+from fusery.runtime import tracing
 
 log = logging.getLogger(__name__)
 

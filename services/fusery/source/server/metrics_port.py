@@ -16,7 +16,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 
-from fusery.errors import ConfigError
+from fusery.runtime.errors import ConfigError
 
 MAX_CONNECTIONS = 16
 MAX_S = 10.0

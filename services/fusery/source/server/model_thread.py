@@ -13,7 +13,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
-from fusery.errors import Overloaded
+from fusery.runtime.errors import Overloaded
 
 T = TypeVar("T")
 

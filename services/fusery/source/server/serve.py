@@ -8,8 +8,8 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fusery.config.run import EngineKind, split_engine
 from fusery.core.rules import Dtype
-from fusery.run_config import EngineKind, split_engine
 from fusery.source.api import Engine, Limits
 from fusery.source.engines.by_name import check_engine, load_engine
 from fusery.source.server.server import Front, SourceServer

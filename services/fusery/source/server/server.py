@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from grpc_health.v1 import health_pb2
 
-from fusery.errors import ConfigError
-from fusery.pb import distributions_pb2_grpc as pb_grpc
+from fusery.runtime.errors import ConfigError
 from fusery.source.api import MAX_MESSAGE_BYTES, Engine
+from fusery.source.pb import distributions_pb2_grpc as pb_grpc
 from fusery.source.server.call_record import Observer, RequestLog
 from fusery.source.server.interceptor import AuthInterceptor, Token
 from fusery.source.server.model_thread import ModelThread

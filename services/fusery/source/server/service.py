@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from fusery.errors import Mismatch, Unavailable
-from fusery.formats.packing import LogProbs
-from fusery.pb import distributions_pb2 as pb
-from fusery.pb import distributions_pb2_grpc as pb_grpc
+from fusery.runtime.errors import Mismatch, Unavailable
 from fusery.source import wire
 from fusery.source.api import Distributions, Document, Engine, check_request
+from fusery.source.packing import LogProbs
+from fusery.source.pb import distributions_pb2 as pb
+from fusery.source.pb import distributions_pb2_grpc as pb_grpc
 from fusery.source.server.call_record import CallRecord, current
 from fusery.source.server.model_thread import ModelThread
 from fusery.source.server.probes import Probes

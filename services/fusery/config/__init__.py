@@ -1,0 +1,1 @@
+"""The YAML of a run: its sections, their words, and where a mistake stands."""

@@ -1,0 +1,1 @@
+"""Measures judged and shown: tables, plots, one HTML file, the gate."""

@@ -1,1 +1,0 @@
-"""The run: plan, coordinator, and the executors that carry it out."""

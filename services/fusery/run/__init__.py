@@ -1,0 +1,1 @@
+"""A run of fusery: opened, checked, carried out, looked at."""

@@ -1,0 +1,1 @@
+"""Which shards are missing, published to workers, counted and given up."""

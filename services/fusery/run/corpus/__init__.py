@@ -1,0 +1,1 @@
+"""Texts: found, read, split, sampled and published as shards."""

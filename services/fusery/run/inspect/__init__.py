@@ -1,0 +1,1 @@
+"""What people look with: a source, a store, an alignment."""

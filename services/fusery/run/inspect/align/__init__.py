@@ -1,0 +1,1 @@
+"""How a target and its sources read one text, as a table, JSON or a page."""

@@ -1,0 +1,1 @@
+"""What follows the hops: training, measuring, the report, registration."""

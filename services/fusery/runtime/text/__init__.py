@@ -1,0 +1,1 @@
+"""Text from outside: parsed within bounds, shown safe, without secrets."""
