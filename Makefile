@@ -8,7 +8,7 @@ PYTEST_ARGS ?= -n auto --dist loadfile --no-loadscope-reorder
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.fusery-installed
 .DEFAULT_GOAL := help
-.PHONY: chart-readme chart-test chart-tools engine-test help image image-test k8s setup demo small-llms test faults fuzz check format proto schema bench bench-align bench-hops bench-seeds bench-source bench-tokenizers bench-train bench-workers clean
+.PHONY: chart-readme chart-test chart-tools engine-test help image image-test k8s setup demo small-llms test test-random faults fuzz check format proto schema bench bench-align bench-hops bench-seeds bench-source bench-tokenizers bench-train bench-workers clean
 
 help: ## Show what each target does
 	@grep -hE '^[a-z-]+:.*## ' $(ROOT)/Makefile | sed -E 's/^([a-z-]+):.*## (.*)/\1\t\2/' | expand -t 14
@@ -27,6 +27,9 @@ small-llms: $(STAMP) ## Fuse Gemma-3-270M and SmolLM2-135M on CPU (downloads 365
 
 test: $(STAMP) ## Run all tests (no GPU, no network)
 	@cd $(ROOT) && $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-random: $(STAMP) ## Run the property tests on new examples, ten times as many (a failure prints its example; hours)
+	@cd $(ROOT) && $(BIN)/python -m pytest $(PYTEST_ARGS) -m hypothesis --hypothesis-profile=random
 
 faults: $(STAMP) ## Break real processes while a corpus is fused and compare the bytes (20 seeds of each fault, hours; goes on)
 	@cd $(ROOT) && mkdir -p bench/work && $(BIN)/python bench/faults.py --played bench/work/faults.jsonl --record
