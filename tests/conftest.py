@@ -32,6 +32,8 @@ from hypothesis import settings
 from fusery.runtime.stop_signals import STOP_SIGNALS
 
 settings.register_profile("fusery", deadline=None, max_examples=60, derandomize=True)
+# New examples with every run: make test-random.
+settings.register_profile("random", deadline=None, max_examples=600, derandomize=False, print_blob=True)
 settings.load_profile("fusery")
 
 
@@ -78,6 +80,15 @@ def usual_signals(_signals_as_before: None) -> Iterator[None]:
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[None]:
+    """Commands that the module's tests, and what these start, have as children are forks: they import nothing anew."""
+    from warmchildren import warm_children
+
+    with warm_children():
+        yield
 
 
 def _signals() -> list[object]:

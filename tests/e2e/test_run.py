@@ -196,6 +196,8 @@ def _start(path: Path) -> subprocess.Popen[str]:
     )
 
 
+# `finished` starts every command cold.
+@pytest.mark.usefixtures("finished", "warm")
 def test_a_killed_worker_and_source_cost_time_and_change_no_byte(finished: Path, tmp_path: Path, models: Path) -> None:
     # Neither changes a byte of what is compared.
     shorter = {"registry": {"enabled": False}, "evaluation": {"clm_baseline": False}}
@@ -221,7 +223,7 @@ def test_a_killed_worker_and_source_cost_time_and_change_no_byte(finished: Path,
 
 
 @pytest.fixture
-def servers(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def servers(warm: None, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A source server and a broker that are not the run's own; the source's address."""
     with Supervisor() as supervisor:
         ready = tmp_path / "ready"

@@ -18,7 +18,7 @@ from fusery.cluster.manifests.pods import RUN_FILE
 from launchers import clean, free_port
 from picorun import write_run
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.usefixtures("warm")]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from fusery.run.steps import steps
 from picorun import write_run
 from s3server import SECRET_KEY, new_store_url, s3_server
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("warm")]
 
 SECTIONS: dict[str, Any] = {
     "registry": {"enabled": True},

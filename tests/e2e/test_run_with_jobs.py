@@ -27,7 +27,7 @@ from picorun import SOURCES, write_run
 from podaccount import own_job, run_pod
 from sourceservers import running
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("warm")]
 
 
 class Kubelet:

@@ -63,7 +63,7 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int, str, l
 
 
 @pytest.fixture(scope="module")
-def finished(stopped: tuple[Path, int, str, list[int]]) -> tuple[Path, int]:
+def finished(stopped: tuple[Path, int, str, list[int]], warm: None) -> tuple[Path, int]:
     """The file of an ablation of a case that can be made and one that can't; and the exit code."""
     return stopped[0], cli.main(["ablate", str(stopped[0])])
 

@@ -198,7 +198,8 @@ def _distinct(held_out: _Pieces, train: _Pieces) -> tuple[Bools, Bools, Removed]
     texts = np.frombuffer(held_out.texts + train.texts, np.uint64).reshape(-1, 2)
     order = np.lexsort((texts[:, 1], texts[:, 0]))
     begins_group = np.ones(len(order), bool)
-    begins_group[1:] = (texts[order[1:]] != texts[order[:-1]]).any(axis=1)
+    in_order = texts[order]
+    begins_group[1:] = (in_order[1:] != in_order[:-1]).any(axis=1)
     # The sort is stable: a group begins with the text that was read first, and held-out ones were.
     first, size = order[begins_group], len(held_out.sizes)
     kept, is_held_out = np.zeros(len(order), bool), np.zeros(len(order), bool)
