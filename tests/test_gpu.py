@@ -31,7 +31,7 @@ print("used", torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 
 @pytest.mark.parametrize("architecture", ["llama", "gpt_neox", "mpt"])
 def test_a_source_answers_on_a_gpu_as_on_the_cpu(architecture: str) -> None:
     from fusery.source.api import Document
-    from fusery.source.engine import load_engine
+    from fusery.source.engines.transformers import load_engine
 
     documents = [Document(f"d{number}", text) for number, text in enumerate(TEXTS)]
     answers = [

@@ -34,16 +34,15 @@ _SUBREAPER = 36
 _ROOM = 8192
 """Bytes of the forking process's command line: what a child's may need."""
 _OF_MODULES = (
-    "fusery.source.command",
-    "fusery.source.server",
-    "fusery.source.engine",
-    "fusery.worker.command",
-    "fusery.trainer.job",
-    "fusery.pipeline.run",
-    "fusery.pipeline.evaluation_tasks",
-    "fusery.pipeline.registration",
+    "fusery.hops.worker.command",
     "fusery.registry.follow",
     "fusery.registry.register",
+    "fusery.run.run",
+    "fusery.run.steps.registration",
+    "fusery.run.steps.tasks",
+    "fusery.source.engines.transformers",
+    "fusery.source.server.serve",
+    "fusery.trainer.job",
 )
 _usual = subprocess.Popen
 _to_fork: socket.socket | None = None
