@@ -255,7 +255,7 @@ def test_an_address_of_a_collector_that_is_none_is_refused(endpoint: str, monkey
 
 def test_nothing_of_opentelemetry_is_imported_before_a_collector_is_named() -> None:
     code = (
-        "import sys; from fusery import tracing; tracing.start('run', whole_process=True); tracing.outgoing(); "
+        "import sys; from fusery.runtime import tracing; tracing.start('run', whole_process=True); tracing.outgoing(); "
         "print([name for name in sys.modules if name.startswith('opentelemetry')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
