@@ -1,7 +1,7 @@
 """Which run a YAML file means: the first look, which writes nothing and is all that a finished run or `status` needs.
 
 It reads texts and weights only where an earlier command has not left in the store and the work folder what stands in
-them. The second look is `preflight_checks`.
+them. The second look is `preflight/checks.py`.
 """
 
 from __future__ import annotations

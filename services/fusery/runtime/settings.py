@@ -1,6 +1,6 @@
 """The place a process runs in: environment variables with the prefix FUSERY_. Nothing else reads os.environ.
 
-What decides a result stands in the run's YAML (`run_config`); what differs from machine to machine
+What decides a result stands in the run's YAML (`config`); what differs from machine to machine
 stands here. Secrets come by environment or by file, never by argument.
 """
 

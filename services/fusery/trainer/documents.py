@@ -89,7 +89,7 @@ class Extremes:
 
     @classmethod
     def of(cls, shards: Iterable[Mapping[str, Any]]) -> Extremes:
-        """Those of all shards, from what `formats.shards.fused_facts` says of each."""
+        """Those of all shards, from what `shards.fused_facts` says of each."""
         known = list(shards)
 
         def most(name: str) -> Most:

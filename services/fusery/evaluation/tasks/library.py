@@ -1,7 +1,7 @@
 """Tasks by lm-evaluation-harness: its definitions, prompts and scores; data from its hub or from a folder.
 
 The library is the field's yardstick, so nothing of a task is written anew, with two exceptions: an answer's white
-space (task_definitions.py), and tasks whose answers are programs, which the library would run in this process. Its
+space (definitions.py), and tasks whose answers are programs, which the library would run in this process. Its
 model class is given a checkpoint that is loaded as all others are here (safetensors, no code of its own). Definitions
 of a user's tasks hold no code either.
 """
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from fusery.core.definition import calls
-from fusery.evaluation.tasks import definitions as task_definitions
+from fusery.evaluation.tasks import definitions
 from fusery.evaluation.tasks import sandbox as code_sandbox
 from fusery.evaluation.tasks.data import data_file, own_tasks, rows_of, task_of_file
 from fusery.evaluation.tasks.scores import TaskScores
@@ -66,7 +66,7 @@ def check_tasks(names: Sequence[str], settings: TaskSettings) -> tuple[str, ...]
                     f"evaluation.tasks: {task} runs programs that the model writes; allow it with "
                     "evaluation.code_execution: true (they run shut in: docs/evaluation.md)"
                 )
-            code_sandbox.check_sandbox(task_definitions.language_of(task))
+            code_sandbox.check_sandbox(definitions.language_of(task))
         elif task in OF_THE_LIBRARY:
             continue
         elif rows is None:
@@ -95,7 +95,7 @@ def data_digest(task: str, settings: TaskSettings) -> str:
     """What decides the items of `task` and how they are scored: the folder's rows, or the hub; limit; versions."""
     rows = None if settings.data is None else rows_of(settings.data, task)
     # 1: the programs that are drawn for an item of code.
-    decides = [rows, settings.limit, 1, library().__version__, task_definitions.VERSION]
+    decides = [rows, settings.limit, 1, library().__version__, definitions.VERSION]
     content = json.dumps(decides, sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()
 
@@ -175,13 +175,13 @@ def load_task(name: str, settings: TaskSettings) -> Any:
     rows = None if settings.data is None else rows_of(settings.data, name)
     try:
         if name in CODE:
-            task = ConfigurableTask(config=task_definitions.of_code(name, rows))
+            task = ConfigurableTask(config=definitions.of_code(name, rows))
         elif name in OF_THE_LIBRARY:
             # A group of one: this is how the library takes changes to a task of its own.
-            changed = {"task": name, **task_definitions.changes_to(name, rows)}
+            changed = {"task": name, **definitions.changes_to(name, rows)}
             task = index(is_whole=False).load({"group": "fusery", "task": [changed]})["tasks"][name]
         elif rows is not None:
-            task = ConfigurableTask(config=task_definitions.of_ones_own(name, rows))
+            task = ConfigurableTask(config=definitions.of_ones_own(name, rows))
         else:
             task = index(is_whole=True).load(name)["tasks"][name]
     except FuseryError:

@@ -1,1 +1,1 @@
-"""The only code that knows bytes: the wire's packing, Parquet shards, the store and its manifest."""
+"""Artefacts, notes and leases in a folder or a bucket, and shards as Parquet."""

@@ -124,7 +124,7 @@ def read_parquet(path: Path, reading: Reading) -> Iterator[CorpusDocument]:
     try:
         with pq.ParquetFile(path, pre_buffer=False) as parquet:
             columns, rows = chosen_columns(parquet.schema_arrow, reading), parquet.metadata.num_rows
-        # No threads of Arrow's: as in `formats.shards`. One value that stands in a million rows is held once.
+        # No threads of Arrow's: as in `hops.store.shards`. One value that stands in a million rows is held once.
         with pq.ParquetFile(path, pre_buffer=False, read_dictionary=columns) as parquet:
             for number, document in documents_of(_batches(parquet, columns), reading):
                 meter.amount = before + size * number // rows
