@@ -7,7 +7,6 @@ or fusion rule finds it there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property
@@ -128,13 +127,13 @@ class Plan(BaseModel):
     @cached_property
     def tasks(self) -> tuple[ShardTask, ...]:
         """All tasks, captures first, in the order of the sources and shards."""
-        return tuple(self._tasks())
-
-    def _tasks(self) -> Iterator[ShardTask]:
-        shards = range(self.corpus_shards)
-        for hop in (Hop.CAPTURE, Hop.ALIGN):
-            yield from (ShardTask(hop, source.name, shard) for source in self.sources for shard in shards)
-        yield from (ShardTask(Hop.FUSE, "", shard) for shard in shards)
+        names = [source.name for source in self.sources]
+        by_source = [(hop, name) for hop in (Hop.CAPTURE, Hop.ALIGN) for name in names]
+        return tuple(
+            ShardTask(hop, name, shard)
+            for hop, name in [*by_source, (Hop.FUSE, "")]
+            for shard in range(self.corpus_shards)
+        )
 
     def __contains__(self, task: ShardTask) -> bool:
         sources = [""] if task.hop is Hop.FUSE else [source.name for source in self.sources]

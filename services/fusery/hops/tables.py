@@ -41,7 +41,7 @@ def _tokenizer(store_url: str, fingerprint: str) -> ByteTokenizer:
 
 
 def load_vocabulary_map(store: Store, plan: Plan, source: PlannedSource) -> VocabularyMap:
-    """The source's map to the target's vocabulary, built and stored if nobody has yet."""
+    """The source's map to the target's vocabulary, built and stored if it is not there yet."""
     return _vocabulary_map(store.url, plan.model_dump_json(), source.name)
 
 

@@ -100,7 +100,7 @@ class Board:
         for line in lines:
             first = self._seen.setdefault(line.title, (now, line.amount))
             if first[1] == line.amount and not line.is_done and not line.running:
-                # Waiting is not work: the clock starts when somebody is at it, or else with the first move.
+                # Waiting is not work: the clock starts when a worker is at it, or else with the first move.
                 self._seen[line.title] = (now, line.amount)
             if not line.is_done:
                 # What was finished may be found corrupt, and made again.

@@ -95,7 +95,7 @@ def state_of_hops(store: Store, plan: Plan) -> dict[str, Any]:
     parts = {}
     for line in lines:
         parts[line.title] = _values(line)
-        # Rates are those of a coordinator that works; nobody else measures them.
+        # Rates are those of a coordinator that works; nothing else measures them.
         known = shown.pop(line.title, {}) if coordinator is not None and coordinator["alive"] else {}
         parts[line.title] |= {name: known.get(name) for name in ("rate", "left_s")}
         shown.pop(line.title, None)
@@ -131,7 +131,7 @@ def _counted(store: Store, plan: Plan, kept: Progress, coordinator: dict[str, An
 
 
 def _coordinator(store: Store, run_id: str) -> dict[str, Any] | None:
-    """Who carries the run out: worker (host:pid), alive. None: nobody does, or it ended in order."""
+    """Who carries the run out: worker (host:pid), alive. None: no process does, or it ended in order."""
     first = _note(store, run_id)
     deadline = time.monotonic() + PACE.lease_s / 5 + 1.5
     found = first

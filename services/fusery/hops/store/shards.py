@@ -112,7 +112,9 @@ def read_captured(content: bytes, expect: Meta | None = None) -> list[CapturedDo
     top_ids = _arrays(table, "top_ids", np.int64)
     # All rows at once: a document has few of them, and numpy's price is by the call.
     steps = table["top_log_prob_steps"].combine_chunks().values.to_numpy(zero_copy_only=False)
-    top_log_probs = np.split(_from_steps(steps.reshape(-1, k), log_probs), np.cumsum([len(one) for one in ids])[:-1])
+    steps_RK = steps.reshape(-1, k)
+    log_probs_RK = np.cumsum(steps_RK, axis=1, dtype=steps_RK.dtype).view(log_probs).astype(np.float32)
+    top_log_probs = np.split(log_probs_RK, np.cumsum([len(one) for one in ids])[:-1])
     return [
         CapturedDocument(doc_id, ids[i], ends[i], TopK(top_ids[i].reshape(-1, k), top_log_probs[i]), following[i])
         for i, doc_id in enumerate(texts_of(table, "doc_id"))
@@ -127,10 +129,6 @@ def _steps(log_probs_RK: FloatArray, log_probs: str) -> npt.NDArray[Any]:
     steps_RK = bits_RK.copy()
     steps_RK[:, 1:] -= bits_RK[:, :-1]
     return steps_RK.ravel()
-
-
-def _from_steps(steps_RK: npt.NDArray[Any], log_probs: str) -> FloatArray:
-    return np.cumsum(steps_RK, axis=1, dtype=steps_RK.dtype).view(log_probs).astype(np.float32)
 
 
 def write_aligned(documents: Sequence[AlignedDocument], meta: Meta) -> bytes:

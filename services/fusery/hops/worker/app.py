@@ -104,7 +104,7 @@ def _processes() -> dict[str, Any]:
         # A child that is not up in time is killed, and busy machines are slow.
         "worker_proc_alive_timeout": 120.0,
         "worker_hijack_root_logger": False,
-        # Nobody listens; progress is read from the store.
+        # Nothing listens; progress is read from the store.
         "worker_send_task_events": False,
         "worker_enable_remote_control": False,
     }
@@ -136,7 +136,7 @@ def _hand_trace_on(headers: dict[str, Any], **_: Any) -> None:
 
 
 def _keep_logging(**_: Any) -> None:
-    # Celery leaves logging alone when somebody listens to this signal; its own set-up has not our format.
+    # Celery leaves logging alone when this signal has a receiver; its own set-up has not our format.
     pass
 
 

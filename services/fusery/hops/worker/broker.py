@@ -135,7 +135,7 @@ def access(url: str) -> tuple[str, dict[str, Any]]:
 def tls(url: str) -> dict[str, Any] | None:
     """What a rediss:// connection checks, as keywords of a redis client; None: `url` is none.
 
-    Kombu's own choice for rediss:// is to check nothing, and then anybody in between is given the password.
+    Kombu's own choice for rediss:// is to check nothing, and then any machine in between is given the password.
     """
     if not url.startswith("rediss://"):
         return None

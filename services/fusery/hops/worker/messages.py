@@ -1,4 +1,4 @@
-"""The broker's messages, checked: anybody who reaches the broker can write some.
+"""The broker's messages, checked: every client that reaches the broker can write some.
 
 A message is read by its few fields and written anew, so that nothing else of it reaches Celery: no other task, no
 chain, no compressed body, no date in a year's time, no time limit. What is none of ours is dropped with a log line.
@@ -140,11 +140,11 @@ def _message(envelope: _Envelope, hop: Hop, asks: Asked) -> dict[str, Any]:
 
 
 def _said(error: ValueError) -> str:
-    """Where and of which kind, and nothing of what stands there: that is somebody else's text."""
+    """Where and of which kind, and nothing of what stands there: that is text from outside."""
     if not isinstance(error, ValidationError):
         return str(error)
     first = error.errors(include_input=False, include_url=False, include_context=False)[0]
-    # Names of keys that nobody asked for are text from outside too.
+    # Names of unknown keys are text from outside too.
     place = ".".join(str(part) for part in first["loc"] if isinstance(part, int) or part in _KNOWN)
     return f"{place or 'message'}: {first['type']}"
 

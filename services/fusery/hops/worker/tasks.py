@@ -76,7 +76,7 @@ def _attempt(hop: Hop, arguments: Sequence[Any], named: Mapping[str, Any]) -> No
 
 
 def _wanted(store: Store, run_id: str, launch_id: str, task: ShardTask) -> Launch | None:
-    """The launch of a message that asks for something; None: it is done, or nobody wants it any more."""
+    """The launch of a message that asks for something; None: it is done, or no longer wanted."""
     launch = read_launch(store, run_id, launch_id)
     if launch is None:
         log.warning(
@@ -173,13 +173,10 @@ def _failed(store: Store, launch: Launch, task: ShardTask, attempt: Attempt, err
     try:
         if isinstance(error, Corrupt) and error.artefact is not None:
             store.discard(error.artefact)
-        attempt.failed(str(error) or type(error).__name__, type(error).__name__, _is_retryable(error))
+        is_retryable = not isinstance(error, FuseryError) or error.retryable
+        attempt.failed(str(error) or type(error).__name__, type(error).__name__, is_retryable)
     except (FuseryError, OSError) as away:
         log.warning("%s of run %s: its failure can't be noted: %s", task.key, run_id, away)
-
-
-def _is_retryable(error: BaseException) -> bool:
-    return not isinstance(error, FuseryError) or error.retryable
 
 
 def _is_redelivered() -> bool:

@@ -1,8 +1,8 @@
 """Attempts at tasks, read from the notes that workers write: failed ones, those under way, and those that went silent.
 
 A started note beats. One whose number did not change for `silent_s` on this process's clock stands for a process that
-was killed, stopped, or lost with its machine: it becomes a failed attempt under the same name, so that whoever reads
-the notes later, another coordinator too, counts it once.
+was killed, stopped, or lost with its machine: it becomes a failed attempt under the same name, so that every
+later reader of the notes, another coordinator too, counts it once.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Failure:
 
 
 class _Note(BaseModel):
-    """What is read of a note. Anybody who may write to the store can write one."""
+    """What is read of a note. Every process that may write to the store can write one."""
 
     model_config = ConfigDict(strict=True)
 
@@ -153,14 +153,11 @@ class Attempts:
             started = self._started[name] = _Started(task, -1, now, -READ_S + now)
         if now - started.read_at >= READ_S:
             started.read_at = now
-            self._read_beat(name, started, now)
+            note = _read(self.store, name, _StartedNote)
+            if note is not None and note.beat != started.beat:
+                started.beat, started.changed_at = note.beat, now
+                started.worker, started.documents = note.worker, tuple(note.documents)
         return now - started.changed_at > self.silent_s
-
-    def _read_beat(self, name: str, started: _Started, now: float) -> None:
-        note = _read(self.store, name, _StartedNote)
-        if note is not None and note.beat != started.beat:
-            started.beat, started.changed_at = note.beat, now
-            started.worker, started.documents = note.worker, tuple(note.documents)
 
     def _killed(self, launch: str, name: str) -> Failure:
         started = self._started.pop(name)
@@ -171,8 +168,10 @@ class Attempts:
             "log says more"
         )
         failure = Failure(started.task, reason, KILLED, True, started.documents, launch != self.launches[0])
+        note: dict[str, Any] = {"task": started.task.key, "documents": list(started.documents)}
+        note |= {"reason": reason, "error": KILLED, "retryable": True}
         try:
-            self.store.write_note(f"{attempts_folder(self.run_id, launch)}/{_id(name)}.json", _note(failure))
+            self.store.write_note(f"{attempts_folder(self.run_id, launch)}/{_id(name)}.json", note)
             self.store.remove_note(name)
         except StoreFull:
             raise
@@ -197,16 +196,6 @@ class Attempts:
         if note is None:
             return Failure(task, f"its note {name} is damaged", "Corrupt", True, is_earlier=is_earlier, note=name)
         return Failure(task, note.reason, note.error, note.retryable, tuple(note.documents), is_earlier, name)
-
-
-def _note(failure: Failure) -> dict[str, Any]:
-    return {
-        "task": failure.task.key,
-        "reason": failure.reason,
-        "error": failure.error,
-        "retryable": failure.retryable,
-        "documents": list(failure.documents),
-    }
 
 
 def _read(store: Store, name: str, kind: type[Read]) -> Read | None:

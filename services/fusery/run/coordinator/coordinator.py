@@ -7,8 +7,8 @@ between it looks at the tasks that it published. What it finds out about them:
 - the artefact is there: done;
 - a started note beats: under way; the note stands still: an attempt that was killed;
 - a note of a failure: an attempt; three make a dead letter, and everything that does not need it is still done. No more
-  count than the task was published, for anybody at the broker can copy a message. Shards that fail in a row with an
-  error that no retry helps stop their hop for their source (`absences`);
+  count than the task was published, for any client of the broker can copy a message. Shards that fail in a row with
+  an error that no retry helps stop their hop for their source (`absences`);
 - a note that the source was away: no attempt; its tasks wait, and one of them now and then looks for it (`absences`);
 - none of these, while the broker's queue of its hop is empty: the message was lost, and is published again.
 """
@@ -18,14 +18,14 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from fusery.hops.names import tokenizer_name
 from fusery.hops.plan import Hop, ShardTask
 from fusery.hops.started import MAX_ATTEMPTS
-from fusery.hops.store.store import Entry, Store
+from fusery.hops.store.store import Store
 from fusery.run.coordinator.absences import Absences, Streaks
 from fusery.run.coordinator.attempts import KILLED, Attempts, Failure, Reasons
 from fusery.run.coordinator.progress import DeadLetter, HopProgress, Progress
@@ -118,7 +118,8 @@ class Coordinator:
         self._failures += failures
         self._count_failures()
         self._settle({task for task in ended if task in self.table})
-        self._stop_in_vain()
+        for (hop, source), row in self.table.rows.items():
+            row.is_stopped = self._streaks.stops(hop, source, self.attempts.running)
         self._publish_again()
         self._publish_ready()
         return self.progress()
@@ -251,7 +252,9 @@ class Coordinator:
         """
         running, late = self.attempts.running, self.attempts.late
         asked = {task for task in self._published if task not in running or task in late} | ended
-        for task, entry in self._found(asked):
+        # Many at a time: a bucket answers each in milliseconds that add up.
+        entries = self._finders.map(lambda task: self.store.find(self.table.plan.artefact(task)), asked)
+        for task, entry in zip(asked, entries, strict=True):
             if entry is not None:
                 self.table.set_done(task, entry.size)
                 self._streaks.succeeded(task)
@@ -260,16 +263,6 @@ class Coordinator:
                 self._published.pop(task, None)
                 self._waiting.pop(task, None)
                 self.table.set_busy(task, False)
-
-    def _stop_in_vain(self) -> None:
-        for (hop, source), row in self.table.rows.items():
-            row.is_stopped = self._streaks.stops(hop, source, self.attempts.running)
-
-    def _found(self, tasks: set[ShardTask]) -> Iterable[tuple[ShardTask, Entry | None]]:
-        """Many at a time: a bucket answers each in milliseconds that add up."""
-        return zip(
-            tasks, self._finders.map(lambda task: self.store.find(self.table.plan.artefact(task)), tasks), strict=True
-        )
 
     def _publish_again(self) -> None:
         """What was published, is not under way and stands in no queue was lost with its broker or on the way."""

@@ -148,7 +148,7 @@ class _Reports:
             self._progress_at = now
             self._store.write_note(progress_name(self._launch.plan.run_id), progress.to_json())
         if now - self._launch_at >= _LAUNCH_S:
-            # Somebody who took this coordinator for dead may have ended its launch; a disk may have damaged the note.
+            # A coordinator that took this one for dead may have ended its launch; a disk may have damaged the note.
             self._launch_at = now
             self._launch.write(self._store)
 
@@ -163,20 +163,20 @@ def _sweep(store: Store) -> None:
 
 def _unended(store: Store, run_id: str) -> tuple[str, ...]:
     """Launches whose coordinator was killed, or works still: their attempts count, their processes are waited for."""
-    return tuple(launch for launch in launch_ids(store, run_id) if not _has_ended(store, run_id, launch))
-
-
-def _has_ended(store: Store, run_id: str, launch: str) -> bool:
-    try:
-        found = read_launch(store, run_id, launch)
-    except FuseryError as error:
-        log.warning("%s", error)
-        return False
-    return found is None or found.ended is not None
+    unended = []
+    for launch in launch_ids(store, run_id):
+        try:
+            found = read_launch(store, run_id, launch)
+        except FuseryError as error:
+            log.warning("%s", error)
+            unended.append(launch)
+        else:
+            unended += [launch] * (found is not None and found.ended is None)
+    return tuple(unended)
 
 
 def _end(store: Store, run_id: str, ours: Launch, before: tuple[str, ...], how: str) -> None:
-    """Ends this launch and, at the end of all work, those before it: whoever starts the run again counts anew."""
+    """Ends this launch and, at the end of all work, those before it: the next start of the run counts anew."""
     try:
         ours.end(store, how)
         # Stopped by a person or by a full store, it leaves them as they were: their coordinator may be at work yet.

@@ -80,8 +80,9 @@ class ShardTable:
     def take_listing(self, row: Row, sizes: Mapping[str, int]) -> None:
         """Sets what is done of a row; `sizes`: name → bytes of the artefacts in its folder."""
         row.done_S[:], row.size_S[:] = False, 0
-        # Of `folder/shard-00042.parquet`, for any number of digits.
-        shards = np.fromiter((_shard(name) for name in sizes), np.int64, len(sizes))
+        # Of `folder/shard-00042.parquet`, for any number of digits; -1 where there is none.
+        digits = (name[name.rfind("-") + 1 : name.rfind(".")] for name in sizes)
+        shards = np.fromiter((int(one) if one.isdecimal() else -1 for one in digits), np.int64, len(sizes))
         known = (shards >= 0) & (shards < len(row.done_S))
         row.done_S[shards[known]] = True
         row.size_S[shards[known]] = np.fromiter(sizes.values(), np.int64, len(sizes))[known]
@@ -119,12 +120,6 @@ class ShardTable:
 
     def _rows_of(self, hop: Hop) -> list[Row]:
         return [row for row in self.rows.values() if row.hop is hop]
-
-
-def _shard(name: str) -> int:
-    """The number in an artefact's name; -1 where there is none."""
-    digits = name[name.rfind("-") + 1 : name.rfind(".")]
-    return int(digits) if digits.isdecimal() else -1
 
 
 def ranges(chosen_S: BoolArray, most: int = 5) -> str:
