@@ -22,7 +22,7 @@ from fusery.runtime.errors import AddressError, FuseryError, Overloaded, Unavail
 from fusery.runtime.processes import Child, Supervisor, fusery_command, wait_for_file
 from fusery.runtime.retry import RetryPolicy, retry
 from fusery.runtime.settings import child_environment
-from fusery.source.call import Outlast, without_address
+from fusery.source.call import without_address
 from fusery.source.client import SourceClient, client_from_settings
 from fusery.source.conformance.checks import quick_test, refuse_failed
 
@@ -133,10 +133,11 @@ Tell = Callable[[str], None]
 
 def patient_client(address: str, source: str, tell: Tell) -> SourceClient:
     """A client whose calls go on when the source is back, however long that takes."""
-    return client_from_settings(address, retry_for_s=_RETRY_FOR_S, outlast=_outlast(address, source, tell))
 
+    def knock() -> None:
+        with client_from_settings(address, timeout_s=_KNOCK_S, retry_for_s=_KNOCK_AGAIN_S) as client:
+            client.knock()
 
-def _outlast(address: str, source: str, tell: Tell) -> Outlast:
     def outlast(error: Unavailable) -> bool:
         is_away = isinstance(error, Overloaded)
 
@@ -145,13 +146,8 @@ def _outlast(address: str, source: str, tell: Tell) -> Outlast:
             is_away = True
             tell(f"source {source}: {without_address(trouble)}")
 
-        retry(lambda: _knock(address), _POLICY, lambda trouble: isinstance(trouble, Unavailable), waits)
+        retry(knock, _POLICY, lambda trouble: isinstance(trouble, Unavailable), waits)
         tell("")
         return is_away
 
-    return outlast
-
-
-def _knock(address: str) -> None:
-    with client_from_settings(address, timeout_s=_KNOCK_S, retry_for_s=_KNOCK_AGAIN_S) as client:
-        client.knock()
+    return client_from_settings(address, retry_for_s=_RETRY_FOR_S, outlast=outlast)

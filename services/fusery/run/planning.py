@@ -36,7 +36,8 @@ def plan_of(run: Run, target: ByteTokenizer, services: local.Services, board: Bo
     Raises:
         InvalidInput: a source has fewer entries than the run asks for.
     """
-    train, sources, shown = run.corpora.train, [], Shown(board)
+    train, capture = run.corpora.train, run.config.capture
+    sources, shown = [], Shown(board)
     for spec in run.config.sources:
 
         def tell(why: str, name: str = spec.name) -> None:
@@ -46,30 +47,25 @@ def plan_of(run: Run, target: ByteTokenizer, services: local.Services, board: Bo
 
         with services.client(spec.name, tell) as client:
             model, tokenizer = client.model(), client.tokenizer()
-        if run.config.capture.top_k > model.vocabulary_size:
+        if capture.top_k > model.vocabulary_size:
             raise InvalidInput(f"source {spec.name}: capture.top_k is over its vocabulary of {model.vocabulary_size}")
         publish_tokenizer(run, tokenizer)
-        _tell_of_captures(run, spec.name, model, board)
+        captured = captured_top_k(
+            run.store, model.fingerprint, train.digest, train.shards, capture, model.limits.max_top_k
+        )
+        asked = Asked(spec.name, model, train.digest, capture, min(capture.top_k, model.vocabulary_size))
+        if captured is None and (why := why_asked_anew(run.store, asked)) is not None:
+            board.say("captures", why, "yellow", source=spec.name)
+        remember(run.store, asked)
         planned = PlannedSource(
             name=spec.name,
             model_fingerprint=model.fingerprint,
             tokenizer_fingerprint=tokenizer.fingerprint,
             vocabulary_size=model.vocabulary_size,
-            captured_top_k=captured_top_k(
-                run.store, model.fingerprint, train.digest, train.shards, run.config.capture, model.limits.max_top_k
-            ),
+            captured_top_k=captured,
         )
         sources.append(planned)
     return plan_with(run, target.fingerprint, sources)
-
-
-def _tell_of_captures(run: Run, name: str, model: ModelDescription, board: Board) -> None:
-    capture, train = run.config.capture, run.corpora.train
-    asked = Asked(name, model, train.digest, capture, min(capture.top_k, model.vocabulary_size))
-    is_there = captured_top_k(run.store, model.fingerprint, train.digest, train.shards, capture, model.limits.max_top_k)
-    if is_there is None and (why := why_asked_anew(run.store, asked)) is not None:
-        board.say("captures", why, "yellow", source=name)
-    remember(run.store, asked)
 
 
 def plan_with(run: Run, target_fingerprint: str, sources: Sequence[PlannedSource]) -> Plan:

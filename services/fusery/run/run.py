@@ -29,7 +29,6 @@ from fusery.run.board import Board, Line, Shown, keep_lines, kept_lines
 from fusery.run.children import keep_run_file
 from fusery.run.coordinator.coordinator import PACE
 from fusery.run.coordinator.execution import coordinate, new_launch
-from fusery.run.coordinator.progress import Progress
 from fusery.run.corpus.reading import told
 from fusery.run.coverage import warnings_of
 from fusery.run.open_run import Run, open_run, publish_input
@@ -161,18 +160,13 @@ def _hops(run: Run, target: ByteTokenizer, launch: str, until: Stage | None, boa
         job = hops_job(run, plan, target, services, hop)
         progress = coordinate(job, launch, Shown(board))
         if progress.dead_letters:
-            raise _degraded(run, progress)
+            raise Degraded(
+                f"{progress.what_failed}\nall reasons: {run.file.command('status')}. Mend the cause, or take the "
+                f"documents out of the corpus (which makes another run), then: {run.file.command('run')}"
+            )
         if job.until is Hop.FUSE:
             measure_sources(run, plan, services, board)
     return plan
-
-
-def _degraded(run: Run, progress: Progress) -> Degraded:
-    """What was given up, and what to do."""
-    return Degraded(
-        f"{progress.what_failed}\nall reasons: {run.file.command('status')}. Mend the cause, or take the documents out "
-        f"of the corpus (which makes another run), then: {run.file.command('run')}"
-    )
 
 
 def _hops_are_done(run: Run, plan: Plan) -> bool:

@@ -43,7 +43,8 @@ def show_status(given: str, store_url: str | None, as_json: bool, watch: bool = 
         ConfigError: there is no such run, or the store can't be read.
     """
     console = output.console(breaks_lines=False)
-    run = open_run(Path(given)) if _is_file(given) else None
+    is_file = given.endswith((".yaml", ".yml")) or Path(given).exists()
+    run = open_run(Path(given)) if is_file else None
     store = run.store if run is not None else _store(store_url)
     run_id = run.run_id if run is not None else given
     while True:
@@ -55,10 +56,6 @@ def show_status(given: str, store_url: str | None, as_json: bool, watch: bool = 
         if not watch or _is_done(content):
             return
         time.sleep(_WATCH_S)
-
-
-def _is_file(given: str) -> bool:
-    return given.endswith((".yaml", ".yml")) or Path(given).exists()
 
 
 def _store(url: str | None) -> Store:
