@@ -142,7 +142,10 @@ def capture(of: Captures, base: Run, target: ByteTokenizer, measures: bool, laun
         job = hops_job(run, plan, target, services, Hop.CAPTURE)
         progress = coordinate(job, launch, Shown(board))
         unmeasured = _measure(base, plan, services, board) if measures else None
-    return Asked(plan, _lost(progress), unmeasured)
+    letters: dict[str, list[DeadLetter]] = {}
+    for letter in progress.dead_letters:
+        letters.setdefault(letter.task.source, []).append(letter)
+    return Asked(plan, {source: _reason(found) for source, found in letters.items()}, unmeasured)
 
 
 def _measure(base: Run, plan: Plan, services: local.Services, board: Board) -> str | None:
@@ -154,13 +157,6 @@ def _measure(base: Run, plan: Plan, services: local.Services, board: Board) -> s
     except FuseryError as error:
         return str(error)
     return None
-
-
-def _lost(progress: Progress) -> dict[str, str]:
-    letters: dict[str, list[DeadLetter]] = {}
-    for letter in progress.dead_letters:
-        letters.setdefault(letter.task.source, []).append(letter)
-    return {source: _reason(found) for source, found in letters.items()}
 
 
 def fuse(base: Run, plans: Sequence[Plan], lost: Mapping[str, str], launch: str, board: Board) -> dict[str, str]:

@@ -54,7 +54,10 @@ class Jobs:
         if not jobs:
             return
         for job in jobs:
-            self._write(job)
+            path = self._path(job)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            outcome_of(path).unlink(missing_ok=True)
+            job.write(path)
         lanes = [_Lane(number, list(jobs[number :: self.parallel])) for number in range(min(self.parallel, len(jobs)))]
         with Supervisor() as supervisor:
             while True:
@@ -70,16 +73,14 @@ class Jobs:
     def _path(self, job: Job) -> Path:
         return self.folder / "jobs" / f"{job.key}.json"
 
-    def _write(self, job: Job) -> None:
-        path = self._path(job)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        outcome_of(path).unlink(missing_ok=True)
-        job.write(path)
-
     def _look_at(self, lane: _Lane, supervisor: Supervisor) -> None:
         """Takes note of what has ended; starts the lane's process, or the next one where it died."""
         has_ended = lane.child is not None and not lane.child.is_running()
-        self._take_outcomes(lane)
+        while lane.waiting and (outcome := outcome_of(self._path(lane.waiting[0]))).exists():
+            failure = read_json_object(outcome)["failure"]
+            job = lane.waiting.pop(0)
+            if failure is not None:
+                self.failed[job.key] = failure
         if lane.waiting and has_ended and lane.child is not None:
             self.failed[lane.waiting.pop(0).key] = (
                 f"its process ended with exit code {lane.child.exit_code}; the end of {lane.child.log}:\n"
@@ -87,13 +88,6 @@ class Jobs:
             )
         if lane.waiting and (lane.child is None or has_ended):
             lane.child = supervisor.start(self._child(lane))
-
-    def _take_outcomes(self, lane: _Lane) -> None:
-        while lane.waiting and (outcome := outcome_of(self._path(lane.waiting[0]))).exists():
-            failure = read_json_object(outcome)["failure"]
-            job = lane.waiting.pop(0)
-            if failure is not None:
-                self.failed[job.key] = failure
 
     def _child(self, lane: _Lane) -> Child:
         command = [sys.executable, "-m", "fusery.run.ablation.child", str(self.file), str(self.relative_to)]
