@@ -116,7 +116,11 @@ class Coordinator:
             self._list()
         failures, ended = self.attempts.look()
         self._failures += failures
-        self._count_failures()
+        # One by one, each taken off when it is counted: an error of the store in between loses none.
+        while self._failures:
+            if self._failures[0].task in self.table:
+                self._count_or_leave(self._failures[0])
+            self._failures.pop(0)
         self._settle({task for task in ended if task in self.table})
         for (hop, source), row in self.table.rows.items():
             row.is_stopped = self._streaks.stops(hop, source, self.attempts.running)
@@ -165,13 +169,6 @@ class Coordinator:
         self._next_listing_at = self.clock() + max(
             self.pace.listing_s, min(20 * took, self.pace.longest_listing_pause_s)
         )
-
-    def _count_failures(self) -> None:
-        # One by one, each taken off when it is counted: an error of the store in between loses none.
-        while self._failures:
-            if self._failures[0].task in self.table:
-                self._count_or_leave(self._failures[0])
-            self._failures.pop(0)
 
     def _count_or_leave(self, failure: Failure) -> None:
         task = failure.task
