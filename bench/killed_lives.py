@@ -70,7 +70,7 @@ TRAININGS = (
     Training(4, "gpt_neox", {"gradient_checkpointing": True}),
     Training(5, "mpt", {"checkpoint_every_steps": 1}),
     Training(6, "gpt2", {"dtype": "bfloat16"}, beside=True),
-    Training(7, "llama", {"clm_weight": 0.1, "tail": "drop", "checkpoint_every_steps": 1}, beside=True),
+    Training(7, "llama", {"clm_weight": 0.1, "checkpoint_every_steps": 1}, beside=True),
     Training(8, "llama", {"epochs": 90}, pause_s=0.3, is_followed=True),
     Training(9, "gpt2", {"epochs": 90}, pause_s=0.3, is_followed=True),
 )
