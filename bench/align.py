@@ -3,8 +3,8 @@
     python bench/align.py [--quick]      # after `python bench/real_tokenizers.py`
 
 SmolLM2 → Llama-2 on Python's own documentation. Plain is the rule as the paper's implementation states it (cell by
-cell in Python, a distance call each, dicts of strings): tests/oracles.py. CPU seconds of a process of its own for each
-measure; peak memory is the growth of that process's largest resident size.
+cell in Python, a distance call each, dicts of strings): tests/support/core/oracles.py. CPU seconds of a process of
+its own for each measure; peak memory is the growth of that process's largest resident size.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from fusery.core.reference import key
 from fusery.core.rules import FusionRule, Positions, Vocabulary
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import PAD, TopK, VocabularyMap
-from oracles import plain_kept, plain_nearest, plain_reference
+from support.core.oracles import plain_kept, plain_nearest, plain_reference
 
 TOKENIZERS = Path(__file__).parent / "work" / "tokenizers"
 SOURCE, TARGET, K = "smollm2", "llama-2", 10

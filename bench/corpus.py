@@ -41,9 +41,9 @@ def write_lines(path: Path, megabytes: int) -> int:
 
 
 def steps_of(folder: Path) -> list[tuple[str, Callable[[], object]]]:
-    from corpusruns import run_of
     from fusery.hops.store.store import Store
     from fusery.run.corpus.corpora import open_corpora, publish_corpora
+    from support.runs.corpus_runs import run_of
 
     run, store = run_of(folder), Store(str(folder / "store"))
     found: list[Any] = []

@@ -25,8 +25,8 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "
 
 from result_file import RESULTS, write_result
 
-from faultplay import FAULTS, Fault, Played, play, why_not
-from faultscene import open_rig
+from support.faults.fault_play import FAULTS, Fault, Played, play, why_not
+from support.faults.fault_scene import open_rig
 
 _RESULT = RESULTS / "faults.json"
 

@@ -3,7 +3,7 @@
     python bench/flips.py [--blows 1000] [--seed 0]
 
 Artefacts of every kind, their entries, and notes, in turn; a blow changes one byte, or lets the file end too soon.
-The same seed gives the same blows. tests/damaging.py has what it does; the tests run a short one.
+The same seed gives the same blows. tests/support/store/damaging.py has what it does; the tests run a short one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from result_file import write_result
 
-from damaging import campaign
+from support.store.damaging import campaign
 
 
 def main() -> int:

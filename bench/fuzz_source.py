@@ -32,7 +32,7 @@ SERVICE = "/fusery.distributions.v1.DistributionsService/"
 DEADLINE_S = 60.0
 AT_A_TIME = 16
 ALLOWED = {"OK", "INVALID_ARGUMENT", "FAILED_PRECONDITION", "RESOURCE_EXHAUSTED"}
-HIDDEN = ("Traceback", 'File "', ".py", "site-packages", "picomodels-", str(ROOT), sys.prefix, tempfile.gettempdir())
+HIDDEN = ("Traceback", 'File "', ".py", "site-packages", "pico_models-", str(ROOT), sys.prefix, tempfile.gettempdir())
 """What no reply may hold. The requests hold none of it."""
 
 TEXTS = (
@@ -228,9 +228,9 @@ def resident_bytes(pid: int) -> int:
 @contextmanager
 def served(*options: str) -> Iterator[tuple[subprocess.Popen[bytes], str, Path]]:
     """A process that serves a pico model; it, its address, and its log."""
-    from picomodels import build_model
+    from support.models.pico_models import build_model
 
-    with tempfile.TemporaryDirectory(prefix="picomodels-") as folder:
+    with tempfile.TemporaryDirectory(prefix="pico_models-") as folder:
         model, ready, log = build_model(Path(folder) / "model", "llama"), Path(folder) / "ready", Path(folder) / "log"
         command = [sys.executable, "-m", "fusery", "serve-source", str(model), "--port", "0", "--threads", "1"]
         with log.open("wb") as output:

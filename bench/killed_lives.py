@@ -23,8 +23,6 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 import numpy as np
 import torch
 
-import picomodels
-import trainingdata
 from fusery.config.sections import TrainingSpec
 from fusery.hops.store.store import Store
 from fusery.registry.follow import Followed
@@ -32,6 +30,7 @@ from fusery.runtime.errors import FuseryError
 from fusery.trainer import loop
 from fusery.trainer.documents import Stored
 from fusery.trainer.job import TrainJob, train
+from support.models import pico_models, training_data
 
 # What a first use would import, once here and not in every life.
 for name in ("llama", "gpt2", "gpt_neox", "gemma3", "qwen2", "mpt"):
@@ -124,12 +123,12 @@ def waited(pid: int) -> int:
 def prepare(training: Training, folder: Path) -> int:
     """Target, fused shards and partitions in `folder`."""
     torch.set_num_threads(1)
-    kind = picomodels._USUAL_TOKENIZER.get(training.architecture, "byte_level")
-    picomodels.build_model(folder / "target", training.architecture, kind)
-    documents = trainingdata.pico_documents(kind, 24)
-    trainingdata.publish_fused(Store(str(folder / "store")), documents, 5, trainingdata.TARGET)
-    partitions = trainingdata.pico_partitions(picomodels.pico_tokenizer(kind).get_vocab_size())
-    held_out = [document.token_ids_N for document in trainingdata.pico_documents(kind, 6, seed=9)]
+    kind = pico_models._USUAL_TOKENIZER.get(training.architecture, "byte_level")
+    pico_models.build_model(folder / "target", training.architecture, kind)
+    documents = training_data.pico_documents(kind, 24)
+    training_data.publish_fused(Store(str(folder / "store")), documents, 5, training_data.TARGET)
+    partitions = training_data.pico_partitions(pico_models.pico_tokenizer(kind).get_vocab_size())
+    held_out = [document.token_ids_N for document in training_data.pico_documents(kind, 6, seed=9)]
     np.savez(folder / "arrays.npz", *partitions, **{f"held_out_{i}": ids for i, ids in enumerate(held_out)})
     return 0
 
@@ -149,7 +148,7 @@ def job_of(training: Training, folder: Path, output: Path) -> TrainJob:
     return TrainJob(
         target=str(folder / "target"),
         output=output,
-        documents=Stored(store, names, {"target": trainingdata.TARGET}),
+        documents=Stored(store, names, {"target": training_data.TARGET}),
         partitions=[arrays[name] for name in sorted(arrays) if name.startswith("arr_")],
         training=TrainingSpec(**({**usual, "checkpoint_every_steps": 3} | training.changes)),
         config_digest="0" * 64,

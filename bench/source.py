@@ -69,7 +69,7 @@ def throughput(model: Path, device: str, dtype: str, top_k: int, batch_bytes: in
     from fusery.core.rules import Dtype
     from fusery.source.client import SourceClient
     from fusery.source.engines.transformers import load_engine
-    from sourceservers import running
+    from support.source.source_servers import running
 
     torch.set_num_threads(1 if device == "cpu" else torch.get_num_threads())
     engine = load_engine(str(model), dtype=Dtype(dtype), device=device)
@@ -107,7 +107,7 @@ def wide_memory(chunked: bool) -> dict[str, float]:
     from fusery.models.head import split
     from fusery.source.api import Document, ModelDescription
     from fusery.source.engines.transformers import TransformersEngine
-    from picomodels import pico_byte_tokenizer
+    from support.models.pico_models import pico_byte_tokenizer
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

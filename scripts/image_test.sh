@@ -80,7 +80,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, "tests")
-from picorun import write_run
+from support.runs.pico_run import write_run
 
 folder = Path(sys.argv[1])
 folder.mkdir()

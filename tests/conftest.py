@@ -85,7 +85,7 @@ def usual_signals(_signals_as_before: None) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def warm() -> Iterator[None]:
     """Commands that the module's tests, and what these start, have as children are forks: they import nothing anew."""
-    from warmchildren import warm_children
+    from support.runs.warm_children import warm_children
 
     with warm_children():
         yield

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from picomodels import TEXTS, pico_model
+from support.models.pico_models import TEXTS, pico_model
 
 pytestmark = pytest.mark.gpu
 
@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from fusery.trainer.job import train
-from trainingdata import pico_job
+from support.models.training_data import pico_job
 train(pico_job(Path(sys.argv[2])))
 import torch
 print("used", torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from oracles import plain_kept, plain_path, plain_reference
+from support.core.oracles import plain_kept, plain_path, plain_reference
 
 ROOT = Path(__file__).parent.parent.parent
 GOLDEN = Path(os.environ.get("REFERENCE_RECORDS", ROOT.parent / "shared" / "golden"))

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from fusery.cli.steps.training_node import _code_of, main
-from launchers import clean, free_port, fused_run, launched
+from support.runs.launchers import clean, free_port, fused_run, launched
 
 pytestmark = pytest.mark.timeout(600)
 

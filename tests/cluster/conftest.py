@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fusery.cluster.api.api import Cluster, from_kubeconfig
-from kubeserver import kube_server
-from kubestate import Kube
+from support.cluster.kube_server import kube_server
+from support.cluster.kube_state import Kube
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from clusterrules import BY_KIND, Rules
+from support.cluster.cluster_rules import BY_KIND, Rules
 
 DOCS = Path(__file__).parents[2] / "docs/deployment.md"
 _ROW = re.compile(r"^\| (core|`[\w.-]+`) \| `([\w/]+)` \| ([\w, ]+) \| (.*) \|$", re.MULTILINE)

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from certificates import Authority
 from fusery.cluster.api import api
 from fusery.cluster.api.api import Cluster, from_kubeconfig
 from fusery.cluster.api.errors import JOB, POD, AlreadyThere, Asked, Expired, NotAllowed, Place, refusal
 from fusery.runtime.errors import ConfigError, InvalidInput, Overloaded, Unavailable
-from kubeserver import TOKEN, kube_server, write_kubeconfig
-from kubestate import Kube
+from support.cluster.kube_server import TOKEN, kube_server, write_kubeconfig
+from support.cluster.kube_state import Kube
+from support.source.certificates import Authority
 
 JOBSET = Place("jobset.x-k8s.io/v1alpha2", "JobSet")
 

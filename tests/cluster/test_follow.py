@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from clusterjobs import QUICK, Ear, job, look_to_the_end, look_until
 from fusery.cluster.api.api import Cluster, from_kubeconfig
 from fusery.cluster.api.errors import JOB, NotAllowed, Place
 from fusery.cluster.api.follow import Deleted, Follower, Kind
-from kubeserver import kube_server
-from kubestate import Kube
+from support.cluster.cluster_jobs import QUICK, Ear, job, look_to_the_end, look_until
+from support.cluster.kube_server import kube_server
+from support.cluster.kube_state import Kube
 
 JOBSET = Place("jobset.x-k8s.io/v1alpha2", "JobSet")
 

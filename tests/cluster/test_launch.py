@@ -6,13 +6,13 @@ import threading
 
 import pytest
 
-from clusterjobs import Ear, config_map, job
 from fusery.cluster.api.api import Cluster
 from fusery.cluster.api.errors import JOB, NotAllowed
 from fusery.cluster.api.follow import Kind
 from fusery.cluster.api.launch import deletion, launch, patiently, rehearse
 from fusery.runtime.errors import Mismatch, Overloaded, Unavailable
-from kubestate import Kube
+from support.cluster.cluster_jobs import Ear, config_map, job
+from support.cluster.kube_state import Kube
 
 TEXT = "name: pico\n"
 

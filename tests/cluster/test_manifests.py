@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from charts import ROOT
-from clusterruns import PLACEMENTS, SECRETS, TINY, TRAINERS, configured, jobs, objects, pods
 from fusery.cluster.manifests.manifests import run_objects, step_objects
 from fusery.cluster.manifests.names import Step, base_name, run_name, step_name
 from fusery.cluster.manifests.training import TERMINATED
 from fusery.config.file import read_run_file
 from fusery.config.run import RunConfig
+from support.cluster.charts import ROOT
+from support.cluster.cluster_runs import PLACEMENTS, SECRETS, TINY, TRAINERS, configured, jobs, objects, pods
 
 
 @pytest.fixture(params=PLACEMENTS.values(), ids=PLACEMENTS)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from apischemas import WITH_POD_FAILURE_POLICY, faults
-from clusterruns import PLACEMENTS, configured, jobs, objects
+from support.cluster.api_schemas import WITH_POD_FAILURE_POLICY, faults
+from support.cluster.cluster_runs import PLACEMENTS, configured, jobs, objects
 
 
 @pytest.mark.parametrize("placement", PLACEMENTS.values(), ids=PLACEMENTS)

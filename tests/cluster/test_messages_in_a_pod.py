@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from clusterruns import configured
 from fusery.cluster.manifests.pods import RUN_FILE
 from fusery.config import file as run_file
 from fusery.config.file import RunFile, command_on, read_run_file
@@ -15,7 +14,8 @@ from fusery.hops.worker.broker import check_broker
 from fusery.registry.tracking import check_tracking
 from fusery.run import run as run_command
 from fusery.runtime.errors import AddressError
-from picorun import write_run
+from support.cluster.cluster_runs import configured
+from support.runs.pico_run import write_run
 
 
 @pytest.mark.parametrize(

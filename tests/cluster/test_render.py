@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from charts import ROOT, Manifest
-from clusterruns import TINY, content
 from fusery.cli import main
 from fusery.cluster.manifests.names import base_name
 from fusery.config.run import RunConfig
+from support.cluster.charts import ROOT, Manifest
+from support.cluster.cluster_runs import TINY, content
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from fusery.cluster.manifests.manifests import run_objects
 from fusery.cluster.manifests.names import base_name, run_name
 from fusery.config.file import read_run_file
 from fusery.runtime.settings import child_environment
-from kubeserver import write_kubeconfig
-from kubestate import Kube
+from support.cluster.kube_server import write_kubeconfig
+from support.cluster.kube_state import Kube
 
 YAML = {
     "name": "pico",

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import yaml
 
-from clusterruns import configured, content
 from fusery.cluster.manifests.manifests import config_map, run_objects, step_objects
 from fusery.cluster.manifests.names import Step
 from fusery.config.file import read_run_file
 from fusery.runtime.errors import ConfigError, TooLarge
+from support.cluster.cluster_runs import configured, content
 
 
 def refusal(folder: Path, kubernetes: Any) -> str:

@@ -9,8 +9,8 @@ from fusery.core import vocab
 from fusery.core.alignment import Alignment, Side, align, boundary
 from fusery.core.rules import Positions, TieOrder, Vocabulary
 from fusery.core.tokens import ByteTokenizer, TokenizedText
-from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
-from strategies import texts
+from support.core.strategies import texts
+from support.models.pico_models import TEXTS, TOKENIZERS, pico_byte_tokenizer
 
 
 def tokenized(*ends: int) -> TokenizedText:

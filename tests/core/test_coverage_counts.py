@@ -13,8 +13,8 @@ from fusery.core.coverage import BINS, Counts, Image, TokenImages, deciles, imag
 from fusery.core.projection import project
 from fusery.core.rules import Vocabulary
 from fusery.core.topk import PAD, TopK, VocabularyMap, empty
-from picomodels import TOKENIZERS, pico_byte_tokenizer
-from strategies import top_ks
+from support.core.strategies import top_ks
+from support.models.pico_models import TOKENIZERS, pico_byte_tokenizer
 
 VOCABULARY = 30
 """Of the strategy `top_ks`."""

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from fusery.core.fusion import AlignedSource, cost_of, fuse, merged
 from fusery.core.rules import Cost, FusionRule
 from fusery.core.topk import TopK, empty
-from strategies import top_ks
+from support.core.strategies import top_ks
 
 
 def aligned(positions: list[int], cost: float, first_id: int = 0) -> AlignedSource:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fusery.core.levenshtein import nearest
 from fusery.core.topk import PAD
-from oracles import plain_nearest
+from support.core.oracles import plain_nearest
 
 strings = st.lists(st.text(st.sampled_from("abcé東"), max_size=7), max_size=12)
 byte_strings = st.lists(st.binary(max_size=6).map(lambda b: bytes(x % 3 + 97 for x in b)), max_size=12)

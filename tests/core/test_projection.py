@@ -7,7 +7,7 @@ from hypothesis.extra.numpy import arrays
 
 from fusery.core.projection import project
 from fusery.core.topk import PAD, TopK
-from strategies import top_ks
+from support.core.strategies import top_ks
 
 cell_maps = arrays(np.int64, 30, elements=st.integers(PAD, 9))
 total_maps = arrays(np.int64, 30, elements=st.integers(0, 9))

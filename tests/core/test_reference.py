@@ -13,9 +13,9 @@ from fusery.core.projection import kept_entries, project_as_reference
 from fusery.core.reference import TokenStrings, key, matches, path_of, token_map
 from fusery.core.rules import Positions, TieOrder, Vocabulary
 from fusery.core.topk import PAD, TopK
-from oracles import plain_kept, plain_nearest, plain_reference
-from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
-from strategies import top_ks
+from support.core.oracles import plain_kept, plain_nearest, plain_reference
+from support.core.strategies import top_ks
+from support.models.pico_models import TEXTS, TOKENIZERS, pico_byte_tokenizer
 
 LETTERS = st.text(st.sampled_from("abc"), min_size=1, max_size=3)
 MARKERS = st.sampled_from([("Ġ", "▁"), ("▁", "▁")])

@@ -13,7 +13,7 @@ from fusery.core.reference import with_fallback
 from fusery.core.rules import Fallback, Positions, Vocabulary
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import PAD, TopK, empty
-from picomodels import pico_byte_tokenizer
+from support.models.pico_models import pico_byte_tokenizer
 
 
 def _words(*pieces: str) -> ByteTokenizer:

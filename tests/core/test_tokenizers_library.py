@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
-from frontservers import fronted
 from fusery.core import vocab
 from fusery.core.definition import built, calls, encoded
 from fusery.core.tokens import ByteTokenizer
@@ -20,8 +19,9 @@ from fusery.run.open_model import named, opened
 from fusery.runtime.errors import FuseryError, ModelError
 from fusery.source.api import Distributions, Document
 from fusery.source.client import SourceClient
-from picomodels import pico_byte_tokenizer, pico_tokenizer
-from sourceservers import UniformEngine
+from support.models.pico_models import pico_byte_tokenizer, pico_tokenizer
+from support.source.front_servers import fronted
+from support.source.source_servers import UniformEngine
 
 LONG = "x" * 400 + "!"
 DOCUMENTS = {"first": "a plain text", "second": f"then {LONG}", "third": "another"}

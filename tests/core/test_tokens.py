@@ -8,8 +8,8 @@ from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizer
 
 from fusery.core.tokens import ByteTokenizer
 from fusery.runtime.errors import ModelError
-from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer, pico_tokenizer
-from strategies import texts
+from support.core.strategies import texts
+from support.models.pico_models import TEXTS, TOKENIZERS, pico_byte_tokenizer, pico_tokenizer
 
 
 @pytest.mark.parametrize("kind", ["byte_level", "sentencepiece"])

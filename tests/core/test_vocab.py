@@ -13,7 +13,7 @@ from fusery.core import vocab
 from fusery.core.rules import Vocabulary
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.topk import PAD, VocabularyMap
-from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
+from support.models.pico_models import TEXTS, TOKENIZERS, pico_byte_tokenizer
 
 PAIRS = list(itertools.permutations(TOKENIZERS, 2))
 

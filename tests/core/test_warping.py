@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from fusery.core.levenshtein import one_to_one, warping_path
 from fusery.core.rules import TieOrder
-from oracles import plain_matrix, plain_path
+from support.core.oracles import plain_matrix, plain_path
 
 # Few letters and short tokens: many equal distances, so that ties decide.
 byte_tokens = st.lists(st.binary(max_size=4).map(lambda b: bytes(x % 4 + 97 for x in b)), min_size=1, max_size=9)

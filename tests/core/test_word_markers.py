@@ -10,8 +10,8 @@ from fusery.core.alignment import boundary
 from fusery.core.rules import Vocabulary
 from fusery.core.tokens import ByteTokenizer
 from fusery.core.vocab import build
-from lossytokenizers import WORDS, letters, word_ends, word_piece
-from picomodels import pico_byte_tokenizer
+from support.models.lossy_tokenizers import WORDS, letters, word_ends, word_piece
+from support.models.pico_models import pico_byte_tokenizer
 
 
 def continuing_bpe() -> Tokenizer:

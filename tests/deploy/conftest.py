@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from charts import CHART, EXAMPLES, ROOT, TOOLS, Helm
+from support.cluster.charts import CHART, EXAMPLES, ROOT, TOOLS, Helm
 
 
 @pytest.fixture(params=["helm3", "helm4"])

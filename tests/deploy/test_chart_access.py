@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from charts import ROOT, Helm, Rendered
 from fusery.cluster.manifests.manifests import run_objects, step_objects
 from fusery.cluster.manifests.names import Step
 from fusery.config.file import read_run_file
 from fusery.config.kubernetes import TrainerKind
 from fusery.config.run import RunConfig
+from support.cluster.charts import ROOT, Helm, Rendered
 
 Rule = tuple[str, str]
 

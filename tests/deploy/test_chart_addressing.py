@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from charts import Helm
+from support.cluster.charts import Helm
 
 _SERVICES = {"name": "services", "singularName": "service", "namespaced": True, "kind": "Service", "verbs": ["get"]}
 _DISCOVERY: dict[str, dict[str, Any]] = {

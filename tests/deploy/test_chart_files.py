@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from charts import CHART, ROOT, Helm, variables
+from support.cluster.charts import CHART, ROOT, Helm, variables
 
 
 def alerts() -> list[dict[str, Any]]:

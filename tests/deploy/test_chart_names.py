@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from charts import CHART, Helm, Manifest
+from support.cluster.charts import CHART, Helm, Manifest
 
 SOURCES = {"sources": {"a" * 20: {"model": "/models/a"}}}
 LABEL = re.compile(r"^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$")

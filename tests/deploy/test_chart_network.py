@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from charts import Helm, Manifest, Rendered
+from support.cluster.charts import Helm, Manifest, Rendered
 
 ONCE = ("run", "trainer", "evaluate")
 """The pods of a run: none of the chart's, but they belong to the release by their labels."""

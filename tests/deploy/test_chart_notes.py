@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import yaml
 
-from charts import CHART, ROOT, Helm, Manifest, variables
 from fusery.cluster.manifests.manifests import run_objects
 from fusery.config.file import read_run_file
 from fusery.config.kubernetes import Resources
 from fusery.config.run import RunConfig
+from support.cluster.charts import CHART, ROOT, Helm, Manifest, variables
 
 REST = """
 name: my-fusion

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from charts import Helm, Manifest, Rendered, container, variables
+from support.cluster.charts import Helm, Manifest, Rendered, container, variables
 
 
 def pod(rendered: Rendered, name: str) -> Manifest:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from charts import ROOT, Helm, Manifest, container, variables
+from support.cluster.charts import ROOT, Helm, Manifest, container, variables
 
 JOBS = sorted((ROOT / "k8s").glob("*.yaml"))
 ALLOWED_VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "secret", "name"}

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from apischemas import KUBERNETES, OUTSIDE, WITH_POD_FAILURE_POLICY, faults
-from charts import ROOT, TOOLS, Helm
+from support.cluster.api_schemas import KUBERNETES, OUTSIDE, WITH_POD_FAILURE_POLICY, faults
+from support.cluster.charts import ROOT, TOOLS, Helm
 
 JOBS = sorted((ROOT / "k8s").glob("*.yaml"))
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
-from charts import ROOT
 from fusery.config.file import read_run_file
 from fusery.runtime.settings import Settings
+from support.cluster.charts import ROOT
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]

@@ -13,7 +13,7 @@ from types import ModuleType
 
 import pytest
 
-from charts import ROOT
+from support.cluster.charts import ROOT
 
 PROJECT = """
 [project]

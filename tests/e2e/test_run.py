@@ -23,7 +23,7 @@ from fusery.run import local
 from fusery.run.open_run import open_run
 from fusery.run.steps import steps
 from fusery.runtime.processes import Supervisor, fusery_command, wait_for_file
-from picomodels import build_model
+from support.models.pico_models import build_model
 
 pytestmark = pytest.mark.timeout(900)
 

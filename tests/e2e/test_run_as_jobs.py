@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from clusterruns import configured
 from fusery.cluster.manifests.manifests import step_objects
 from fusery.cluster.manifests.names import Step
 from fusery.cluster.manifests.pods import RUN_FILE
-from launchers import clean, free_port
-from picorun import write_run
+from support.cluster.cluster_runs import configured
+from support.runs.launchers import clean, free_port
+from support.runs.pico_run import write_run
 
 pytestmark = [pytest.mark.timeout(1200), pytest.mark.usefixtures("warm")]
 

@@ -16,8 +16,8 @@ from fusery import cli
 from fusery.hops.store.store import Store
 from fusery.run.open_run import Run, open_run
 from fusery.run.steps import steps
-from picorun import write_run
-from s3server import SECRET_KEY, new_store_url, s3_server
+from support.runs.pico_run import write_run
+from support.store.s3_server import SECRET_KEY, new_store_url, s3_server
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("warm")]
 

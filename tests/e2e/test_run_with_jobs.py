@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from clusterrules import BY_KIND
 from fusery import cli
 from fusery.cluster.manifests.names import Step, step_name
 from fusery.cluster.manifests.pods import RUN_FILE
@@ -21,11 +20,12 @@ from fusery.run.open_run import open_run
 from fusery.run.steps import steps
 from fusery.runtime.settings import child_environment
 from fusery.source.engines.transformers import load_engine
-from kubestate import Kube
-from picomodels import pico_model
-from picorun import SOURCES, write_run
-from podaccount import own_job, run_pod
-from sourceservers import running
+from support.cluster.cluster_rules import BY_KIND
+from support.cluster.kube_state import Kube
+from support.cluster.pod_account import own_job, run_pod
+from support.models.pico_models import pico_model
+from support.runs.pico_run import SOURCES, write_run
+from support.source.source_servers import running
 
 pytestmark = [pytest.mark.timeout(1800), pytest.mark.usefixtures("warm")]
 

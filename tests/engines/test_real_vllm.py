@@ -26,7 +26,7 @@ from fusery.source.conformance.checks import TEXTS as CONFORMANCE_TEXTS
 from fusery.source.conformance.checks import Status, self_test
 from fusery.source.engines.transformers import load_engine
 from fusery.source.engines.vllm import VllmEngine, open_vllm
-from picomodels import TEXTS, build_model
+from support.models.pico_models import TEXTS, build_model
 
 torch.set_num_threads(1)
 

@@ -143,7 +143,7 @@ def test_a_real_model_scores_what_transformers_says_of_it() -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from fusery.source.engines.transformers import load_engine
-    from picomodels import TEXTS, pico_model
+    from support.models.pico_models import TEXTS, pico_model
 
     torch.set_num_threads(1)
     folder = pico_model("llama")
@@ -165,7 +165,7 @@ def test_a_uniform_model_needs_log2_of_its_vocabulary_for_each_token_windows_or_
 
     from fusery.evaluation.windows import Reading
     from fusery.source.engines.transformers import load_engine
-    from picomodels import TEXTS, build_model
+    from support.models.pico_models import TEXTS, build_model
 
     torch.set_num_threads(1)
     folder = build_model(tmp_path / "uniform", "llama")

@@ -108,7 +108,7 @@ def test_it_is_a_distribution_over_the_targets_vocabulary(data: st.DataObject) -
 
 @pytest.fixture(scope="module")
 def folder() -> Path:
-    from picomodels import pico_model
+    from support.models.pico_models import pico_model
 
     return pico_model("llama")
 
@@ -121,7 +121,7 @@ def test_an_ensemble_of_copies_of_the_target_is_the_target(folder: Path, top_k: 
     from fusery.models.loading import load_model
     from fusery.source.api import Document
     from fusery.source.engines.transformers import load_engine
-    from picomodels import TEXTS
+    from support.models.pico_models import TEXTS
 
     engine = load_engine(str(folder))
     answers = engine.compute([Document(str(place), text) for place, text in enumerate(TEXTS[:3])], top_k)

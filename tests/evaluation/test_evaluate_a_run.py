@@ -24,7 +24,7 @@ from fusery.run.steps.trainings import train_step
 from fusery.runtime.errors import ConfigError
 from fusery.source.api import Distributions, Document, ModelDescription
 from fusery.source.engines.transformers import TransformersEngine, load_engine
-from picorun import write_run
+from support.runs.pico_run import write_run
 
 torch.set_num_threads(1)
 SOURCES = {"prose": ("llama", "sentencepiece"), "code": ("gpt_neox", "byte_level")}
@@ -225,7 +225,7 @@ def test_the_paper_s_own_rules_have_no_ensemble_and_say_why(tmp_path: Path) -> N
 
 
 def test_seeds_of_one_model_are_merged_into_a_model_that_loads(tmp_path: Path) -> None:
-    from picomodels import build_model
+    from support.models.pico_models import build_model
 
     file = write_run(tmp_path, sources={"prose": ("llama", "sentencepiece")})
     build_model(tmp_path / "models" / "prose", "llama", seed=7)

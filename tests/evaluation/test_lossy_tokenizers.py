@@ -26,8 +26,8 @@ from fusery.hops.store.shards import CorpusDocument
 from fusery.run.corpus.corpora import check_documents
 from fusery.runtime.errors import Mismatch, ModelError
 from fusery.source.api import Distributions, Document
-from lossytokenizers import KINDS, Kind, tokenizer_of
-from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
+from support.models.lossy_tokenizers import KINDS, Kind, tokenizer_of
+from support.models.pico_models import TEXTS, TOKENIZERS, pico_byte_tokenizer
 
 if TYPE_CHECKING:
     from fusery.config.file import RunFile

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from fusery.evaluation.merging import Member, merge, why_not
 from fusery.models.loading import load_model
-from picomodels import build_model, pico_model
+from support.models.pico_models import build_model, pico_model
 
 torch.set_num_threads(1)
 

@@ -18,7 +18,7 @@ from fusery.hops.store.shards import CorpusDocument
 from fusery.run.corpus.reading import split
 from fusery.runtime.errors import CorpusError
 from fusery.source.api import Distributions, Document
-from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
+from support.models.pico_models import TEXTS, TOKENIZERS, pico_byte_tokenizer
 
 LONG = "".join(TEXTS) * 3
 

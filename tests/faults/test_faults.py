@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from faultplay import FAULTS, play, why_not
-from faultrig import Rig
-from faultscene import open_rig, snapshot
+from support.faults.fault_play import FAULTS, play, why_not
+from support.faults.fault_rig import Rig
+from support.faults.fault_scene import open_rig, snapshot
 
 SEED = 1
 

@@ -18,8 +18,8 @@ from fusery.runtime.errors import InvalidInput
 from fusery.source.api import Document, ModelDescription
 from fusery.source.client import SourceClient
 from fusery.source.engines.transformers import load_engine
-from picomodels import TEXTS, pico_model
-from sourceservers import UniformEngine, running
+from support.models.pico_models import TEXTS, pico_model
+from support.source.source_servers import UniformEngine, running
 
 DOCUMENTS = [CorpusDocument(f"d{i}", "x", text) for i, text in enumerate(TEXTS * 2)]
 TASK = ShardTask(Hop.CAPTURE, "s", 0)

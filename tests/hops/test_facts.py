@@ -20,7 +20,7 @@ from fusery.core.topk import TopK, VocabularyMap, empty
 from fusery.hops import facts
 from fusery.hops.plan import Plan, PlannedSource
 from fusery.hops.store.shards import FusedDocument
-from picomodels import pico_byte_tokenizer
+from support.models.pico_models import pico_byte_tokenizer
 
 IMAGES = images_of(
     VocabularyMap(np.asarray([0, 1, 2, -1]), np.asarray([0, 1, 2, 2]), 3),

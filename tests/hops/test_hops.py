@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fakesource import FakeSource
 from fusery.config.sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.core.topk import PAD, TopK
 from fusery.hops.align import align_shard
@@ -25,8 +24,9 @@ from fusery.hops.store.store import Store
 from fusery.hops.tables import load_vocabulary_map
 from fusery.runtime.errors import InvalidInput
 from fusery.source.api import Distributions, Document
-from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
-from s3server import new_store_url, s3_server
+from support.models.pico_models import TEXTS, TOKENIZERS, pico_byte_tokenizer
+from support.source.fake_source import FakeSource
+from support.store.s3_server import new_store_url, s3_server
 
 DOCUMENTS = [CorpusDocument(f"d{i}", "even" if i % 2 == 0 else "odd", text) for i, text in enumerate(TEXTS)]
 

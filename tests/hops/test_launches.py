@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from coordinatorworkers import Workers, plan
 from fusery.hops import launches
 from fusery.hops.launches import Launch, read_launch
 from fusery.hops.names import attempts_folder, launch_name, tokenizer_name
 from fusery.hops.store.store import Store
 from fusery.hops.tables import load_tokenizer
 from fusery.runtime.errors import Corrupt, Unavailable
-from picomodels import pico_byte_tokenizer
+from support.models.pico_models import pico_byte_tokenizer
+from support.runs.coordinator_workers import Workers, plan
 
 TRUE, FALSE = "source-a:50051", "10.6.6.6:50051"
 Note = dict[str, Any]

@@ -10,7 +10,7 @@ import transformers
 
 from fusery.models.causality import check_architecture, check_causal
 from fusery.runtime.errors import ModelError
-from picomodels import ARCHITECTURES, pico_config
+from support.models.pico_models import ARCHITECTURES, pico_config
 
 _WIDE = {
     "vocab_size": 300,

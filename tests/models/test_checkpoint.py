@@ -21,7 +21,7 @@ from fusery.models.checkpoint import (
 )
 from fusery.models.inspect import inspect_checkpoint
 from fusery.runtime.errors import ModelError
-from picomodels import ARCHITECTURES, CONTEXT_LENGTH, TEXTS, TOKENIZERS, pico_byte_tokenizer, pico_model
+from support.models.pico_models import ARCHITECTURES, CONTEXT_LENGTH, TEXTS, TOKENIZERS, pico_byte_tokenizer, pico_model
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import transformers
 from fusery.core.rules import Dtype
 from fusery.models.head import SplitModel, split
 from fusery.models.loading import load_model
-from picomodels import ARCHITECTURES, pico_config, pico_model
+from support.models.pico_models import ARCHITECTURES, pico_config, pico_model
 
 torch.set_num_threads(1)
 

@@ -14,7 +14,7 @@ from fusery.core.rules import Dtype
 from fusery.models.loading import load_model, weights_fingerprint
 from fusery.models.tokenizer import read_tokenizer
 from fusery.runtime.errors import ModelError
-from picomodels import ARCHITECTURES, build_model, pico_model, pico_tokenizer
+from support.models.pico_models import ARCHITECTURES, build_model, pico_model, pico_tokenizer
 
 
 @pytest.fixture

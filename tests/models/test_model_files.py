@@ -18,7 +18,7 @@ from fusery.models.loading import load_model, weights_fingerprint
 from fusery.models.model_files import model_files, read_config, weight_files
 from fusery.registry.stored_model import write_top_files
 from fusery.runtime.errors import ModelError
-from picomodels import pico_model
+from support.models.pico_models import pico_model
 
 Change = Callable[[Path], object]
 _IDS = torch.arange(3, 20)[None]

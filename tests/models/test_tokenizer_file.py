@@ -20,7 +20,7 @@ from fusery.models.inspect import inspect_checkpoint
 from fusery.models.tokenizer import first_difference, read_tokenizer, settle, transformers_tokenizer
 from fusery.runtime.errors import ModelError
 from fusery.source.engines.remote import read_tokenizer_folder
-from picomodels import pico_model, pico_tokenizer
+from support.models.pico_models import pico_model, pico_tokenizer
 
 TEXTS = ["2023 and 1234567", "    if x:\n\t\treturn  y\n\n", "Grüße, ÉCOLE ﬁ 東京", " Hello", "don't I'LL", "a/b_c"]
 

@@ -10,8 +10,8 @@ import pytest
 from fusery.registry.names import check_name_early
 from fusery.registry.tracking import default_tracking_uri
 from fusery.runtime.errors import InvalidInput
-from picomodels import pico_model
-from registrations import Make, Registration
+from support.models.pico_models import pico_model
+from support.runs.registrations import Make, Registration
 
 # MLflow and what it imports warn about each other's future.
 pytestmark = pytest.mark.filterwarnings("ignore")

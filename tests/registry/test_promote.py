@@ -6,7 +6,7 @@ import pytest
 
 from fusery.registry.promote import Promoted, Promotion, promote, version_of_run
 from fusery.runtime.errors import InvalidInput
-from registrations import Make, Registration, measured
+from support.runs.registrations import Make, Registration, measured
 
 # MLflow and what it imports warn about each other's future.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -14,7 +14,7 @@ from fusery.registry.record import Registered
 from fusery.registry.register import register
 from fusery.registry.stored_model import generation_signature
 from fusery.runtime.errors import InvalidInput, Unavailable
-from registrations import Make, Registration
+from support.runs.registrations import Make, Registration
 
 # MLflow and what it imports warn about each other's future.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -14,7 +14,7 @@ from fusery.registry import register as register_module
 from fusery.registry.promote import version_of_run
 from fusery.runtime.errors import Unavailable
 from fusery.runtime.text.domain_names import name_of
-from registrations import Make, Registration, measured, other_weights, with_task
+from support.runs.registrations import Make, Registration, measured, other_weights, with_task
 
 ODD_DOMAINS = [
     "https://example.org/a",

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coveragenotes import aligned_note, plan_of, publish
 from fusery.hops.plan import Hop
 from fusery.hops.store.store import Store
 from fusery.run.coverage import aligned_counts, coverage_of, fused_counts, shares_of
+from support.runs.coverage_notes import aligned_note, plan_of, publish
 
 
 @pytest.fixture

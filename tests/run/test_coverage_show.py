@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from coveragenotes import aligned_note, begun, finish, publish
 from fusery import cli
 from fusery.hops.plan import Hop
 from fusery.run.open_run import Run
 from fusery.run.show_coverage import show_coverage
 from fusery.runtime.errors import ConfigError, Unavailable
-from picorun import write_run
+from support.runs.coverage_notes import aligned_note, begun, finish, publish
+from support.runs.pico_run import write_run
 
 
 def shown(run: Run, capsys: pytest.CaptureFixture[str]) -> str:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from tokenizers import Tokenizer, normalizers
 
-from coveragenotes import aligned_note, plan_of, publish
 from fusery.config.sections import CoverageSpec
 from fusery.core import vocab
 from fusery.core.alignment import boundary
@@ -24,7 +23,8 @@ from fusery.hops.plan import Hop, Plan
 from fusery.hops.store.store import Store
 from fusery.run.coverage import normalizers as normalizers_of
 from fusery.run.coverage import warnings_of, why_few_positions, why_little_mass
-from picomodels import pico_byte_tokenizer
+from support.models.pico_models import pico_byte_tokenizer
+from support.runs.coverage_notes import aligned_note, plan_of, publish
 
 BYTE_LEVEL, WITH_BOS = pico_byte_tokenizer("byte_level"), pico_byte_tokenizer("sentencepiece")
 

@@ -15,8 +15,8 @@ from fusery.run.corpus import files as corpus_files
 from fusery.run.open_run import open_run, publish_input
 from fusery.run.preflight.checks import check_run
 from fusery.runtime.errors import ConfigError
-from picorun import write_run
-from refusals import assert_nothing_was_done
+from support.runs.pico_run import write_run
+from support.runs.refusals import assert_nothing_was_done
 
 
 def test_opening_a_run_writes_nothing(tmp_path: Path) -> None:

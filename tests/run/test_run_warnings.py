@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from coveragenotes import aligned_note, begun, finish
 from fusery.hops.plan import Plan
 from fusery.run import run as run_module
 from fusery.run.board import Board
 from fusery.run.open_run import Run
+from support.runs.coverage_notes import aligned_note, begun, finish
 
 
 def carried_out(run: Run, plan: Plan, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> list[str]:

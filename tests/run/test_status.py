@@ -22,7 +22,7 @@ from fusery.run.open_run import Run, open_run
 from fusery.run.status import show_status, state
 from fusery.run.steps import steps
 from fusery.runtime.errors import ConfigError
-from picorun import write_run
+from support.runs.pico_run import write_run
 
 SHARDS = 3
 

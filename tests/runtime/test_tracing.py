@@ -34,7 +34,7 @@ from fusery.source.api import Document
 from fusery.source.client import SourceClient
 from fusery.source.pb import distributions_pb2 as pb
 from fusery.source.pb import distributions_pb2_grpc as pb_grpc
-from sourceservers import UniformEngine
+from support.source.source_servers import UniformEngine
 
 GIVEN = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 FORM = re.compile(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01")

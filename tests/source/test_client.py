@@ -24,8 +24,8 @@ from fusery.source.client import SourceClient, read_token
 from fusery.source.engines.transformers import load_engine
 from fusery.source.pb import distributions_pb2 as pb
 from fusery.source.pb import distributions_pb2_grpc as pb_grpc
-from picomodels import TEXTS, pico_model
-from sourceservers import UniformEngine, running
+from support.models.pico_models import TEXTS, pico_model
+from support.source.source_servers import UniformEngine, running
 
 DOCUMENTS = [Document(f"d{i}", text) for i, text in enumerate(TEXTS)]
 
@@ -273,7 +273,7 @@ def lying_server(compute: Answer) -> Iterator[str]:
             return wire.write_model(UniformEngine().model)
 
         def GetTokenizer(self, request: Any, context: Any) -> Iterator[pb.GetTokenizerResponse]:
-            from picomodels import pico_byte_tokenizer
+            from support.models.pico_models import pico_byte_tokenizer
 
             yield from wire.write_tokenizer(pico_byte_tokenizer("unigram"))
 

@@ -15,8 +15,8 @@ from fusery.runtime import errors
 from fusery.source.address import RoundRobin, parse_address
 from fusery.source.api import Document
 from fusery.source.client import SourceClient
-from picomodels import TEXTS
-from sourceservers import UniformEngine, running
+from support.models.pico_models import TEXTS
+from support.source.source_servers import UniformEngine, running
 
 REQUESTS = [[Document(f"r{i}", TEXTS[i % len(TEXTS)])] for i in range(12)]
 

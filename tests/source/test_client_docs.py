@@ -18,12 +18,12 @@ import pytest
 from google.protobuf import descriptor_pool, json_format, message_factory
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from frontservers import FrontServer, fronted
 from fusery.source.api import Document
 from fusery.source.client import SourceClient
 from fusery.source.engines.transformers import load_engine
 from fusery.source.server.server import Front
-from picomodels import pico_model
+from support.models.pico_models import pico_model
+from support.source.front_servers import FrontServer, fronted
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs/client.md").read_text(encoding="utf-8")

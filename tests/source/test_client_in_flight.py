@@ -24,8 +24,8 @@ from fusery.source.engines.transformers import load_engine
 from fusery.source.packing import LogProbs
 from fusery.source.pb import distributions_pb2 as pb
 from fusery.source.pb import distributions_pb2_grpc as pb_grpc
-from picomodels import TEXTS, pico_model
-from sourceservers import UniformEngine, running
+from support.models.pico_models import TEXTS, pico_model
+from support.source.source_servers import UniformEngine, running
 
 REQUESTS = [[Document(f"r{i}", TEXTS[i % len(TEXTS)])] for i in range(7)]
 

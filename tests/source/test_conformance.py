@@ -33,11 +33,11 @@ from fusery.source.conformance.rows import Row, apart
 from fusery.source.engines.tgi import open_tgi
 from fusery.source.engines.transformers import load_engine
 from fusery.source.engines.vllm import open_vllm
-from picomodels import pico_byte_tokenizer, pico_model
-from sourceservers import UniformEngine
-from standins import PicoModel
-from tgistandin import tgi
-from vllmstandin import vllm
+from support.models.pico_models import pico_byte_tokenizer, pico_model
+from support.source.source_servers import UniformEngine
+from support.source.stand_ins import PicoModel
+from support.source.tgi_stand_in import tgi
+from support.source.vllm_stand_in import vllm
 
 torch.set_num_threads(1)
 

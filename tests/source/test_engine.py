@@ -16,7 +16,7 @@ from fusery.runtime.errors import InvalidInput, ModelError, TooLarge
 from fusery.source.api import Distributions, Document, Limits
 from fusery.source.engines import transformers as engine_module
 from fusery.source.engines.transformers import TransformersEngine, load_engine, top_ids
-from picomodels import ARCHITECTURES, CONTEXT_LENGTH, TEXTS, build_model, pico_model
+from support.models.pico_models import ARCHITECTURES, CONTEXT_LENGTH, TEXTS, build_model, pico_model
 
 torch.set_num_threads(1)
 

@@ -14,11 +14,11 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "bench"))
 
 from fuzz_source import Outcome, Request, fuzz, mutated
 
-from frontservers import fronted
 from fusery.source.api import Document
 from fusery.source.engines.transformers import load_engine
-from picomodels import pico_model
-from sourceservers import UniformEngine
+from support.models.pico_models import pico_model
+from support.source.front_servers import fronted
+from support.source.source_servers import UniformEngine
 
 
 def test_mutated_requests_find_no_defect_no_path_and_no_hang(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,7 +16,6 @@ from grpc_status import rpc_status
 from hypothesis import given
 from hypothesis import strategies as st
 
-from frontservers import DOCUMENTS, FrontServer, ask, class_of, fronted, refused, usual_request
 from fusery.runtime import errors
 from fusery.source import wire
 from fusery.source.api import Document, Limits
@@ -27,8 +26,9 @@ from fusery.source.server.call_record import trace_id_of
 from fusery.source.server.interceptor import field_of, status_of
 from fusery.source.server.server import SERVICE, Front
 from fusery.source.token import TokenFile
-from picomodels import pico_model
-from sourceservers import UniformEngine
+from support.models.pico_models import pico_model
+from support.source.front_servers import DOCUMENTS, FrontServer, ask, class_of, fronted, refused, usual_request
+from support.source.source_servers import UniformEngine
 
 COMPUTE, MODEL = f"/{SERVICE}/ComputeDistributions", f"/{SERVICE}/GetModel"
 

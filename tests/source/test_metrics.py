@@ -10,10 +10,10 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from frontservers import DOCUMENTS, Hold, ask, fronted, refused, usual_request
 from fusery.runtime.errors import ConfigError
 from fusery.source.server.server import SERVICE, Front
-from sourceservers import UniformEngine
+from support.source.front_servers import DOCUMENTS, Hold, ask, fronted, refused, usual_request
+from support.source.source_servers import UniformEngine
 
 
 def scraped(address: str) -> dict[tuple[str, tuple[tuple[str, str], ...]], float]:

@@ -15,7 +15,6 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from frontservers import DOCUMENTS, Hold, ask, ask_over, class_of, fronted, health_of, refused, usual_request
 from fusery.runtime.errors import Overloaded
 from fusery.source import wire
 from fusery.source.api import Distributions, Document
@@ -24,8 +23,19 @@ from fusery.source.engines.transformers import TransformersEngine, load_engine
 from fusery.source.server.model_thread import ModelThread
 from fusery.source.server.probes import LIVENESS, READINESS
 from fusery.source.server.server import SERVICE, Front
-from picomodels import pico_model
-from sourceservers import UniformEngine
+from support.models.pico_models import pico_model
+from support.source.front_servers import (
+    DOCUMENTS,
+    Hold,
+    ask,
+    ask_over,
+    class_of,
+    fronted,
+    health_of,
+    refused,
+    usual_request,
+)
+from support.source.source_servers import UniformEngine
 
 Status = health_pb2.HealthCheckResponse
 

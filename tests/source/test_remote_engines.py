@@ -28,7 +28,7 @@ from fusery.runtime.retry import RetryPolicy
 from fusery.source.api import Document
 from fusery.source.engines import http_calls, remote
 from fusery.source.engines.http_calls import HttpServer, error_of_status, excerpt
-from picomodels import pico_byte_tokenizer, pico_tokenizer
+from support.models.pico_models import pico_byte_tokenizer, pico_tokenizer
 
 DOCUMENT = Document("d", "ab")
 entries = st.dictionaries(st.integers(0, 400), st.sampled_from([-0.7, -1.5, -2.0, -9.0]), min_size=4, max_size=12)

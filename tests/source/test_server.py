@@ -19,8 +19,8 @@ from fusery.source.pb import distributions_pb2 as pb
 from fusery.source.pb import distributions_pb2_grpc as pb_grpc
 from fusery.source.server.interceptor import status_of
 from fusery.source.server.server import SERVICE
-from picomodels import TEXTS, pico_model
-from sourceservers import UniformEngine, running
+from support.models.pico_models import TEXTS, pico_model
+from support.source.source_servers import UniformEngine, running
 
 DOCUMENTS = [Document(f"d{i}", text) for i, text in enumerate(TEXTS)]
 

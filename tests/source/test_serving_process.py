@@ -19,7 +19,7 @@ from fusery.source.client import SourceClient
 from fusery.source.server.serve import ServeConfig, serve
 from fusery.source.server.server import Front
 from fusery.source.tls import ServerTls
-from picomodels import TEXTS, pico_model
+from support.models.pico_models import TEXTS, pico_model
 
 DOCUMENTS = [Document(f"d{i}", text) for i, text in enumerate(TEXTS)]
 
@@ -122,7 +122,7 @@ def test_times_are_seconds_over_0(seconds: str, capsys: pytest.CaptureFixture[st
 def test_a_checkpoint_whose_weights_are_missing_ends_it_and_leaves_no_ready_file(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 
-    from picomodels import build_model
+    from support.models.pico_models import build_model
 
     folder = build_model(tmp_path / "model", "llama")
     weights = load_file(folder / "model.safetensors")

@@ -29,9 +29,9 @@ from fusery.source.engines import tgi as tgi_engine
 from fusery.source.engines.by_name import load_engine as load_any
 from fusery.source.engines.tgi import TgiEngine, TgiServer, open_tgi, readable_prefixes
 from fusery.source.engines.transformers import load_engine
-from picomodels import TEXTS, build_model, pico_byte_tokenizer, pico_model
-from standins import PicoModel, StandIn
-from tgistandin import tgi
+from support.models.pico_models import TEXTS, build_model, pico_byte_tokenizer, pico_model
+from support.source.stand_ins import PicoModel, StandIn
+from support.source.tgi_stand_in import tgi
 
 torch.set_num_threads(1)
 

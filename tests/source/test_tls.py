@@ -11,14 +11,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from certificates import Authority, Pair
-from frontservers import DOCUMENTS, fronted, health_of
 from fusery.runtime.errors import ConfigError, Unavailable
 from fusery.source.client import SourceClient
 from fusery.source.server.serve import ServeConfig, serve
 from fusery.source.server.server import Front
 from fusery.source.tls import ClientTls, ServerTls, client_tls
-from sourceservers import UniformEngine
+from support.source.certificates import Authority, Pair
+from support.source.front_servers import DOCUMENTS, fronted, health_of
+from support.source.source_servers import UniformEngine
 
 
 @pytest.fixture

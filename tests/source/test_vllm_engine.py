@@ -24,10 +24,10 @@ from fusery.source.engines import http_calls
 from fusery.source.engines.by_name import check_engine
 from fusery.source.engines.transformers import load_engine
 from fusery.source.engines.vllm import VllmEngine, open_vllm
-from picomodels import TEXTS, pico_model
-from sourceservers import running
-from standins import PicoModel, StandIn
-from vllmstandin import vllm
+from support.models.pico_models import TEXTS, pico_model
+from support.source.source_servers import running
+from support.source.stand_ins import PicoModel, StandIn
+from support.source.vllm_stand_in import vllm
 
 torch.set_num_threads(1)
 

@@ -17,8 +17,8 @@ from fusery.source import wire
 from fusery.source.api import Document, Limits, check_ids
 from fusery.source.packing import LogProbs
 from fusery.source.pb import distributions_pb2 as pb
-from picomodels import TEXTS, TOKENIZERS, pico_byte_tokenizer
-from sourceservers import UniformEngine
+from support.models.pico_models import TEXTS, TOKENIZERS, pico_byte_tokenizer
+from support.source.source_servers import UniformEngine
 
 Message = TypeVar("Message", pb.GetTokenizerResponse, pb.ComputeDistributionsResponse)
 DOCUMENTS = [Document(f"d{i}", text) for i, text in enumerate(TEXTS)]

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-import picomodels
 from fusery.core.loss import loss_of_hidden, loss_of_logits
 from fusery.core.objective import Objective, Partitions
 from fusery.core.rules import Tail
@@ -18,7 +17,8 @@ from fusery.runtime.errors import ModelError
 from fusery.trainer import batches
 from fusery.trainer.batches import Packing, build, hidden_states, prove_packing, rows_for
 from fusery.trainer.order import pack
-from trainingdata import pico_documents, pico_partitions
+from support.models import pico_models
+from support.models.training_data import pico_documents, pico_partitions
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +30,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def load(architecture: str) -> SplitModel:
-    return split(load_model(str(picomodels.pico_model(architecture))))
+    return split(load_model(str(pico_models.pico_model(architecture))))
 
 
 def loss_of(model: SplitModel, packing: Packing) -> tuple[float, list[torch.Tensor]]:
@@ -45,7 +45,7 @@ def loss_of(model: SplitModel, packing: Packing) -> tuple[float, list[torch.Tens
     return float(loss.detach()), list(torch.autograd.grad(loss, parameters))
 
 
-@pytest.mark.parametrize("architecture", picomodels.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", pico_models.ARCHITECTURES)
 def test_a_packed_batch_has_the_loss_and_gradients_of_an_unpacked_one(architecture: str) -> None:
     model = load(architecture)
     packing = prove_packing(model, 60, 40)
@@ -58,10 +58,10 @@ def test_a_packed_batch_has_the_loss_and_gradients_of_an_unpacked_one(architectu
 
 
 @pytest.mark.parametrize("implementation", ["eager", "sdpa"])
-@pytest.mark.parametrize("architecture", picomodels.ARCHITECTURES)
+@pytest.mark.parametrize("architecture", pico_models.ARCHITECTURES)
 def test_each_document_of_a_packed_row_has_the_logits_it_has_alone(architecture: str, implementation: str) -> None:
     """MPT reads a mask of booleans the other way round than sdpa's; transformers gives it eager attention only."""
-    place = str(picomodels.pico_model(architecture))
+    place = str(pico_models.pico_model(architecture))
     if (architecture, implementation) == ("mpt", "sdpa"):
         with pytest.raises(ModelError, match="does not support"):
             load_model(place, attention=implementation)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from fusery.core.loss import IGNORED
 from fusery.trainer.batches import PADDING, build
 from fusery.trainer.order import Packed, pack
-from trainingdata import Document, random_evidence
+from support.models.training_data import Document, random_evidence
 
 CAPACITY = 20
 SEEDS = st.integers(0, 10)

@@ -19,8 +19,7 @@ from fusery.trainer import documents as documents_module
 from fusery.trainer import order
 from fusery.trainer.documents import Limits, Stored
 from fusery.trainer.job import train
-from s3server import new_store_url, s3_server
-from trainingdata import (
+from support.models.training_data import (
     TARGET,
     Document,
     InMemory,
@@ -31,6 +30,7 @@ from trainingdata import (
     random_evidence,
     stored,
 )
+from support.store.s3_server import new_store_url, s3_server
 
 LIMITS = Limits(20, 4000, 2)
 EXPECT = {"target": TARGET}

@@ -14,7 +14,7 @@ from fusery.models.loading import load_model
 from fusery.models.tokenizer import read_tokenizer
 from fusery.registry.model_card import TrainedModel
 from fusery.trainer.export import export
-from picomodels import pico_model, pico_tokenizer
+from support.models.pico_models import pico_model, pico_tokenizer
 
 TEXT = "In 1974 2023\n    return  x"
 

@@ -15,7 +15,7 @@ from accelerate.utils import DistributedType
 
 from fusery.runtime.errors import InvalidInput
 from fusery.trainer import group
-from launchers import ROOT, by_ranks, fused_run, launched
+from support.runs.launchers import ROOT, by_ranks, fused_run, launched
 
 pytestmark = pytest.mark.timeout(600)
 

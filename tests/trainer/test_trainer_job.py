@@ -19,7 +19,6 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-import picomodels
 from fusery.config.sections import TrainingSpec
 from fusery.hops.store.lease import Occupied
 from fusery.registry.model_card import Lineage
@@ -30,8 +29,9 @@ from fusery.trainer.batches import Packing
 from fusery.trainer.job import TERMINATED_EXIT_CODE, Terminated, TrainJob, train
 from fusery.trainer.loop import Diverged
 from fusery.trainer.metrics import StepMetrics
-from launchers import free_port, launched
-from trainingdata import Document, InMemory, no_evidence, pico_job
+from support.models import pico_models
+from support.models.training_data import Document, InMemory, no_evidence, pico_job
+from support.runs.launchers import free_port, launched
 
 SRC = Path(__file__).parents[2]
 
@@ -101,7 +101,7 @@ def mean_nats(model: Any, job: TrainJob) -> float:
 def test_every_architecture_trains_and_what_comes_out_loads_as_it_went_in(
     architecture: str, name: str, changes: dict[str, Any], is_tied: bool, tmp_path: Path
 ) -> None:
-    target = picomodels.build_model(tmp_path / "target", architecture, **changes)
+    target = pico_models.build_model(tmp_path / "target", architecture, **changes)
     job = pico_job(tmp_path / "out", architecture, epochs=4, target=str(target))
     result = train(job)
     lines = metrics_of(job)
@@ -354,7 +354,7 @@ def test_a_document_longer_than_a_sequence_is_named_before_training(tmp_path: Pa
 
 
 def test_the_targets_context_bounds_a_longer_sequence_length(tmp_path: Path) -> None:
-    long = Document("long", np.arange(picomodels.CONTEXT_LENGTH + 1) % 300, no_evidence())
+    long = Document("long", np.arange(pico_models.CONTEXT_LENGTH + 1) % 300, no_evidence())
     job = replace(pico_job(tmp_path / "out", sequence_length=4096), documents=InMemory([long]))
     with pytest.raises(
         TooLarge, match=r"document long: 257 tokens, a sequence holds 256; .*up to the target's context"
@@ -380,8 +380,8 @@ sys.path[:0] = [{services!r}, {tests!r}]
 from pathlib import Path
 from dataclasses import replace
 import torch
-from launchers import free_port, launched
-from trainingdata import pico_job
+from support.runs.launchers import free_port, launched
+from support.models.training_data import pico_job
 from fusery.trainer.job import train
 train(replace(pico_job(Path({output!r}), "llama", batch_sequences=3), target={target!r}))
 torch.distributed.destroy_process_group()

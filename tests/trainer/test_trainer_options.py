@@ -24,8 +24,8 @@ from fusery.runtime.errors import InvalidInput, StoreFull
 from fusery.trainer import checkpoint, weights
 from fusery.trainer.job import TrainJob, train
 from fusery.trainer.metrics import Alarms, StepMetrics
-from launchers import free_port, launched
-from trainingdata import pico_documents, pico_job
+from support.models.training_data import pico_documents, pico_job
+from support.runs.launchers import free_port, launched
 
 SRC = Path(__file__).parents[2]
 
@@ -167,8 +167,8 @@ sys.path[:0] = [{services!r}, {tests!r}]
 from pathlib import Path
 from dataclasses import replace
 import torch
-from launchers import free_port, launched
-from trainingdata import pico_job
+from support.runs.launchers import free_port, launched
+from support.models.training_data import pico_job
 from fusery.trainer.job import train
 changes = dict(batch_sequences=3, checkpoint_every_steps=2, keep_checkpoints=9)
 train(replace(pico_job(Path({output!r}), {architecture!r}, **changes), target={target!r}))

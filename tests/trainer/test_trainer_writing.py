@@ -15,7 +15,7 @@ from fusery.trainer import checkpoint, loop
 from fusery.trainer.checkpoint import Writer
 from fusery.trainer.job import train
 from fusery.trainer.loop import Diverged
-from trainingdata import pico_job
+from support.models.training_data import pico_job
 
 
 def refuse() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from taskbyitself import arc_row, scored_by_itself
+from support.runs.task_by_itself import arc_row, scored_by_itself
 
 pytest.importorskip("lm_eval")
 

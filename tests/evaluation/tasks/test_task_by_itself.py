@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import torch
 
-from picomodels import pico_model
-from taskbyitself import arc_row, scored_by_itself
+from support.models.pico_models import pico_model
+from support.runs.task_by_itself import arc_row, scored_by_itself
 
 pytest.importorskip("lm_eval")
 

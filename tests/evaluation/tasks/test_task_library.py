@@ -16,7 +16,7 @@ from fusery.evaluation.tasks import suites as task_suites
 from fusery.evaluation.tasks.scores import TaskScores
 from fusery.run.steps.tasks import cut_remarks
 from fusery.runtime.errors import ConfigError, Unavailable
-from picomodels import pico_model
+from support.models.pico_models import pico_model
 
 pytest.importorskip("lm_eval")
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from damaging import campaign
+from support.store.damaging import campaign
 
 
 def test_random_damage_to_any_file_is_found_and_mended_with_equal_bytes(tmp_path: Path) -> None:

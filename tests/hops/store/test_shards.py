@@ -15,7 +15,7 @@ from fusery.core.topk import PAD, TopK, VocabularyMap
 from fusery.hops.store import shards
 from fusery.hops.store.shards import AlignedDocument, CapturedDocument, CorpusDocument, FusedDocument
 from fusery.runtime.errors import Corrupt, Mismatch
-from strategies import texts, top_ks
+from support.core.strategies import texts, top_ks
 
 
 def assert_same_top(one: TopK, other: TopK) -> None:

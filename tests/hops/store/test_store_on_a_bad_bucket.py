@@ -11,8 +11,8 @@ from fusery.hops.store import bucket
 from fusery.hops.store.bucket import Bucket, Patience
 from fusery.hops.store.store import Store
 from fusery.runtime.errors import Unavailable
-from s3faults import Fault, Proxy, proxy
-from s3server import SECRET_KEY, forget_connections, new_store_url, s3_server
+from support.store.s3_faults import Fault, Proxy, proxy
+from support.store.s3_server import SECRET_KEY, forget_connections, new_store_url, s3_server
 
 CONTENT = random.Random(0).randbytes(200_000)
 IMPATIENT = Patience(answered_s=1.0, unreached_s=0.0, pause_s=0.05)

@@ -12,7 +12,7 @@ import pytest
 from fusery.hops.store.bucket import Bucket, Patience
 from fusery.hops.store.store import Store
 from fusery.runtime.errors import ConfigError, Corrupt, FuseryError, Mismatch, StoreFull, Unavailable
-from s3server import BUCKET, forget_connections, new_store_url, s3_server
+from support.store.s3_server import BUCKET, forget_connections, new_store_url, s3_server
 
 
 @pytest.fixture(scope="module")

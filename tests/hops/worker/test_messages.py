@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from coordinatorworkers import Workers, plan
 from fusery.hops.launches import Launch
 from fusery.hops.names import attempts_folder, started_folder
 from fusery.hops.plan import Hop, ShardTask
 from fusery.hops.worker.messages import MAX_BYTES, TASK_NAME, asked, rewritten, rewritten_unacked
 from fusery.hops.worker.transport import Channel, _taken
+from support.runs.coordinator_workers import Workers, plan
 
 GOOD = ["r", "launch", "s0", 0, 0]
 

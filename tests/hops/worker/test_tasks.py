@@ -22,7 +22,7 @@ from fusery.hops.worker.app import TASK_NAME, make_app
 from fusery.hops.worker.command import run_worker
 from fusery.runtime import tracing
 from fusery.runtime.errors import ConfigError, FuseryError, InvalidInput, Overloaded, StoreFull, Unavailable
-from sourceservers import UniformEngine, running
+from support.source.source_servers import UniformEngine, running
 
 CAPTURE, ALIGN, FUSE = (ShardTask(hop, "" if hop is Hop.FUSE else "s", 0) for hop in Hop)
 

@@ -19,7 +19,7 @@ from fusery.run.ablation import evidence
 from fusery.run.ablation.jobs import Jobs
 from fusery.run.ablation.opened import open_ablation
 from fusery.runtime.processes import fusery_command
-from picorun import write_run
+from support.runs.pico_run import write_run
 
 pytestmark = pytest.mark.timeout(900)
 

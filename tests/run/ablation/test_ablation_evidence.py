@@ -11,7 +11,7 @@ from fusery.hops.plan import Plan, PlannedSource
 from fusery.run.ablation.evidence import captures, evidence_run
 from fusery.run.ablation.opened import Ablation, open_ablation, plans_of
 from fusery.run.open_run import publish_input
-from picorun import write_run
+from support.runs.pico_run import write_run
 
 
 @pytest.fixture(scope="module")

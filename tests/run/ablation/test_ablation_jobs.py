@@ -21,7 +21,7 @@ from fusery.run.children import keep_run_file
 from fusery.runtime.errors import ConfigError
 from fusery.runtime.processes import Child
 from fusery.runtime.settings import child_environment
-from picorun import write_run
+from support.runs.pico_run import write_run
 
 WORKER = """
 import json, os, sys

@@ -27,7 +27,7 @@ from fusery.run.coordinator import execution
 from fusery.run.coordinator.progress import DeadLetter, Progress
 from fusery.runtime.errors import ConfigError, StoreFull, Unavailable
 from fusery.runtime.processes import Supervisor
-from picorun import write_run
+from support.runs.pico_run import write_run
 
 BOARD = Board(Console(file=io.StringIO()))
 RULES = {"fusion.rule": ["min_ce", "avg_ce"]}

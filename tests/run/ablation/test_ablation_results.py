@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from ablationtables import DOMAINS, flat, scores, table
 from fusery.run.ablation.record import record
 from fusery.run.ablation.results import CLM, Figures
 from fusery.run.ablation.tables import lines, plot_gains, render
+from support.runs.ablation_tables import DOMAINS, flat, scores, table
 
 
 def test_cases_stand_by_their_gain_over_clm_and_failures_last() -> None:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from coordinatorworkers import Workers, plan
 from fusery.hops.names import attempts_folder
 from fusery.hops.plan import Hop, ShardTask
 from fusery.hops.started import MAX_ATTEMPTS
@@ -28,7 +27,8 @@ from fusery.runtime.retry import RetryPolicy
 from fusery.source import client as source_client
 from fusery.source.api import Document
 from fusery.source.client import SourceClient
-from sourceservers import UniformEngine, running
+from support.runs.coordinator_workers import Workers, plan
+from support.source.source_servers import UniformEngine, running
 
 AWAY = ShardTask(Hop.CAPTURE, "s0", 0)
 

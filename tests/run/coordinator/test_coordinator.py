@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coordinatorworkers import Workers, plan
 from fusery.config.sections import CaptureSpec
 from fusery.hops.names import attempts_folder
 from fusery.hops.plan import Hop, ShardTask
@@ -18,6 +17,7 @@ from fusery.run.coordinator.coordinator import Coordinator, Pace
 from fusery.run.coordinator.progress import Progress
 from fusery.run.coordinator.shard_table import ShardTable
 from fusery.runtime.errors import StoreFull, Unavailable
+from support.runs.coordinator_workers import Workers, plan
 
 CAPTURE, ALIGN, FUSE = (ShardTask(hop, "" if hop is Hop.FUSE else "s0", 0) for hop in Hop)
 

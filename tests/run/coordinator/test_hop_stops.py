@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from coordinatorworkers import Workers, plan
 from fusery.hops.plan import Hop, ShardTask
 from fusery.run.coordinator.coordinator import Coordinator
 from fusery.run.coordinator.progress import Progress
+from support.runs.coordinator_workers import Workers, plan
 
 SHARDS = 50
 

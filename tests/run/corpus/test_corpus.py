@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from corpusruns import documents_of, published, run_of, write_rows
 from fusery.hops.names import corpus_shard
 from fusery.hops.store import shards
 from fusery.hops.store.store import Store
@@ -22,7 +21,8 @@ from fusery.run.corpus import reading as corpus_reading
 from fusery.run.corpus.corpora import open_corpora, publish_corpora
 from fusery.run.corpus.scan import likely_tokens
 from fusery.runtime.errors import CorpusError
-from strategies import texts
+from support.core.strategies import texts
+from support.runs.corpus_runs import documents_of, published, run_of, write_rows
 
 few_texts = st.lists(st.text("abc ", max_size=24), min_size=1, max_size=30)
 

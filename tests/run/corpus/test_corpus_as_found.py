@@ -19,7 +19,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from corpusruns import documents_of, run_of, write_rows
 from fusery.config.run import CorpusFile
 from fusery.hops.store.shards import CorpusDocument
 from fusery.hops.store.store import Store
@@ -29,6 +28,7 @@ from fusery.run.corpus.corpora import open_corpora, publish_corpora
 from fusery.run.corpus.formats import read_path
 from fusery.run.corpus.rows import Meter
 from fusery.runtime.errors import CorpusError
+from support.runs.corpus_runs import documents_of, run_of, write_rows
 
 ROWS = [{"text": "first\nline", "domain": "x"}, {"text": 'second, "quoted"\t东', "domain": "y"}]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from corpusruns import documents_of
 from fusery.config.file import RunFile, read_run_file
 from fusery.config.run import CorpusFile, RunConfig
 from fusery.hops.store.shards import CorpusDocument
 from fusery.run.corpus.hub import dataset_state, read_dataset
 from fusery.runtime.errors import ConfigError, CorpusError
+from support.runs.corpus_runs import documents_of
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 CARD = """\

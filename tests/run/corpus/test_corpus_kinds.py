@@ -15,12 +15,12 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from corpusruns import documents_of, run_of
 from fusery.config.run import CorpusFile, RunConfig
 from fusery.hops.store.shards import CorpusDocument
 from fusery.run.corpus import formats as corpus_formats
 from fusery.run.corpus.formats import read_path
 from fusery.runtime.errors import CorpusError
+from support.runs.corpus_runs import documents_of, run_of
 
 Row = tuple[str, str]
 """Text and domain."""

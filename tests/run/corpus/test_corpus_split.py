@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from fusery.hops.store.shards import CorpusDocument
 from fusery.run.corpus.reading import split
-from strategies import texts
+from support.core.strategies import texts
 
 
 @given(text=texts, limit=st.integers(16, 40))

@@ -12,11 +12,11 @@ import torch
 
 from fusery import cli
 from fusery.source.engines.transformers import load_engine
-from picomodels import pico_model, pico_tokenizer
-from sourceservers import UniformEngine, running
-from standins import PicoModel
-from tgistandin import tgi
-from vllmstandin import vllm
+from support.models.pico_models import pico_model, pico_tokenizer
+from support.source.source_servers import UniformEngine, running
+from support.source.stand_ins import PicoModel
+from support.source.tgi_stand_in import tgi
+from support.source.vllm_stand_in import vllm
 
 torch.set_num_threads(1)
 

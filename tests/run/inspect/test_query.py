@@ -14,8 +14,8 @@ import pytest
 from fusery import cli
 from fusery.run.inspect.query import query
 from fusery.source.engines.transformers import load_engine
-from picomodels import pico_byte_tokenizer, pico_model
-from sourceservers import RunningServer, UniformEngine, running
+from support.models.pico_models import pico_byte_tokenizer, pico_model
+from support.source.source_servers import RunningServer, UniformEngine, running
 
 TEXT = "def f(x):\n\treturn “é”"
 

@@ -17,8 +17,8 @@ from fusery import cli
 from fusery.run.inspect import query
 from fusery.run.inspect.align.text import TokenNames
 from fusery.runtime.errors import InvalidInput
-from picomodels import pico_byte_tokenizer
-from sourceservers import RunningServer, UniformEngine, running
+from support.models.pico_models import pico_byte_tokenizer
+from support.source.source_servers import RunningServer, UniformEngine, running
 
 MODEL = replace(UniformEngine().model, name="a-model")
 TOKENIZER = pico_byte_tokenizer("byte_level")

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from fakesource import FakeSource
 from fusery import cli
 from fusery.config.sections import AlignmentSpec, CaptureSpec, FusionSpec
 from fusery.hops import tables
@@ -23,7 +22,8 @@ from fusery.run.inspect import store_command
 from fusery.run.inspect.store import Holding, captured_top_k, holdings, remove, usage, verify
 from fusery.run.inspect.store_command import Removal
 from fusery.runtime.errors import ConfigError, InvalidInput
-from picomodels import TEXTS, pico_byte_tokenizer
+from support.models.pico_models import TEXTS, pico_byte_tokenizer
+from support.source.fake_source import FakeSource
 
 DOCUMENTS = [CorpusDocument(f"d{i}", "x", text) for i, text in enumerate(TEXTS)]
 

@@ -13,8 +13,8 @@ from fusery.config.sections import TrainingSpec
 from fusery.models.checkpoint import NO_CONTEXT_LIMIT, stated_context_length
 from fusery.run.open_run import open_run
 from fusery.run.preflight.checks import check_run
-from picomodels import ARCHITECTURES, CONTEXT_LENGTH, pico_model
-from picorun import write_run
+from support.models.pico_models import ARCHITECTURES, CONTEXT_LENGTH, pico_model
+from support.runs.pico_run import write_run
 
 MISTAKES: dict[str, tuple[dict[str, Any], str]] = {
     "a key": ({"trainig": {}}, "trainig"),

@@ -15,10 +15,10 @@ from fusery.run.corpus.scan import Removed, likely_tokens
 from fusery.run.open_run import open_run
 from fusery.run.preflight.checks import check_run
 from fusery.runtime.errors import ConfigError, CorpusError, ModelError
-from picomodels import CONTEXT_LENGTH, pico_byte_tokenizer
-from picorun import HELD_OUT_DOCUMENTS, MAX_DOCUMENT_BYTES, TRAIN_DOCUMENTS, write_run
-from refusals import assert_nothing_was_done, refused
-from strategies import texts
+from support.core.strategies import texts
+from support.models.pico_models import CONTEXT_LENGTH, pico_byte_tokenizer
+from support.runs.pico_run import HELD_OUT_DOCUMENTS, MAX_DOCUMENT_BYTES, TRAIN_DOCUMENTS, write_run
+from support.runs.refusals import assert_nothing_was_done, refused
 
 
 def rewrite(path: Path, **changes: Any) -> None:

@@ -16,9 +16,9 @@ from fusery.run.preflight.checks import check_run
 from fusery.runtime.errors import AddressError, ConfigError, CorpusError, FuseryError, NoAnswer
 from fusery.runtime.processes import Supervisor
 from fusery.source.api import Limits
-from picorun import write_run
-from refusals import refused
-from sourceservers import UniformEngine, running
+from support.runs.pico_run import write_run
+from support.runs.refusals import refused
+from support.source.source_servers import UniformEngine, running
 
 PASSWORD = "s3cret"
 

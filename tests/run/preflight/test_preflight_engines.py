@@ -18,13 +18,13 @@ from fusery.run.preflight.checks import check_run
 from fusery.runtime.errors import AddressError, ConfigError, CorpusError, FuseryError, ModelError, NoAnswer
 from fusery.source.api import Distributions, Document
 from fusery.source.engines.transformers import TransformersEngine, load_engine
-from picomodels import pico_model
-from picorun import write_run
-from refusals import refused
-from sourceservers import running
-from standins import PicoModel
-from tgistandin import tgi
-from vllmstandin import vllm
+from support.models.pico_models import pico_model
+from support.runs.pico_run import write_run
+from support.runs.refusals import refused
+from support.source.source_servers import running
+from support.source.stand_ins import PicoModel
+from support.source.tgi_stand_in import tgi
+from support.source.vllm_stand_in import vllm
 
 torch.set_num_threads(1)
 

@@ -11,9 +11,9 @@ import pytest
 from fusery.run.open_run import open_run
 from fusery.run.preflight.checks import check_run
 from fusery.runtime.errors import AddressError, Mismatch, NoAnswer
-from picorun import write_run
-from refusals import refused
-from sourceservers import UniformEngine, running
+from support.runs.pico_run import write_run
+from support.runs.refusals import refused
+from support.source.source_servers import UniformEngine, running
 
 
 def served(address: str) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from fusery import cli
 from fusery.registry.licences import accept_licences, check_licences, run_licences
 from fusery.run.open_run import Run, open_run
 from fusery.runtime.errors import ConfigError
-from picorun import write_run
+from support.runs.pico_run import write_run
 
 
 def run_of(folder: Path, licences: dict[str, str | None], **sections: Any) -> Run:

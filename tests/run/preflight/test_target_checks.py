@@ -17,10 +17,10 @@ from fusery.run.preflight import checks as preflight_checks
 from fusery.run.preflight.checks import check_run, check_target
 from fusery.runtime.errors import ModelError
 from fusery.trainer.job import train
-from picomodels import ARCHITECTURES, pico_model, pico_tokenizer
-from picorun import write_run
-from refusals import assert_nothing_was_done
-from trainingdata import pico_job
+from support.models.pico_models import ARCHITECTURES, pico_model, pico_tokenizer
+from support.models.training_data import pico_job
+from support.runs.pico_run import write_run
+from support.runs.refusals import assert_nothing_was_done
 
 _BERT = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
 

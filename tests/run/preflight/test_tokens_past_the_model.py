@@ -19,10 +19,10 @@ from fusery.run.preflight.checks import check_run
 from fusery.runtime.errors import ModelError
 from fusery.source.engines.remote import PROBE, read_tokenizer_folder, tokenizer_of
 from fusery.trainer.job import train
-from picomodels import pico_byte_tokenizer, pico_tokenizer
-from picorun import write_run
-from refusals import assert_nothing_was_done
-from trainingdata import pico_job
+from support.models.pico_models import pico_byte_tokenizer, pico_tokenizer
+from support.models.training_data import pico_job
+from support.runs.pico_run import write_run
+from support.runs.refusals import assert_nothing_was_done
 
 RULES = [
     *((rule, Positions.BOUNDARY) for rule in Vocabulary),

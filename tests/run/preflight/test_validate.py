@@ -9,8 +9,8 @@ import pytest
 
 from fusery import cli
 from fusery.run.open_run import open_run
-from picorun import HELD_OUT_DOCUMENTS, TRAIN_DOCUMENTS, write_run
-from refusals import assert_nothing_was_done
+from support.runs.pico_run import HELD_OUT_DOCUMENTS, TRAIN_DOCUMENTS, write_run
+from support.runs.refusals import assert_nothing_was_done
 
 
 def test_validate_tells_what_a_good_run_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

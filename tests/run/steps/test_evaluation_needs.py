@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 
-from coveragenotes import KINDS, begun, finish
-from fakesource import FakeSource
 from fusery.hops.plan import Plan
 from fusery.run.open_run import Run, open_run, publish_input
 from fusery.run.steps import baselines, steps
 from fusery.run.steps.baselines import check_domains, check_measured
 from fusery.run.steps.tasks import check_tasks
 from fusery.runtime.errors import ConfigError, CorpusError
-from picorun import write_run
+from support.runs.coverage_notes import KINDS, begun, finish
+from support.runs.pico_run import write_run
+from support.source.fake_source import FakeSource
 
 
 def _mark(stage: str, done: int, of: int, unit: str) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from coveragenotes import begun, finish
 from fusery import cli
 from fusery.evaluation.report import report as reports
 from fusery.evaluation.report.gate import judge
@@ -19,8 +18,9 @@ from fusery.registry.session import session
 from fusery.run import run as run_module
 from fusery.run.open_run import Run, publish_input
 from fusery.run.steps import steps
-from picomodels import pico_model
-from picorun import write_run
+from support.models.pico_models import pico_model
+from support.runs.coverage_notes import begun, finish
+from support.runs.pico_run import write_run
 
 # MLflow and what it imports warn about each other's future.
 pytestmark = pytest.mark.filterwarnings("ignore")

@@ -12,8 +12,6 @@ from typing import Any
 
 import pytest
 
-from coveragenotes import KINDS, begun, begun_of, finish
-from fakesource import FakeSource
 from fusery.evaluation.report import report as reports
 from fusery.evaluation.report.gate import judge
 from fusery.evaluation.report.report import Report
@@ -29,8 +27,10 @@ from fusery.run.steps import report as report_files
 from fusery.run.steps.provenance import git_commit, lineage, of_training, origin
 from fusery.run.steps.report import PAGE, report_step, write_report
 from fusery.runtime.errors import ConfigError, GateFailed
-from picomodels import pico_model
-from picorun import documents, write_corpus, write_run
+from support.models.pico_models import pico_model
+from support.runs.coverage_notes import KINDS, begun, begun_of, finish
+from support.runs.pico_run import documents, write_corpus, write_run
+from support.source.fake_source import FakeSource
 
 
 def scores_of(mean: float) -> Scores:

@@ -13,8 +13,6 @@ import pytest
 import yaml
 from rich.console import Console
 
-from clusterjobs import QUICK
-from clusterrules import BY_KIND
 from fusery.cluster.api.errors import NotAllowed
 from fusery.cluster.manifests.names import Step, step_name
 from fusery.config.file import read_run_file
@@ -24,8 +22,10 @@ from fusery.run.open_run import Run
 from fusery.run.steps import jobs as step_jobs
 from fusery.run.steps.jobs import StepJobs, check_jobs, has_job
 from fusery.runtime.errors import ConfigError, FuseryError, InvalidInput
-from kubestate import Kube
-from podaccount import own_job, run_pod
+from support.cluster.cluster_jobs import QUICK
+from support.cluster.cluster_rules import BY_KIND
+from support.cluster.kube_state import Kube
+from support.cluster.pod_account import own_job, run_pod
 
 FUSED: Mapping[str, Sequence[str]] = {"train fused": ()}
 BOTH: Mapping[str, Sequence[str]] = {"train fused": (), "train clm": ("--clm-only",)}

@@ -17,8 +17,8 @@ from fusery.run.steps.steps import load_plan
 from fusery.run.steps.training_file import TrainingFile, carry_out, read_training
 from fusery.run.steps.trainings import own_training
 from fusery.runtime.errors import ConfigError, Mismatch
-from launchers import fused_run
-from picorun import write_run
+from support.runs.launchers import fused_run
+from support.runs.pico_run import write_run
 
 
 def described(folder: Path, **registry: Any) -> TrainingFile:

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from alignviews import seen
 from fusery.run.inspect.align.html import page
-from picomodels import TEXTS
+from support.models.pico_models import TEXTS
+from support.runs.align_views import seen
 
 HOSTILE = "a </script><script>alert(1)</script> & \"q\" 'r' <!--DATA--> {{ data }} {% raw %} <img src=x onerror=y> b"
 

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from alignviews import modes, seen
 from fusery.run.inspect.align.show import cell_label, show, show_summary
 from fusery.run.inspect.align.text import Token
 from fusery.run.inspect.align.view import Cell, View
-from picomodels import TEXTS
+from support.models.pico_models import TEXTS
+from support.runs.align_views import modes, seen
 
 TEXT = TEXTS[4].strip()
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from fusery.run.inspect.align.text import TokenNames, visible
-from picomodels import pico_byte_tokenizer
+from support.models.pico_models import pico_byte_tokenizer
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from alignviews import modes, reading, seen
 from fusery.core import vocab
 from fusery.core.alignment import Side, align
 from fusery.core.projection import project
 from fusery.run.inspect.align.command import document
 from fusery.run.inspect.align.view import view
-from picomodels import TEXTS, TOKENIZERS
+from support.models.pico_models import TEXTS, TOKENIZERS
+from support.runs.align_views import modes, reading, seen
 
 TEXT = TEXTS[4].strip()
 
