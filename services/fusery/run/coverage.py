@@ -213,7 +213,8 @@ def why_little_mass(counts: Counts, rule: Vocabulary, k: int) -> str:
     outside = counts.with_evidence - counts.captured_mass
     if dropped >= outside:
         share = dropped / counts.captured_mass
-        return f"the vocabulary map ({rule.value}) has no cell for {share:.1%} of the captured mass; {_MENDS_MAP[rule]}"
+        advice = _MENDS_MAP.get(rule, _OTHER_MAP)
+        return f"the vocabulary map ({rule.value}) has no cell for {share:.1%} of the captured mass; {advice}"
     return (
         f"the {k} entries captured at a position hold only {counts.captured_mass / counts.with_evidence:.1%} of the "
         "mass; raise capture.top_k, unless the source just does not know such text"
