@@ -57,15 +57,15 @@ def build(config: Any) -> Any:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_every_pico_architecture_splits_and_gives_its_own_logits(architecture: str) -> None:
     parts = split(load_model(str(pico_model(architecture))))
-    assert parts.head_weight is not None
-    assert parts.head_weight is parts.model.get_output_embeddings().weight
+    assert parts.head is not None
+    assert parts.head.weight_VD is parts.model.get_output_embeddings().weight
     assert_same_logits(parts)
 
 
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "mpt"])
 def test_half_precision_models_split_too_and_logits_are_float32(architecture: str) -> None:
     parts = split(load_model(str(pico_model(architecture)), None, Dtype.BFLOAT16))
-    assert parts.head_weight is not None
+    assert parts.head is not None
     assert_same_logits(parts, rtol=0.03)
 
 
@@ -109,7 +109,7 @@ def test_a_bias_of_the_head_is_kept() -> None:
     with torch.no_grad():
         model.lm_head.bias.copy_(torch.linspace(-3, 3, 120))
     parts = split(model)
-    assert parts.head_bias is model.lm_head.bias
+    assert parts.head.bias_V is model.lm_head.bias
     assert_same_logits(parts)
 
 
@@ -125,7 +125,7 @@ class _Unusual(transformers.LlamaForCausalLM):  # type: ignore[misc]
 def test_a_model_with_an_unknown_head_works_whole() -> None:
     parts = split(_Unusual(transformers.LlamaConfig(**SMALL)).eval())
     assert parts.head is None
-    assert parts.head_weight is None
+    assert parts.head is None
     assert parts.scale == 1.0
     assert parts.softcap is None
     ids, mask = batch()
@@ -137,8 +137,8 @@ def test_gradients_reach_the_body_and_the_head() -> None:
     parts = split(load_model(str(pico_model("llama"))))
     ids, mask = batch()
     parts.logits(parts.hidden(ids, mask)[mask.bool()]).logsumexp(dim=1).sum().backward()
-    assert parts.head_weight is not None
-    assert parts.head_weight.grad is not None
+    assert parts.head is not None
+    assert parts.head.weight_VD.grad is not None
     assert all(parameter.grad is not None for parameter in parts.model.parameters())
 
 

@@ -55,15 +55,6 @@ class SplitModel:
         self._accepted = frozenset(inspect.signature(body.forward).parameters)
 
     @property
-    def head_weight(self) -> Tensor | None:
-        """The head's weight [V, D], a parameter of the model; None if the model could not be split."""
-        return None if self.head is None else self.head.weight_VD
-
-    @property
-    def head_bias(self) -> Tensor | None:
-        return None if self.head is None else self.head.bias_V
-
-    @property
     def softcap(self) -> float | None:
         return None if self.head is None else self.head.softcap
 

@@ -167,11 +167,6 @@ def from_kubeconfig(namespace: str | None = None, path: str | None = None) -> Cl
     return _cluster(settings, namespace)
 
 
-def is_run_pod() -> bool:
-    """Whether this process has the token of a service account, as a run has whose trainer is a job of its own."""
-    return cluster_settings().kubernetes_service_host is not None and (SERVICE_ACCOUNT / "token").is_file()
-
-
 def from_service_account() -> Cluster:
     """The cluster and the namespace of this pod.
 

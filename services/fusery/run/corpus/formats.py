@@ -46,9 +46,7 @@ MAX_LINE_BYTES = 64 * 2**20
 MAX_UNPACKED_TEXT_BYTES = 256 * 2**20
 _MOST_XZ_BYTES = 256 * 2**20
 """What unpacking may need; xz -9 needs 65 MiB, and a hostile file may ask for 4 GiB."""
-_METER_ROWS = 64
-_HEAD_BYTES = 128
-_CHUNK = 1 << 16
+_METER_ROWS, _HEAD_BYTES, _CHUNK = 64, 128, 1 << 16
 _BOM = b"\xef\xbb\xbf"
 _OTHER_BOMS = (b"\xff\xfe", b"\xfe\xff", b"\x00\x00\xfe\xff")
 _POINTERS = (b"version https://git-lfs.github.com/", b"version https://hawser.github.com/", b"/annex/objects/")
