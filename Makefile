@@ -17,7 +17,7 @@ setup: $(STAMP) ## Create .venv and install fusery with everything (torch for CP
 $(STAMP): $(ROOT)/pyproject.toml $(ROOT)/constraints.txt $(ROOT)/locks/setup.txt $(ROOT)/scripts/setup.sh
 	@PYTHON=$(PYTHON) $(ROOT)/scripts/setup.sh $(VENV)
 
-demo: $(STAMP) ## Make three tiny LLMs, fuse them, show the table: everything on this machine, about twelve minutes
+demo: $(STAMP) ## Make three tiny LLMs, fuse them, show the table: everything on this machine, five to twelve minutes
 	@$(BIN)/python $(ROOT)/examples/make_tiny.py
 	@$(BIN)/fusery run $(ROOT)/examples/tiny.yaml
 
