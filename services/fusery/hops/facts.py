@@ -1,4 +1,7 @@
-"""What the store notes beside a shard, for people: counts and sums per domain, so that the notes of shards add up."""
+"""What later steps and people need to know of a shard without opening it: counts and sums per domain, which add up.
+
+Coverage and the trainer's index of documents are read from these alone.
+"""
 
 from __future__ import annotations
 
